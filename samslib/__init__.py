@@ -1,0 +1,39 @@
+"""samslib: sparse additive mechanism shift models of cellular perturbations, and their family, in PyTorch."""
+
+from samslib import book, datasets, interpret, official, plotting, simulate, splits
+from samslib.cells import Batch, Condition, DataSummary, Plate
+from samslib.checkpoint import load, save
+from samslib.data import PerturbationData
+from samslib.effects import average_effects, counterfactual, latents
+from samslib.evaluate import held_out_iwelbo
+from samslib.models import CPAVAE, MODELS, SAMSVAE
+from samslib.training import FitConfig, History, fit
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CPAVAE",
+    "MODELS",
+    "SAMSVAE",
+    "Batch",
+    "Condition",
+    "DataSummary",
+    "FitConfig",
+    "History",
+    "PerturbationData",
+    "Plate",
+    "average_effects",
+    "book",
+    "counterfactual",
+    "datasets",
+    "fit",
+    "held_out_iwelbo",
+    "interpret",
+    "latents",
+    "load",
+    "official",
+    "plotting",
+    "save",
+    "simulate",
+    "splits",
+]

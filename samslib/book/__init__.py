@@ -1,0 +1,307 @@
+"""What chapters share: checked parameters, results of long runs with provenance, library code in place."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+import io
+import json
+import math
+import os
+import platform
+import subprocess
+import textwrap
+import tokenize
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Optional, Union, get_args, get_origin
+
+import pandas as pd
+
+Bounds = tuple[float | None, float | None]
+
+
+class ParameterError(ValueError):
+    """A chapter was given a parameter that it does not have, or a value of the wrong kind."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One line of a chapter's `parameters` cell: `name: annotation = default  # help`."""
+
+    name: str
+    annotation: Any
+    default: Any
+    help: str
+
+    def read(self, text: Any) -> Any:
+        """A value from a shell or a YAML file as the declared type reads it, so that "1e-3" is a number."""
+        if not isinstance(text, str) or any(
+            kind is str or get_origin(kind) is Literal for kind in _choices(self.annotation)
+        ):
+            return text
+        with suppress(ValueError, SyntaxError):
+            return ast.literal_eval(text)
+        return {"true": True, "false": False, "null": None}.get(text.lower(), text)
+
+    def check(self, value: Any, bounds: Bounds = (None, None)) -> Any:
+        """The value (a float if one is declared and an int given). Raises ParameterError with the remedy."""
+        if not _fits(value, self.annotation):
+            raise ParameterError(
+                f"Parameter {self.name!r} must be {spoken(self.annotation)}, but it is {value!r} "
+                f"({type(value).__name__})."
+            )
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ParameterError(f"Parameter {self.name!r} must be a finite number, but it is {value!r}.")
+        low, high = bounds
+        if isinstance(value, int | float) and not ((low is None or value >= low) and (high is None or value <= high)):
+            limits = " and ".join(
+                f"{word} {limit:g}" for word, limit in (("at least", low), ("at most", high)) if limit is not None
+            )
+            raise ParameterError(f"Parameter {self.name!r} must be {limits}, but it is {value!r}.")
+        return float(value) if float in _choices(self.annotation) and type(value) is int else value
+
+
+def check_parameters(namespace: dict[str, Any], **bounds: Bounds) -> dict[str, Any]:
+    """Check what a run gave the cell tagged `parameters`: in the next cell, `check_parameters(globals())`.
+
+    The cell declares annotated scalars (`steps: int = 300`), with `Literal["a", "b"]` for a choice. papermill
+    sets parameters in a cell of its own after that one and only warns of names that it does not know; here
+    they are errors. `bounds` gives the least and greatest value of a number, as in `steps=(1, None)`.
+
+    Returns the parameters as a dict, in the order declared. Raises ParameterError for an unknown name (with
+    the nearest known one), a value of the wrong type (a whole number is a float, a bool is not a number) and
+    a number that is not finite or out of bounds.
+    """
+    annotations = {
+        name: _evaluated(kind) for name, kind in namespace.get("__annotations__", {}).items() if name in namespace
+    }
+    if not annotations:
+        raise ParameterError(
+            "No parameter (such as `steps: int = 300`) is defined: run the cell tagged 'parameters' first."
+        )
+    for cell in namespace.get("In", []):
+        if cell.lstrip().startswith("# Parameters"):  # the first line of the cell that papermill writes
+            refuse_unknown(_assigned(cell), annotations)
+    refuse_unknown(bounds, annotations)
+    checked = {
+        name: Parameter(name, kind, None, "").check(namespace[name], bounds.get(name, (None, None)))
+        for name, kind in annotations.items()
+    }
+    namespace.update(checked)
+    return checked
+
+
+def refuse_unknown(names: Iterable[str], known: Mapping[str, Any]) -> None:
+    """Raises ParameterError for the first name that is not known, with the nearest one that is."""
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the chapter has {', '.join(known)}."
+            raise ParameterError(f"There is no parameter {name!r}: {hint}")
+
+
+def _assigned(cell: str) -> list[str]:
+    return [
+        t.id for s in ast.parse(cell).body if isinstance(s, ast.Assign) for t in s.targets if isinstance(t, ast.Name)
+    ]
+
+
+def _evaluated(annotation: Any) -> Any:
+    """An annotation written as text, as the type it names."""
+    if not isinstance(annotation, str):
+        return annotation
+    names = {"Literal": Literal, "Optional": Optional, "Union": Union}
+    try:
+        return eval(annotation, names)  # the chapter's own source, which is about to run anyway
+    except Exception as error:
+        raise ParameterError(
+            f"Annotation {annotation!r} is not understood: use int, float, str, bool or Literal[...]."
+        ) from error
+
+
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    for kind in _choices(annotation):
+        if get_origin(kind) is Literal:
+            if any(value == choice and type(value) is type(choice) for choice in get_args(kind)):
+                return True
+        elif kind is float:
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                return True
+        elif kind is None or kind is NoneType:
+            if value is None:
+                return True
+        elif type(value) is (get_origin(kind) or kind):
+            return True
+    return False
+
+
+def spoken(annotation: Any) -> str:
+    """A type in words: "a whole number", "'mean_field' or 'correlated'"."""
+    words = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", NoneType: "None"}
+    parts = []
+    for kind in _choices(annotation):
+        if get_origin(kind) is Literal:
+            parts += [repr(choice) for choice in get_args(kind)]
+        else:
+            parts.append(words.get(kind, getattr(kind, "__name__", str(kind))))
+    return " or ".join(parts)
+
+
+def declared(chapter: str | Path) -> dict[str, Parameter]:
+    """The parameters that a notebook declares, by name, without running it.
+
+    Raises ParameterError if not exactly one cell is tagged `parameters`, or if that cell holds anything but
+    annotated scalars; FileNotFoundError if there is no such notebook.
+    """
+    path = Path(chapter)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no notebook {str(chapter)!r}: name one such as chapters/02_inference.ipynb.")
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    sources = ["".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    if len(sources) != 1:
+        raise ParameterError(f"{path.name} has {len(sources)} cells tagged 'parameters': give it exactly one.")
+    tokens = tokenize.generate_tokens(io.StringIO(sources[0]).readline)
+    comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
+    found = {}
+    for line in ast.parse(sources[0]).body:
+        if not (isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value):
+            raise ParameterError(
+                f"Line {line.lineno} of the parameters of {path.name} must read like `steps: int = 300`."
+            )
+        name, kind = line.target.id, _evaluated(ast.unparse(line.annotation))
+        found[name] = Parameter(name, kind, ast.literal_eval(line.value), comments.get(line.end_lineno or 0, ""))
+    return found
+
+
+def root() -> Path:
+    """The book's folder, wherever the kernel was started: the nearest one above that holds `_toc.yml`.
+
+    Raises FileNotFoundError outside the book.
+    """
+    for start in (Path.cwd(), Path(__file__).resolve().parent):
+        for folder in (start, *start.parents):
+            if (folder / "_toc.yml").is_file():
+                return folder
+    raise FileNotFoundError("This is not inside the book's folder: change to the folder that holds _toc.yml.")
+
+
+def results_path(name: str) -> Path:
+    """Where the table `name` of a long run lies: `data/results/<name>.csv` below the book's folder."""
+    return root() / "data" / "results" / f"{name}.csv"
+
+
+def write_results(
+    name: str,
+    frame: pd.DataFrame,
+    parameters: Mapping[str, Any],
+    data_sha256: str | Mapping[str, str] | None = None,
+    seconds: float | None = None,
+) -> Path:
+    """Write a table and beside it, as JSON, where it came from; both or neither. Returns the table's path.
+
+    `parameters` is what `check_parameters` returned, `data_sha256` the checksum of the data (or one a file,
+    by name), `seconds` how long the run took. An index with a name becomes a column.
+    """
+    path = results_path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    told = json.dumps(provenance(parameters, data_sha256, seconds), indent=2, sort_keys=True)
+    for target, text in (
+        (path, frame.to_csv(index=frame.index.name is not None, lineterminator="\n", float_format="%.6g")),
+        (path.with_suffix(".json"), told + "\n"),
+    ):
+        partial = target.with_name(f".{target.name}.{os.getpid()}")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(target)
+    return path
+
+
+def read_results(name: str) -> pd.DataFrame:
+    """The table that a long run wrote, provenance in `.attrs`. Raises FileNotFoundError if there is none."""
+    path = results_path(name)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There are no results {name!r} in data/results: run the chapter that writes them, with "
+            f"`python -m samslib.book run chapters/<chapter>.ipynb -f book/runs/<chapter>/{path.stem}.yaml`."
+        )
+    frame = pd.read_csv(path)
+    frame.attrs = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    return frame
+
+
+def provenance(
+    parameters: Mapping[str, Any],
+    data_sha256: str | Mapping[str, str] | None = None,
+    seconds: float | None = None,
+) -> dict[str, Any]:
+    """What one must know to repeat a run: parameters, seed, data, versions, commit, time, kind of machine.
+
+    No name of a machine or folder is in it.
+    """
+    packages = ("samslib", "torch", "numpy", "scipy", "pandas", "anndata", "scanpy")
+    return {
+        "parameters": dict(parameters),
+        "seed": parameters.get("seed"),
+        "data_sha256": dict(data_sha256) if isinstance(data_sha256, Mapping) else data_sha256,
+        "seconds": None if seconds is None else round(seconds, 1),
+        "machine": _machine(),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in packages},
+    }
+
+
+def provenance_table(results: pd.DataFrame) -> pd.DataFrame:
+    """The provenance of a table from `read_results`, one row a fact, to be shown under it."""
+    told = dict(results.attrs)
+    versions = {"python": told.pop("python", None), **told.pop("versions", {})}
+    parameters = told.pop("parameters", {})
+    facts = {
+        "parameters": ", ".join(f"{name}={value!r}" for name, value in parameters.items()),
+        **{name: value for name, value in told.items() if value is not None},
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
+    }
+    return pd.DataFrame({"value": facts.values()}, index=pd.Index(facts, name="provenance"))
+
+
+def _version(package: str) -> str | None:
+    with suppress(metadata.PackageNotFoundError):
+        return metadata.version(package)
+    return None
+
+
+def _commit() -> str | None:
+    """The commit of the book's folder, marked when files differ from it; None outside git."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=root(), capture_output=True, text=True, check=True).stdout.strip()
+
+    with suppress(OSError, subprocess.CalledProcessError):
+        return git("rev-parse", "HEAD") + ("" if not git("status", "--porcelain", "-uno") else " (with changes)")
+    return None
+
+
+def _machine() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"cpu, {cores} cores, {platform.machine()}"
+
+
+def show(*objects: Any):
+    """The source of library functions or classes, as highlighted code where the cell ends."""
+    from IPython.display import Markdown
+
+    source = "\n\n".join(textwrap.dedent(inspect.getsource(thing)).strip() for thing in objects)
+    return Markdown(f"````python\n{source}\n````")

@@ -1,0 +1,106 @@
+"""What is set, what is seen, and who shares it: the vocabulary that every model and every bound uses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from enum import Enum
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+_Rows = TypeVar("_Rows", bound="_RowTensors")
+
+
+class Plate(Enum):
+    """Who shares one draw of a latent variable."""
+
+    CELL = "cell"  # one draw a cell
+    DOSE = "perturbation"  # one draw a perturbation, shared by all cells that received it
+    QC = "quality flag"  # one draw a quality flag, shared by all cells that carry it
+
+
+@dataclass(frozen=True)
+class _RowTensors:
+    """Tensors (or nested such) whose first axis is the cells; indexing and moving acts on all of them."""
+
+    def _map(self: _Rows, change) -> _Rows:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: value if value is None else change(value) for name, value in values.items()})
+
+    def __getitem__(self: _Rows, rows) -> _Rows:
+        return self._map(lambda value: value[rows])
+
+    def to(self: _Rows, *where) -> _Rows:
+        """Move or convert every tensor as `torch.Tensor.to` does."""
+        return self._map(lambda value: value.to(*where))
+
+
+@dataclass(frozen=True)
+class Condition(_RowTensors):
+    """What the experimenter set or what is known of each cell before its genes are read.
+
+    dose (n, T) amounts of each perturbation, all zero for a control; library (n, 1) total counts over the
+    genes of the model; covariate (n, C) one-hot columns; qc (n, Q) 0/1 quality flags.
+    """
+
+    dose: Tensor
+    library: Tensor
+    covariate: Tensor
+    qc: Tensor
+
+    def __len__(self) -> int:
+        return len(self.dose)
+
+    def touched(self, plate: Plate) -> Tensor:
+        """(n, rows) 0/1: which rows of a shared plate act on each cell. Raises ValueError for the cell plate."""
+        if plate is Plate.CELL:
+            raise ValueError("Plate.CELL has one row a cell; only shared plates (DOSE, QC) are touched by cells.")
+        return ((self.dose if plate is Plate.DOSE else self.qc) != 0).to(self.library.dtype)
+
+    def do(self, **changes: Tensor) -> Condition:
+        """The same cells under an intervention: the named tensors are set, rows broadcast to all cells."""
+        known = {f.name for f in fields(self)}
+        if unknown := set(changes) - known:
+            raise ValueError(f"Condition has no {sorted(unknown)}; what can be set is {sorted(known)}.")
+        n = len(self)
+        return replace(self, **{k: v.expand(n, -1) if len(v) == 1 else v for k, v in changes.items()})
+
+
+@dataclass(frozen=True)
+class Batch(_RowTensors):
+    """Cells as a model sees them: x (n, G), their condition, and optionally twin (n, G), a reference expression."""
+
+    x: Tensor
+    condition: Condition
+    twin: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """All that a model must know of the data before it sees a batch.
+
+    Names fix the sizes G, T, C, Q; `n_treated` is n_t, the number of training cells with a non-zero dose of each
+    perturbation; `mean`, `std` (of x) and `log_mean`, `log_std` (of log(1 + x)) are (G,) statistics of the
+    training cells (sample standard deviation, 1 where a gene is constant).
+    """
+
+    genes: tuple[str, ...]
+    perturbations: tuple[str, ...]
+    covariates: tuple[str, ...]
+    quality: tuple[str, ...]
+    n_cells: int
+    n_treated: tuple[int, ...]
+    n_flagged: tuple[int, ...]
+    mean: Tensor
+    std: Tensor
+    log_mean: Tensor
+    log_std: Tensor
+    control: str | None = None
+
+    def shared_counts(self, plate: Plate) -> Tensor:
+        """(rows,) number of training cells that share each row of a plate."""
+        return torch.tensor(self.n_treated if plate is Plate.DOSE else self.n_flagged, dtype=self.mean.dtype)

@@ -1,0 +1,170 @@
+"""Saving without pickle: safetensors for numbers, JSON in the file's header for the rest, written atomically."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from samslib.cells import DataSummary
+from samslib.model import Model
+from samslib.models import MODELS
+
+FORMAT = 1
+
+
+def save(model: Model, path: str | Path) -> Path:
+    """Write a model (name, options, data summary, weights) to one file; an existing file is replaced only when all is
+    written. Raises OSError with the path and the reason if it cannot be written."""
+    name = next(key for key, kind in MODELS.items() if kind is type(model))
+    facts, tensors = _summary_parts(model.summary)
+    tensors |= {f"model.{k}": v for k, v in model.state_dict().items()}
+    return _write(path, tensors, {"kind": "model", "model": name, "options": model.options, "summary": facts})
+
+
+def load(path: str | Path, device: str = "cpu") -> Model:
+    """The model that `save` wrote. Raises FileNotFoundError, or ValueError for a damaged or foreign file."""
+    tensors, facts = _read(path, "model")
+    if facts["model"] not in MODELS:
+        raise ValueError(f"{path} holds a {facts['model']!r}, which this version does not know: {sorted(MODELS)}.")
+    summary = _summary(facts["summary"], tensors)
+    model = MODELS[facts["model"]](summary, **facts["options"])
+    weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+    model.to(next(v.dtype for v in weights.values() if v.is_floating_point()))
+    model.load_state_dict(weights)
+    return model.to(device)
+
+
+class TrainingState:
+    """All that a stopped run needs to go on: weights, optimizer, best weights, history and position.
+
+    Kept in one file of the folder, so that a kill at any moment leaves the last whole state. Without a folder the same
+    state lives in memory only.
+    """
+
+    FILE = "training.safetensors"
+
+    def __init__(
+        self, model: Model, optimizer: torch.optim.Optimizer, folder: str | Path | None, fingerprint: dict[str, Any]
+    ):
+        self.model, self.optimizer = model, optimizer
+        self.path = None if folder is None else Path(folder) / self.FILE
+        self.fingerprint = json.loads(json.dumps(fingerprint))
+        self.step, self.logged_at, self.seconds = 0, 0, 0.0
+        self.rows: list[dict[str, float]] = []
+        self.running: dict[str, Tensor] = {}
+        self.best: dict[str, Tensor] = {}
+        self.best_step, self.best_loss = 0, float("inf")
+
+    def log(self, row: dict[str, float], keep: str) -> None:
+        """Add a row of history; remember the weights if its validation loss is the best so far."""
+        self.rows.append(row)
+        self.logged_at = self.step
+        if keep == "best" and row.get("val_loss", float("inf")) < self.best_loss:
+            self.best_loss, self.best_step = row["val_loss"], self.step
+            self.best = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+
+    def restore_best(self) -> None:
+        """Put the best weights into the model; without any validation the last weights stay."""
+        if self.best:
+            self.model.load_state_dict(self.best)
+        else:
+            self.best_step = self.step
+
+    def save(self, seconds: float) -> None:
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"best.{k}": v for k, v in self.best.items()} | {f"sum.{k}": v for k, v in self.running.items()}
+        for name, parameter in self.model.named_parameters():
+            tensors |= {f"adam.{name}/{k}": v for k, v in self.optimizer.state.get(parameter, {}).items()}
+        facts = {k: getattr(self, k) for k in ("fingerprint", "step", "logged_at", "rows", "best_step", "best_loss")}
+        facts |= {"kind": "training", "seconds": seconds, "running": list(self.running)}
+        _write(self.path, tensors, facts)
+
+    def resume(self) -> None:
+        """Take up the folder's run if there is one. Raises ValueError if it is another run's, naming what differs."""
+        if self.path is None or not self.path.exists():
+            return
+        tensors, facts = _read(self.path, "training")
+        for what, value in self.fingerprint.items():
+            if facts["fingerprint"].get(what) != value:
+                raise ValueError(
+                    f"{self.path.parent} holds a run with another {what} ({facts['fingerprint'].get(what)}, "
+                    f"now {value}); choose another folder or delete this one."
+                )
+        for k in ("step", "logged_at", "rows", "best_step", "best_loss", "seconds"):
+            setattr(self, k, facts[k])
+        device = next(self.model.parameters()).device
+        self.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+        self.best = {k[5:]: v.to(device) for k, v in tensors.items() if k.startswith("best.")}
+        self.running.update({k: tensors[f"sum.{k}"].to(device) for k in facts["running"]})
+        moments: dict[str, dict[str, Tensor]] = {}
+        for k, v in tensors.items():
+            if k.startswith("adam."):
+                name, key = k[5:].rsplit("/", 1)
+                moments.setdefault(name, {})[key] = v if key == "step" else v.to(device)
+        for name, parameter in self.model.named_parameters():
+            if name in moments:
+                self.optimizer.state[parameter] = moments[name]
+
+
+def _summary_parts(summary: DataSummary) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    values = {f.name: getattr(summary, f.name) for f in fields(summary)}
+    tensors = {f"summary.{k}": v for k, v in values.items() if isinstance(v, Tensor)}
+    return {k: v for k, v in values.items() if not isinstance(v, Tensor)}, tensors
+
+
+def _summary(facts: dict[str, Any], tensors: dict[str, Tensor]) -> DataSummary:
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
+    return DataSummary(**values | {k[8:]: v for k, v in tensors.items() if k.startswith("summary.")})
+
+
+def _write(path: str | Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Path:
+    path = Path(path)
+    held = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    try:
+        handle, unfinished = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise OSError(
+            f"{path} cannot be written ({error.strerror}); choose a folder that exists and has room."
+        ) from error
+    try:
+        save_file(held, unfinished, metadata={"samslib": json.dumps({"format": FORMAT} | facts)})
+        os.chmod(unfinished, 0o666 & ~_umask())
+        os.replace(unfinished, path)
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"{path} could not be written ({error}); what was there before is untouched.") from error
+    finally:
+        Path(unfinished).unlink(missing_ok=True)
+    return path
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no file {path}; give the path that samslib.save returned.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {}).get("samslib", "{}"))
+            tensors = {k: file.get_tensor(k) for k in file.keys()}
+    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged or no safetensors file ({error}); save it again.") from error
+    if facts.get("kind") != kind or facts.get("format") != FORMAT:
+        raise ValueError(f"{path} is no samslib {kind} file of format {FORMAT}.")
+    return tensors, facts

@@ -1,0 +1,627 @@
+"""From an AnnData of perturbed cells to the batches a model reads.
+
+Counts stay sparse (CSR, float32) in memory; only `PerturbationData.batch` makes some rows dense. What is
+wrong with the input is said before any model sees it, as a `DataError` that names the column or the number of
+cells and what to do about it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from samslib.cells import Batch, Condition, DataSummary
+
+LOG = logging.getLogger("samslib")
+BLOCK = 4_000_000  # entries made dense at a time while reading or averaging, 32 MB in float64
+NOTHING = {"", "nan", "none", "null", "<na>"}  # how a missing label looks once it has been through a file
+CONTROLS = (
+    "control",
+    "ctrl",
+    "non-targeting",
+    "nontargeting",
+    "negctrl",
+    "nt",
+    "unperturbed",
+    "dmso",
+    "vehicle",
+    "mock",
+)
+
+
+class DataError(ValueError):
+    """The input cannot be modelled as it is; the message says what to change."""
+
+
+def _cells(count: int) -> str:
+    return "1 cell" if count == 1 else f"{count} cells"
+
+
+def _list(names: Sequence[Any], most: int = 6) -> str:
+    """A few names quoted, for a message."""
+    rest = len(names) - most
+    return ", ".join(repr(str(n)) for n in names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """'; did you mean ...?' with the known name that looks most like `name`, or an empty string."""
+    spelt = {str(k).lower(): str(k) for k in known}
+    close = difflib.get_close_matches(str(name).lower(), list(spelt), n=1, cutoff=0.5)
+    close += [k for k in spelt if k.startswith(str(name).lower()) or str(name).lower().startswith(k)]
+    return f"; did you mean {spelt[close[0]]!r}?" if name and close else ""
+
+
+@dataclass(frozen=True)
+class Names:
+    """How perturbation names are read: parts between separators, sorted, without the control's own tokens."""
+
+    control: str | None
+    separator: str | None
+
+    def parts(self, raw: str) -> list[str]:
+        """Every part of a name as written, blanks around it removed."""
+        return [p.strip() for p in raw.split(self.separator)] if self.separator else [raw.strip()]
+
+    def is_control(self, part: str) -> bool:
+        return self.control is not None and part in (self.control, *self.parts(self.control))
+
+    def genes(self, raw: str) -> list[str]:
+        """The perturbing parts of a name in the order written; none for a control."""
+        if raw.strip() == self.control:
+            return []
+        return [p for p in self.parts(raw) if not self.is_control(p)]
+
+    def canonical(self, raw: str) -> str:
+        """The one spelling of a name: "B+A" and "A+B" are "A+B", "A+control" is "A"."""
+        genes = sorted(self.genes(raw))
+        return (self.separator or "").join(genes) if genes else str(self.control)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PerturbationData:
+    """Perturbed cells, ready for a model: n cells, G genes, T perturbations, C covariate columns, Q quality
+    flags.
+
+    x (n, G) counts as CSR float32, or real values as CSR or numpy; dose (n, T) CSR float32, a zero row is a
+    control; library (n,) total counts over the genes held here (1 for real values); covariate (n, C) one-hot;
+    qc (n, Q) 0/1; guides (n,) how many perturbations each cell's name holds; labels and raw_labels (n,)
+    canonical and original names.
+    """
+
+    x: Any
+    genes: tuple[str, ...]
+    cells: np.ndarray
+    perturbations: tuple[str, ...]
+    control: str | None
+    labels: np.ndarray
+    raw_labels: np.ndarray
+    guides: np.ndarray
+    dose: sp.csr_matrix
+    library: np.ndarray
+    covariate: np.ndarray
+    qc: np.ndarray
+    covariates: tuple[str, ...] = ()
+    quality: tuple[str, ...] = ()
+    separator: str | None = "+"
+    counts: bool = True
+    unique: bool = field(default=False)  # True once every distinct name has a column of its own
+
+    @classmethod
+    def from_anndata(
+        cls,
+        adata: Any,
+        perturbation: str = "perturbation",
+        control: str | None = "control",
+        separator: str | None = "+",
+        layer: str | None = None,
+        covariates: str | Sequence[str] = (),
+        dose: str | None = None,
+        quality: str | Sequence[str] | None = None,
+        counts: bool = True,
+    ) -> PerturbationData:
+        """Read and check an AnnData: dense, CSR or CSC, in memory or backed (read in blocks of rows).
+
+        perturbation: column of `adata.obs` with names such as "KLF1", "KLF1+MAP2K6" or the control label. The
+            parts of a name are sorted and control tokens dropped; `names` reports every name that was
+            changed. A gene named twice ("A+A") is an error: name it once and say how much of it with `dose`.
+        control: label of unperturbed cells, None for an experiment without any.
+        separator: text between the parts of a combination, None if names are never split.
+        layer: layer that holds the counts, `adata.X` if None.
+        covariates: categorical columns of obs, one-hot encoded as "column=level".
+        dose: column of obs with amounts above zero. A number counts for every gene of the cell's name; a text
+            such as "0.5+1.0" has one number a part, in the order the name was written. Default: 1 each.
+            Controls' are ignored.
+        quality: column or columns of 0/1 flags, 1 marks a cell of poor quality.
+        counts: False for real values (Normal likelihood): only NaN and infinite values are refused,
+            library is 1.
+
+        Raises `DataError` (a ValueError) for anything that cannot be modelled, with the remedy.
+        """
+        if not all(hasattr(adata, part) for part in ("obs", "var_names", "layers")):
+            raise DataError(
+                f"from_anndata needs an AnnData, not a {type(adata).__name__}; anndata.AnnData(X) makes one."
+            )
+        if separator == "":
+            raise DataError("The separator is an empty text; give the text between names, or None if there is none.")
+        control = None if control is None else str(control).strip()
+        if control == "":
+            raise DataError(
+                "The control label is empty; give the label of the control cells, or None if there are none."
+            )
+        if not adata.n_vars:
+            raise DataError("The AnnData has no genes (0 columns); select at least one gene.")
+        if adata.n_obs < 2:
+            raise DataError(f"The AnnData has {_cells(adata.n_obs)}; at least 2 are needed.")
+        for which, index in (("gene", adata.var_names), ("cell", adata.obs_names)):
+            if twice := index[index.duplicated()].unique().tolist():
+                remedy = f"adata.{'var' if which == 'gene' else 'obs'}_names_make_unique()"
+                raise DataError(
+                    f"{len(twice)} {which} name(s) occur more than once ({_list(twice, 3)}); call {remedy}."
+                )
+        as_names = lambda given: (given,) if isinstance(given, str) else tuple(given or ())  # noqa: E731
+        flags = as_names(quality)
+
+        raw = _labels(adata, perturbation, control)
+        amounts = None if dose is None else _column(adata, dose)
+        names = Names(control, separator)
+        _check_controls(names, perturbation, raw)
+        perturbations, labels, doses = _encode(names, perturbation, raw, dose, amounts)
+        covariate, levels = _one_hot(adata, as_names(covariates))
+        x = _read(adata, layer, counts)
+        data = cls(
+            x=x,
+            genes=tuple(map(str, adata.var_names)),
+            cells=np.asarray(adata.obs_names, dtype=object),
+            perturbations=perturbations,
+            control=control,
+            labels=labels,
+            raw_labels=raw,
+            guides=np.diff(doses.indptr),
+            dose=doses,
+            library=np.asarray(x.sum(1), dtype=np.float64).ravel() if counts else np.ones(adata.n_obs),
+            covariate=covariate,
+            qc=_flags(adata, flags),
+            covariates=levels,
+            quality=flags,
+            separator=separator,
+            counts=counts,
+        )
+        if counts and (empty := int((data.library == 0).sum())):
+            matrix = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
+            remedy = f"adata = adata[np.asarray({matrix}.sum(1)).ravel() > 0].copy()"
+            raise DataError(f"{_cells(empty)} of {len(data)} have no counts; drop them: {remedy}")
+        data._report_names()
+        return data
+
+    def _report_names(self) -> None:
+        table = self.names
+        changed = table[table.index != table["canonical"]]
+        if len(changed):
+            example = "; ".join(f"{raw!r} is now {new!r}" for raw, new in changed["canonical"].head(3).items())
+            merged = len(table) - table["canonical"].nunique()
+            text = "%d of %d perturbation names rewritten (%s), %d merged with another; data.names has all"
+            LOG.warning(text, len(changed), len(table), example, merged)
+
+    def __len__(self) -> int:
+        return self.x.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.x.shape
+
+    def __repr__(self) -> str:
+        controls = "no controls" if self.control is None else f"{_cells(int((self.guides == 0).sum()))} of control"
+        kinds = len(self.conditions())
+        return (
+            f"PerturbationData: {len(self)} cells x {len(self.genes)} genes, "
+            f"{len(self.perturbations)} perturbations in {kinds} conditions, {controls}"
+        )
+
+    def _positions(self, rows: Any, size: int, of: str) -> np.ndarray:
+        """Slice, mask or integers as an integer array; an IndexError of numpy's if out of range."""
+        if isinstance(rows, slice):
+            return np.arange(size)[rows]
+        at = np.atleast_1d(np.asarray(rows))
+        if at.dtype == bool and len(at) != size:
+            raise DataError(f"The mask has {len(at)} values for {size} {of}; it needs one each.")
+        if at.size and at.dtype.kind not in "biu":
+            raise DataError(f"The {of} are chosen by positions, a mask or a slice, not by {at.dtype} values.")
+        return np.arange(size)[at.astype(int) if not at.size else at]
+
+    def __getitem__(self, rows: Any) -> PerturbationData:
+        """The chosen cells (positions, mask or slice) with all columns kept."""
+        at = self._positions(rows, len(self), "cells")
+        per_cell = ("x", "cells", "labels", "raw_labels", "guides", "dose", "library", "covariate", "qc")
+        return replace(self, **{name: getattr(self, name)[at] for name in per_cell})
+
+    def batch(self, rows: Any = slice(None), dtype: torch.dtype = torch.float32) -> Batch:
+        """The chosen cells as dense tensors: x (b, G) and their condition."""
+        at = self._positions(rows, len(self), "cells")
+
+        def dense(m: Any) -> Tensor:
+            chosen = m[at].toarray() if sp.issparse(m) else np.ascontiguousarray(m[at])
+            return torch.from_numpy(chosen).to(dtype)
+
+        condition = Condition(dense(self.dose), dense(self.library[:, None]), dense(self.covariate), dense(self.qc))
+        return Batch(dense(self.x), condition)
+
+    def batches(self, size: int, dtype: torch.dtype = torch.float32) -> Iterator[Batch]:
+        """All cells in order, `size` at a time; the last batch may be smaller. Raises DataError for a size
+        below 1."""
+        if size < 1:
+            raise DataError(f"The batch size is {size}; it must be at least 1.")
+        return (self.batch(slice(at, at + size), dtype) for at in range(0, len(self), size))
+
+    @property
+    def names(self) -> pd.DataFrame:
+        """The report of names: index raw label, columns canonical label and number of cells."""
+        table = pd.DataFrame({"raw": self.raw_labels, "canonical": self.labels})
+        return table.groupby(["raw", "canonical"]).size().rename("cells").reset_index("canonical")
+
+    @property
+    def n_treated(self) -> np.ndarray:
+        """(T,) cells with a non-zero dose of each perturbation."""
+        return np.asarray((self.dose != 0).sum(0)).ravel().astype(int)
+
+    def conditions(self) -> pd.DataFrame:
+        """A row a distinct label (control first): number of cells and of perturbations in its name."""
+        table = pd.DataFrame({"label": self.labels, "guides": self.guides})
+        table = table.groupby("label").agg(cells=("guides", "size"), guides=("guides", "first"))
+        return table.sort_values("guides", kind="stable")
+
+    def dose_of(self, label: str) -> Tensor:
+        """(1, T) dose of a condition by name, in any order of its parts, seen or not.
+
+        A condition that was seen has the commonest dose among its cells; one that was not (a new combination)
+        has each part's commonest non-zero dose, 1 if there is none. Raises DataError for a name with unknown
+        parts.
+        """
+        names = Names(self.control, self.separator)
+        name = names.canonical(label)
+        parts = [name] if name in self.perturbations or self.unique else names.genes(name)
+        row = np.zeros((1, len(self.perturbations)), dtype=np.float32)
+        if name == self.control:
+            return torch.from_numpy(row)
+        if unknown := [p for p in parts if p not in self.perturbations]:
+            known = "one of the conditions that have a column" if self.unique else "one of data.perturbations"
+            hint = did_you_mean(unknown[0], self.perturbations) or "."
+            raise DataError(f"{unknown[0]!r} in {label!r} is not {known}{hint}")
+        if len(set(parts)) < len(parts):
+            raise DataError(f"{label!r} names a perturbation twice; name it once.")
+        columns = [self.perturbations.index(p) for p in parts]
+        same = self.dose[np.flatnonzero(self.labels == name)][:, columns].toarray()
+        if len(same):
+            seen, times = np.unique(same, axis=0, return_counts=True)
+            row[0, columns] = seen[times.argmax()]
+        else:
+            for column in columns:
+                seen, times = np.unique(self.dose[:, [column]].data, return_counts=True)
+                row[0, column] = seen[times.argmax()] if len(seen) else 1
+        return torch.from_numpy(row)
+
+    def encode_unique(self) -> PerturbationData:
+        """The same cells with one column a distinct label, so that a combination is a perturbation of its
+        own.
+
+        This is the published encoding of combinations as unique treatments. Encode before splitting, so that
+        all parts share their columns. Raises DataError where doses are graded: a column can hold only one
+        amount.
+        """
+        if self.unique:
+            return self
+        if np.any(self.dose.data != 1):
+            raise DataError("encode_unique needs a dose of 1 everywhere; put graded doses into the perturbation names.")
+        treated = np.flatnonzero(self.guides)
+        kinds, codes = np.unique(self.labels[treated].astype(str), return_inverse=True)
+        ones = np.ones(len(treated), dtype=np.float32)
+        dose = sp.csr_matrix((ones, (treated, codes)), shape=(len(self), len(kinds)))
+        return replace(self, perturbations=tuple(map(str, kinds)), dose=dose, unique=True)
+
+    def genes_seen(self, cells: int = 3) -> np.ndarray:
+        """(G,) which genes have a non-zero value in at least `cells` cells."""
+        return np.asarray((self.x != 0).sum(0)).ravel() >= cells
+
+    def select_genes(self, mask: Any) -> PerturbationData:
+        """The chosen genes (mask, positions or slice) of all cells, libraries counted again over these genes.
+
+        Raises DataError where no gene is left, or where cells lose their last count.
+        """
+        at = self._positions(mask, len(self.genes), "genes")
+        if not len(at):
+            raise DataError("No gene is selected; the mask is False everywhere.")
+        x = self.x[:, at]
+        library = np.asarray(x.sum(1), dtype=np.float64).ravel() if self.counts else self.library
+        if empty := int((library == 0).sum()):
+            remedy = "keep more genes, or first data = data[np.asarray(data.x[:, mask].sum(1)).ravel() > 0]"
+            raise DataError(f"{_cells(empty)} have no counts on the {len(at)} selected genes; {remedy}")
+        return replace(self, x=x, genes=tuple(self.genes[i] for i in at), library=library)
+
+    def split(
+        self, splitter: Callable[[PerturbationData], np.ndarray]
+    ) -> tuple[PerturbationData, PerturbationData, PerturbationData]:
+        """Train, validation and test cells; `splitter` (see `samslib.splits`) says "train", "val", "test" or
+        "" a cell.
+
+        The number of cells left out is logged. Raises DataError for another word or a part of fewer than two
+        cells.
+        """
+        part = check_split(np.asarray(splitter(self)), len(self))
+        if dropped := int((part == "").sum()):
+            LOG.warning("%s of %d are in no part of this split", _cells(dropped), len(self))
+        train, val, test = (self[part == name] for name in ("train", "val", "test"))
+        return train, val, test
+
+    def summary(self, train: PerturbationData | None = None) -> DataSummary:
+        """What a model must know: names, and the statistics and counts of the training cells (default: all of
+        these).
+
+        Means and sample standard deviations (ddof 1) are accumulated in float64 over blocks of rows; a gene
+        that does not vary gets 1. Real values of -1 or below have no log(1 + x): their log statistics are
+        NaN. Raises DataError if `train` has other genes or columns than these data.
+        """
+        train = self if train is None else train
+        columns = ("genes", "perturbations", "covariates", "quality")
+        if other := [name for name in columns if getattr(self, name) != getattr(train, name)]:
+            raise DataError(
+                f"The training cells have other {' and '.join(other)} than the data; use a part of the data."
+            )
+        if len(train) < 2:
+            raise DataError(f"The training split has {_cells(len(train))}; at least 2 are needed.")
+        mean, std, log_mean, log_std = map(torch.tensor, _moments(train.x))
+        statistics = [value.to(torch.get_default_dtype()) for value in (mean, std, log_mean, log_std)]
+        return DataSummary(
+            genes=self.genes,
+            perturbations=self.perturbations,
+            covariates=self.covariates,
+            quality=self.quality,
+            n_cells=len(train),
+            n_treated=tuple(map(int, train.n_treated)),
+            n_flagged=tuple(map(int, train.qc.sum(0))),
+            mean=statistics[0],
+            std=statistics[1],
+            log_mean=statistics[2],
+            log_std=statistics[3],
+            control=self.control,
+        )
+
+
+def check_split(part: np.ndarray, cells: int) -> np.ndarray:
+    """A split's words, if there is one a cell, all are known and no part is too small; else a DataError."""
+    if part.shape != (cells,):
+        raise DataError(f"The split has {len(part)} labels for {_cells(cells)}; it needs one each.")
+    if unknown := sorted(set(part.tolist()) - {"train", "val", "test", ""}, key=str):
+        raise DataError(f'The split has labels {_list(unknown)}; they must be "train", "val", "test" or "" (left out).')
+    for name in ("train", "val", "test"):
+        if (size := int((part == name).sum())) < 2:
+            raise DataError(
+                f"The {name} split has {_cells(size)}; at least 2 are needed: change the shares or add cells."
+            )
+    return part
+
+
+def _column(adata: Any, name: str) -> pd.Series:
+    """A column of obs, or a DataError with the nearest name."""
+    if name not in adata.obs:
+        columns = list(map(str, adata.obs.columns))
+        hint = did_you_mean(name, columns) or "."
+        raise DataError(f"adata.obs has no column {name!r}{hint} Its columns: {_list(columns, 12) or 'none'}.")
+    return adata.obs[name]
+
+
+def _labels(adata: Any, column: str, control: str | None) -> np.ndarray:
+    """(n,) perturbation labels as text; missing ones and those that say nothing are refused."""
+    found = _column(adata, column)
+    raw = found.astype(object).where(found.notna(), "nan").astype(str).to_numpy(dtype=object)
+    kinds, codes = np.unique(raw.astype(str), return_inverse=True)
+    empty = np.array([k.strip().lower() in NOTHING and k.strip() != control for k in kinds])
+    if n := int(empty[codes].sum() + (found.isna().to_numpy() & ~empty[codes]).sum()):
+        remedy = "name them, or drop the cells: adata = adata[keep].copy()"
+        raise DataError(f"{_cells(n)} have no perturbation in adata.obs[{column!r}] (empty, NaN or 'none'); {remedy}")
+    return raw
+
+
+def _encode(
+    names: Names, column: str, raw: np.ndarray, dose: str | None, amounts: pd.Series | None
+) -> tuple[tuple[str, ...], np.ndarray, sp.csr_matrix]:
+    """Sorted perturbations, canonical label a cell and dose (n, T); every distinct (name, dose) is read
+    once."""
+    if amounts is None:
+        keys = pd.Series(raw).to_frame("raw")
+    else:
+        keys = pd.DataFrame({"raw": raw, "dose": amounts.astype(object).to_numpy()})
+    groups = keys.groupby(list(keys.columns), dropna=False, sort=False)
+    codes, cells = groups.ngroup().to_numpy(), groups.size()
+    kinds = [kind if isinstance(kind, tuple) else (kind,) for kind in cells.index]
+
+    found: list[dict[str, float]] = []
+    for (name, *amount), n in zip(kinds, cells, strict=True):
+        where = f"{name!r} in adata.obs[{column!r}] ({_cells(n)})"
+        genes, parts = names.genes(name), names.parts(name)
+        if any(g.lower() in NOTHING for g in genes):
+            raise DataError(f"The perturbation {where} has a part that names nothing; write only the genes' names.")
+        if twice := sorted({g for g in genes if genes.count(g) > 1}):
+            raise DataError(
+                f"The perturbation {where} names {twice[0]!r} twice; name it once, with its amount in dose=."
+            )
+        size = _amounts(names, where, str(dose), amount[0], parts) if amount and genes else [1.0] * len(parts)
+        found.append({p: a for p, a in zip(parts, size, strict=True) if p in genes})
+    perturbations = tuple(sorted(set().union(*found)))
+    if not perturbations:
+        raise DataError(f"Every cell in adata.obs[{column!r}] is a control; at least one perturbation is needed.")
+    position = {p: i for i, p in enumerate(perturbations)}
+    rows = [i for i, doses in enumerate(found) for _ in doses]
+    columns = [position[p] for doses in found for p in doses]
+    values = np.array([a for doses in found for a in doses.values()], dtype=np.float32)
+    table = sp.csr_matrix((values, (rows, columns)), shape=(len(kinds), len(perturbations)))
+    labels = np.array([names.canonical(name) for name, *_ in kinds], dtype=object)
+    return perturbations, labels[codes], table[codes]
+
+
+def _amounts(names: Names, where: str, column: str, amount: Any, parts: list[str]) -> list[float]:
+    """One dose a part of a name as written; a plain number counts for every part."""
+    wrong = f"The dose {amount!r} in adata.obs[{column!r}] of {where}"
+    try:
+        texts = names.parts(amount) if isinstance(amount, str) else [amount] * len(parts)
+        doses = [float(t) for t in texts]
+    except (TypeError, ValueError):
+        raise DataError(f"{wrong} is not a number; write one number a part, such as '0.5+1.0'.") from None
+    if len(doses) != len(parts):
+        raise DataError(
+            f"{wrong} has {len(doses)} part(s) for {len(parts)}; write one number for each part of the name."
+        )
+    used = [d for d, p in zip(doses, parts, strict=True) if not names.is_control(p)]
+    if not all(np.isfinite(d) and d > 0 for d in used):
+        remedy = "a cell that did not receive a perturbation should not be named after it"
+        raise DataError(f"{wrong} must be finite and above zero for every part; {remedy}.")
+    return doses
+
+
+def _check_controls(names: Names, column: str, raw: np.ndarray) -> None:
+    kinds = sorted(set(raw))
+    if names.control is None or not all(names.genes(k) for k in kinds):
+        return
+    inside = [k for k in kinds if any(names.is_control(p) for p in names.parts(k))]
+    likely = [k for k in kinds if k.lower().startswith(CONTROLS)]
+    if inside:
+        hint = f"; it stands only inside names such as {inside[0]!r}."
+    else:
+        hint = f"; did you mean {likely[0]!r}?" if likely else did_you_mean(names.control, kinds) or "."
+    raise DataError(
+        f"There are no control cells: no cell in adata.obs[{column!r}] is labelled {names.control!r}{hint} "
+        f"Labels found: {_list(kinds)}; pass control=None if the experiment has none."
+    )
+
+
+def _one_hot(adata: Any, columns: tuple[str, ...]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """(n, C) one-hot covariates and their "column=level" names."""
+    blocks, levels = [np.zeros((adata.n_obs, 0), dtype=np.float32)], []
+    for column in columns:
+        values = _column(adata, column)
+        if missing := int(values.isna().sum()):
+            raise DataError(f"The covariate adata.obs[{column!r}] is missing in {_cells(missing)}; fill or drop them.")
+        if pd.api.types.is_float_dtype(values.dtype) and (values % 1 != 0).any():
+            raise DataError(
+                f"The covariate adata.obs[{column!r}] is continuous; cut it into levels, with pd.cut for one."
+            )
+        kinds, codes = np.unique(values.astype(str).to_numpy(dtype=str), return_inverse=True)
+        blocks.append(np.eye(len(kinds), dtype=np.float32)[codes])
+        levels += [f"{column}={kind}" for kind in kinds]
+    return np.hstack(blocks), tuple(levels)
+
+
+def _flags(adata: Any, columns: tuple[str, ...]) -> np.ndarray:
+    """(n, Q) quality flags as 0/1."""
+    qc = np.zeros((adata.n_obs, len(columns)), dtype=np.float32)
+    for i, column in enumerate(columns):
+        values = pd.to_numeric(_column(adata, column).astype(object), errors="coerce").astype(float)
+        if wrong := int((~values.isin([0, 1])).sum()):
+            remedy = "1 marks a cell of poor quality, 0 a good one"
+            raise DataError(f"The quality flag adata.obs[{column!r}] is not 0 or 1 in {_cells(wrong)}; {remedy}.")
+        qc[:, i] = values
+    return qc
+
+
+def _read(adata: Any, layer: str | None, counts: bool) -> Any:
+    """The matrix in memory, checked: CSR float32, or a float32 array for dense real values."""
+    if layer is not None and layer not in adata.layers:
+        known = list(map(str, adata.layers))
+        hint = did_you_mean(layer, known) or "."
+        raise DataError(f"adata.layers has no {layer!r}{hint} Layers: {_list(known) or 'none'}; layer=None is adata.X.")
+    if adata.isbacked and layer is None and not adata.is_view:  # rows of an open file
+        stored, rows = None, lambda a, b: adata[a:b].X
+    else:
+        stored = adata.X if layer is None else adata.layers[layer]
+        if stored is None:
+            raise DataError("adata.X is empty; name the layer that holds the counts with layer=.")
+        stored = sp.csr_matrix(stored) if sp.issparse(stored) else np.asarray(stored)
+        rows = lambda a, b: stored[a:b]  # noqa: E731
+    step = max(1, BLOCK // adata.n_vars)
+    blocks, bad = [], dict.fromkeys(("NaN", "infinite", "negative", "fractional", "too large"), 0)
+    for start in range(0, adata.n_obs, step):
+        block = rows(start, min(start + step, adata.n_obs))
+        if block.dtype.kind not in "biuf":
+            raise DataError(f"The matrix holds {block.dtype} values; it must hold numbers.")
+        if counts or sp.issparse(block):
+            block = sp.csr_matrix(block, copy=True)  # all rows may be the caller's own
+            block.sum_duplicates()
+        _count_bad(block, bad, counts)
+        if sp.issparse(block):
+            block.eliminate_zeros()
+        blocks.append(block.astype(np.float32))
+    for kind, n in bad.items():
+        if n:
+            raise DataError(_bad_counts(adata, layer, kind, n))
+    return sp.vstack(blocks, format="csr") if sp.issparse(blocks[0]) else np.concatenate(blocks)
+
+
+def _count_bad(block: Any, bad: dict[str, int], counts: bool) -> None:
+    """Add the number of cells with each kind of bad value."""
+    values = block.data if sp.issparse(block) else block
+    kinds = {"NaN": np.isnan(values), "infinite": np.isinf(values)}
+    if counts:
+        with np.errstate(invalid="ignore"):
+            fractional = np.isfinite(values) & (values != np.rint(values))
+            kinds |= {"negative": values < 0, "fractional": fractional, "too large": values > 2**24}
+    for kind, where in kinds.items():
+        if where.any():
+            rows = (
+                np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
+                if sp.issparse(block)
+                else where.nonzero()[0]
+            )
+            bad[kind] += len(np.unique(rows[where] if sp.issparse(block) else rows))
+
+
+def _bad_counts(adata: Any, layer: str | None, kind: str, cells: int) -> str:
+    matrix = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
+    what = f"{matrix} has {kind} values in {_cells(cells)}"
+    if kind in ("NaN", "infinite"):
+        return f"{what}; drop these cells or find out what made them so."
+    if kind == "too large":
+        return f"{what} (above 2**24, not exact in float32); a cell's counts are smaller: check the matrix."
+    looks = [f"layer={name!r}" for name in adata.layers if name != layer and _looks_raw(adata.layers[name])]
+    if layer is not None and not adata.isbacked and adata.X is not None and _looks_raw(adata.X):
+        looks.append("layer=None (adata.X)")
+    if adata.raw is not None and _looks_raw(adata.raw.X):
+        looks.append("adata.raw.to_adata() in place of adata")
+    remedy = f"raw seems {looks[0]}: pass that" if looks else "no other layer looks raw: read the file of raw counts"
+    return f"{what}, but raw counts are needed (counts=False: real values, Normal likelihood); {remedy}."
+
+
+def _looks_raw(matrix: Any) -> bool:
+    """Whether a first block of a matrix has whole, non-negative values, not all zero."""
+    values = matrix[:200]
+    values = values.data if sp.issparse(values) else np.asarray(values)
+    return bool(
+        values.dtype.kind in "iuf" and values.any() and (values >= 0).all() and (values == np.rint(values)).all()
+    )
+
+
+def _moments(x: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each gene of x and of log(1 + x), blocks of rows merged pairwise in
+    float64."""
+    genes = x.shape[1]
+    mean, squares = np.zeros((2, genes)), np.zeros((2, genes))
+    step = max(2, BLOCK // genes)
+    for start in range(0, x.shape[0], step):
+        block = x[start : start + step]
+        dense = np.asarray(block.toarray() if sp.issparse(block) else block, dtype=np.float64)
+        size = len(dense)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            for i, values in enumerate((dense, np.where(dense > -1, np.log1p(dense), np.nan))):
+                centre = values.mean(0)
+                gap = centre - mean[i]
+                squares[i] += ((values - centre) ** 2).sum(0) + gap**2 * (start * size / (start + size))
+                mean[i] += gap * (size / (start + size))
+    std = np.sqrt(squares / (x.shape[0] - 1))
+    std[std <= 1e-12 * np.abs(mean)] = 1  # constant but for rounding
+    return mean[0], std[0], mean[1], std[1]

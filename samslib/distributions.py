@@ -1,0 +1,168 @@
+"""Laws of counts, reals and masks, with the two operations that the bounds need.
+
+`attach(draw)` returns a given draw as a function of the law's parameters (the reparameterisation with its noise held
+fixed), so that numbers computed elsewhere can be replayed with their gradients. `cell_log_prob(x)` sums over genes
+and is the fast path of a likelihood: whatever depends on the observed counts alone is computed once for all particles.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.distributions import Bernoulli, Distribution, constraints
+
+__all__ = ["Bernoulli", "Likelihood", "NegativeBinomial", "Normal", "Poisson", "StraightThroughBernoulli"]
+
+
+class Likelihood(Protocol):
+    """What `Model.generate` returns: a law over (P, n, G) that can score cells and draw them."""
+
+    @property
+    def mean(self) -> Tensor: ...
+    def log_prob(self, value: Tensor) -> Tensor: ...
+    def cell_log_prob(self, x: Tensor) -> Tensor: ...
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor: ...
+
+
+class Normal(torch.distributions.Normal):
+    """Normal(loc, scale), for latents and for real-valued expression."""
+
+    def __init__(self, loc, scale):
+        super().__init__(loc, scale, validate_args=False)
+
+    def attach(self, draw: Tensor) -> Tensor:
+        return self.loc + self.scale * ((draw - self.loc) / self.scale).detach()
+
+    def cell_log_prob(self, x: Tensor) -> Tensor:
+        """(n, G) -> (P, n) nats, summed over genes."""
+        return self.log_prob(x).sum(-1)
+
+
+class StraightThroughBernoulli(Distribution):
+    """A 0/1 draw whose gradient is that of its sigmoid relaxation.
+
+    With u uniform, soft = sigmoid((logit u + logits) / temperature) and hard = round(soft): the value is hard, the
+    gradient that of soft (Bengio et al. 2013; Jang et al. 2017). `log_prob` is the Bernoulli log-mass at the value,
+    not the relaxed density, so the Kullback-Leibler term also reaches the logits through the value.
+    A draw is represented for replaying by its relaxed logit, (logit u + logits) / temperature.
+    """
+
+    arg_constraints = {"logits": constraints.real}
+    has_rsample = True
+
+    def __init__(self, logits: Tensor, temperature: float = 1.0):
+        self.logits, self.temperature = logits, temperature
+        super().__init__(logits.shape, validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.sigmoid(self.logits)
+
+    @staticmethod
+    def _harden(relaxed: Tensor) -> Tensor:
+        soft = torch.sigmoid(relaxed)
+        return soft.round().detach() + (soft - soft.detach())
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        tiny = torch.finfo(self.logits.dtype).eps
+        u = torch.rand(self._extended_shape(sample_shape), dtype=self.logits.dtype, device=self.logits.device)
+        noise = torch.logit(u.clamp(tiny, 1 - tiny))
+        return self._harden((noise + self.logits) / self.temperature)
+
+    def attach(self, draw: Tensor) -> Tensor:
+        noise = (draw * self.temperature - self.logits).detach()
+        return self._harden((noise + self.logits) / self.temperature)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return value * self.logits - torch.nn.functional.softplus(self.logits)
+
+
+class Poisson(torch.distributions.Poisson):
+    """Poisson(rate) over counts."""
+
+    def __init__(self, rate: Tensor):
+        super().__init__(rate, validate_args=False)
+
+    def cell_log_prob(self, x: Tensor) -> Tensor:
+        """(n, G) -> (P, n) nats, summed over genes; log x! once for all particles."""
+        return (torch.xlogy(x, self.rate) - self.rate).sum(-1) - torch.lgamma(x + 1).sum(-1)
+
+
+class _CountsTimesLogs(torch.autograd.Function):
+    """sum_g [x log m - (x + c) log(m + c)], the part of log NB that depends on the particle, (P, n).
+
+    Written as one function, a particle at a time, because its temporaries then stay in the processor's cache: the
+    same formula left to automatic differentiation keeps six arrays of (P, n, G) alive.
+    """
+
+    @staticmethod
+    def forward(ctx, mean: Tensor, concentration: Tensor, x: Tensor) -> Tensor:
+        ctx.save_for_backward(mean, concentration, x)
+        both = x + concentration
+        return torch.stack(
+            [torch.linalg.vecdot(x, m.log()) - torch.linalg.vecdot(both, (m + concentration).log_()) for m in mean]
+        )
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        mean, concentration, x = ctx.saved_tensors
+        both = x + concentration
+        to_mean, to_concentration = torch.empty_like(mean), torch.zeros_like(concentration)
+        for p, (m, g) in enumerate(zip(mean, grad, strict=True)):
+            total = m + concentration
+            ratio = both / total
+            torch.div(x, m, out=to_mean[p]).sub_(ratio).mul_(g[:, None])
+            to_concentration -= g @ total.log_().add_(ratio)
+        return to_mean, to_concentration, None
+
+
+class NegativeBinomial(Distribution):
+    """Counts with mean m and variance m + m^2 / c, c the concentration (one a gene).
+
+    log p(x) = lgamma(x+c) - lgamma(c) - lgamma(x+1) + c log(c / (c+m)) + x log(m / (c+m)),
+    the Gamma-Poisson mixture of the paper's likelihood for counts.
+
+    mean (P, n, G), positive; concentration (G,), positive.
+    """
+
+    arg_constraints = {"mean": constraints.positive, "concentration": constraints.positive}
+    support = constraints.nonnegative_integer
+
+    def __init__(self, mean: Tensor, concentration: Tensor):
+        self._mean, self.concentration = mean, concentration
+        super().__init__(mean.shape, validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        return self._mean
+
+    @property
+    def variance(self) -> Tensor:
+        return self._mean + self._mean.square() / self.concentration
+
+    def _without_mean(self, x: Tensor) -> Tensor:
+        """The part that depends on the count and the gene alone: once a batch, whatever the number of particles."""
+        c = self.concentration
+        return torch.lgamma(x + c) - torch.lgamma(c) - torch.lgamma(x + 1) + c * c.log()
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        m, c = self._mean, self.concentration
+        return self._without_mean(value) + value * m.log() - (value + c) * (m + c).log()
+
+    def cell_log_prob(self, x: Tensor) -> Tensor:
+        """(n, G) -> (P, n) nats, summed over genes; equals log_prob(x).sum(-1)."""
+        return _CountsTimesLogs.apply(self._mean, self.concentration, x) + self._without_mean(x).sum(-1)
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        shape = self._extended_shape(sample_shape)
+        with torch.no_grad():
+            c = self.concentration.expand(shape)
+            return torch.poisson(torch._standard_gamma(c) * (self._mean / c))
+
+
+def standard_normal(rows: int, columns: int, like: Tensor) -> Normal:
+    """N(0, 1) over (rows, columns) with the type and device of `like`."""
+    zero = torch.zeros((), dtype=like.dtype, device=like.device)
+    return Normal(zero.expand(rows, columns), torch.ones_like(zero).expand(rows, columns))

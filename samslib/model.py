@@ -1,0 +1,50 @@
+"""The contract of a model: two short programs over a trace, and nothing else."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from torch import nn
+
+from samslib.cells import Batch, Condition, DataSummary
+from samslib.distributions import Likelihood
+from samslib.trace import Trace
+
+
+class Model(nn.Module, ABC):
+    """A generative program and its posterior; bounds, effects and training are generic and live elsewhere.
+
+    A subclass is final, is one file, and begins its constructor with `super().__init__(summary, locals())`, which
+    records the options so that the model can be saved by name, options and weights. `exogenous` names the cell
+    latents that no intervention moves: they may be held fixed between the arms of a comparison.
+    """
+
+    exogenous: ClassVar[tuple[str, ...]] = ()
+    source: ClassVar[str] = ""
+
+    def __init__(self, summary: DataSummary, arguments: dict[str, Any]):
+        super().__init__()
+        self.summary = summary
+        names = [n for n in inspect.signature(type(self)).parameters if n != "summary"]
+        self.options: dict[str, Any] = {name: arguments[name] for name in names}
+
+    @abstractmethod
+    def generate(self, t: Trace, c: Condition) -> Likelihood:
+        """The prior and the likelihood: declares every latent variable on `t`, returns the law of x over (P, n, G)."""
+
+    @abstractmethod
+    def infer_shared(self, t: Trace) -> None:
+        """The posterior of what cells share (plates DOSE and QC), declared on `t`."""
+
+    @abstractmethod
+    def infer_cells(self, t: Trace, b: Batch) -> None:
+        """The posterior of each cell's own latents, declared on `t`, which already holds the shared ones."""
+
+
+def choose(what: str, value: Any, options: dict[str, Any] | tuple[str, ...]) -> Any:
+    """The option of that name. Raises ValueError that lists what exists."""
+    if value not in options:
+        raise ValueError(f"{what} is {value!r}; choose one of {sorted(options)}.")
+    return options[value] if isinstance(options, dict) else value

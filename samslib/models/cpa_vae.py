@@ -1,0 +1,63 @@
+"""CPA-VAE: additive perturbation effects without sparsity (Bereket & Karaletsos 2023, baselines of section 6)."""
+
+from __future__ import annotations
+
+from typing import final
+
+from samslib.cells import Batch, Condition, DataSummary, Plate
+from samslib.distributions import Likelihood, Normal, standard_normal
+from samslib.model import Model, choose
+from samslib.nets import DECODERS, CellEncoder, NormalTable
+from samslib.trace import Trace
+
+
+@final
+class CPAVAE(Model):
+    """z = z_basal + D E: SAMS-VAE with every mask on.
+
+    It shares CPA's additive latent space, but has neither its adversary nor its dose curves. Posterior: q(E) a table,
+    q(z_basal | x) with the cell's sampled shift D E as a second input if `encoder_offset`.
+
+    Raises ValueError for an unknown likelihood or normalization.
+    """
+
+    exogenous = ("z_basal",)
+    source = "arXiv:2311.02794, baselines of section 6"
+
+    def __init__(
+        self,
+        summary: DataSummary,
+        latent: int = 100,
+        likelihood: str = "negative_binomial",
+        embedding_scale: float = 1.0,
+        encoder_layers: int = 1,
+        encoder_width: int = 400,
+        decoder_layers: int = 1,
+        decoder_width: int = 400,
+        encoder_offset: bool = True,
+        normalization: str | None = "log",
+        embedding_initial_spread: float = 0.0,
+        embedding_initial_scale: float = 1.0,
+    ):
+        super().__init__(summary, locals())
+        T, G = len(summary.perturbations), len(summary.genes)
+        self.embedding_scale, self.encoder_offset = embedding_scale, encoder_offset
+        self.embedding = NormalTable(T, latent, embedding_initial_spread, embedding_initial_scale)
+        self.encoder = CellEncoder(
+            summary, latent, encoder_width, encoder_layers, normalization, (latent,) * encoder_offset
+        )
+        self.decoder = choose("likelihood", likelihood, DECODERS)(latent, G, decoder_width, decoder_layers)
+
+    def generate(self, t: Trace, c: Condition) -> Likelihood:
+        K = self.embedding.loc.shape[1]
+        full = self.embedding.loc.new_ones(c.dose.shape[1], K)
+        z_basal = t.sample("z_basal", standard_normal(len(c), K, full), Plate.CELL)
+        E = t.sample("E", Normal(0 * full, self.embedding_scale * full), Plate.DOSE)
+        return self.decoder(z_basal + c.dose @ E, c.library)
+
+    def infer_shared(self, t: Trace) -> None:
+        t.sample("E", self.embedding(t.rows(Plate.DOSE)), Plate.DOSE)
+
+    def infer_cells(self, t: Trace, b: Batch) -> None:
+        shift = (b.condition.dose @ t["E"],) * self.encoder_offset
+        t.sample("z_basal", self.encoder(b.x, *shift), Plate.CELL)

@@ -1,0 +1,168 @@
+"""Networks whose output is a distribution.
+
+A trunk is a residual multilayer perceptron; a head turns its output into a law. Decoders are called with (z, library)
+whether the data are counts or reals, so nothing upstream asks which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import leaky_relu, linear, softplus
+
+from samslib.cells import DataSummary
+from samslib.distributions import NegativeBinomial, Normal, Poisson
+
+VARIANCE_FLOOR = 1e-4  # added to every network's variance, to every table's scale and to every count's mean
+
+
+class Trunk(nn.Module):
+    """h1 = a(W1 [inputs] + b1), then h = a(W h + b) + h for each further layer; a is the leaky ReLU (slope 0.01).
+
+    The first layer's matrix is cut by input and the products are added: an input without particles is multiplied
+    once, whatever their number, and an input of integers is a one-hot code, looked up instead of multiplied.
+    """
+
+    def __init__(self, inputs: Sequence[int], width: int, layers: int):
+        super().__init__()
+        if layers < 1 or width < 1:
+            raise ValueError(f"A trunk needs at least one layer and one unit; got {layers} layers of {width}.")
+        self.inputs = tuple(inputs)
+        self.layers = nn.ModuleList(nn.Linear(sum(inputs) if i == 0 else width, width) for i in range(layers))
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        first = cast(nn.Linear, self.layers[0])
+        parts = first.weight.split(self.inputs, dim=1)
+        h: Tensor = first.bias
+        for value, w in zip(inputs, parts, strict=True):
+            h = h + (linear(value, w) if value.is_floating_point() else w.T[value])
+        h = leaky_relu(h)
+        for layer in self.layers[1:]:
+            h = h + leaky_relu(layer(h))
+        return h
+
+
+class NormalNet(nn.Module):
+    """inputs -> Normal(mean, sqrt(exp(log_var) + 1e-4)), both linear in the trunk's output."""
+
+    def __init__(self, inputs: Sequence[int], outputs: int, width: int, layers: int):
+        super().__init__()
+        self.trunk = Trunk(inputs, width, layers)
+        self.mean, self.log_var = nn.Linear(width, outputs), nn.Linear(width, outputs)
+
+    def forward(self, *inputs: Tensor) -> Normal:
+        h = self.trunk(*inputs)
+        return Normal(self.mean(h), (self.log_var(h).exp() + VARIANCE_FLOOR).sqrt())
+
+
+class NormalTable(nn.Module):
+    """A free Normal for every (row, axis): q = N(loc, exp(log_scale) + 1e-4), the mean-field posterior."""
+
+    def __init__(self, rows: int, columns: int, loc_spread: float = 0.0, scale: float = 1.0):
+        super().__init__()
+        self.loc = nn.Parameter(loc_spread * torch.randn(rows, columns))
+        self.log_scale = nn.Parameter(torch.full((rows, columns), scale).log())
+
+    def forward(self, rows: Tensor | slice) -> Normal:
+        return Normal(self.loc[rows], self.log_scale[rows].exp() + VARIANCE_FLOOR)
+
+
+class Standardize(nn.Module):
+    """(f(x) - mean) / std with the training cells' statistics; f is log(1 + x), the identity, or none of it."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, kind: str | None, summary: DataSummary):
+        super().__init__()
+        if kind not in ("log", "raw", None):
+            raise ValueError(f"normalization is {kind!r}; choose 'log', 'raw' or None.")
+        self.kind = kind
+        if kind:
+            self.register_buffer("mean", (summary.log_mean if kind == "log" else summary.mean).clone())
+            self.register_buffer("std", (summary.log_std if kind == "log" else summary.std).clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind is None:
+            return x
+        return ((x.log1p() if self.kind == "log" else x) - self.mean) / self.std
+
+
+class CellEncoder(nn.Module):
+    """q(z | x, extras): x (n, G) is normalised and multiplied once, extras (P, n, d) are added per particle."""
+
+    def __init__(
+        self,
+        summary: DataSummary,
+        latent: int,
+        width: int,
+        layers: int,
+        normalization: str | None,
+        extras: Sequence[int],
+    ):
+        super().__init__()
+        self.normalize = Standardize(normalization, summary)
+        self.net = NormalNet((len(summary.genes), *extras), latent, width, layers)
+
+    def forward(self, x: Tensor, *extras: Tensor) -> Normal:
+        return self.net(self.normalize(x), *extras)
+
+
+class NegativeBinomialDecoder(nn.Module):
+    """mean = library * softmax over genes + 1e-4; one concentration a gene, shared by all cells, initially 1."""
+
+    def __init__(self, latent: int, genes: int, width: int, layers: int):
+        super().__init__()
+        self.trunk, self.logits = Trunk((latent,), width, layers), nn.Linear(width, genes)
+        self.log_concentration = nn.Parameter(torch.zeros(genes))
+
+    def forward(self, z: Tensor, library: Tensor) -> NegativeBinomial:
+        share = self.logits(self.trunk(z)).softmax(-1)
+        return NegativeBinomial(
+            torch.addcmul(share.new_tensor(VARIANCE_FLOOR), library, share), self.log_concentration.exp()
+        )
+
+
+class PoissonDecoder(nn.Module):
+    """rate = softplus(linear): counts without a library size, as published."""
+
+    def __init__(self, latent: int, genes: int, width: int, layers: int):
+        super().__init__()
+        self.trunk, self.rate = Trunk((latent,), width, layers), nn.Linear(width, genes)
+
+    def forward(self, z: Tensor, library: Tensor) -> Poisson:
+        return Poisson(softplus(self.rate(self.trunk(z))))
+
+
+class NormalDecoder(nn.Module):
+    """Real-valued expression whose mean and variance both depend on z."""
+
+    def __init__(self, latent: int, genes: int, width: int, layers: int):
+        super().__init__()
+        self.net = NormalNet((latent,), genes, width, layers)
+
+    def forward(self, z: Tensor, library: Tensor) -> Normal:
+        return self.net(z)
+
+
+class NormalFixedVarianceDecoder(nn.Module):
+    """Real-valued expression with one learned variance a gene, initially 1 + 1e-4."""
+
+    def __init__(self, latent: int, genes: int, width: int, layers: int):
+        super().__init__()
+        self.trunk, self.mean = Trunk((latent,), width, layers), nn.Linear(width, genes)
+        self.log_var = nn.Parameter(torch.zeros(genes))
+
+    def forward(self, z: Tensor, library: Tensor) -> Normal:
+        return Normal(self.mean(self.trunk(z)), (self.log_var.exp() + VARIANCE_FLOOR).sqrt())
+
+
+DECODERS = {
+    "negative_binomial": NegativeBinomialDecoder,
+    "poisson": PoissonDecoder,
+    "normal": NormalDecoder,
+    "normal_fixed_variance": NormalFixedVarianceDecoder,
+}

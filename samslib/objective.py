@@ -1,0 +1,64 @@
+"""The bounds. The weight 1/n_t of shared latents lives in `log_weights` and nowhere else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from samslib.cells import Batch, Plate
+from samslib.model import Model
+from samslib.trace import Trace
+
+
+def present(b: Batch) -> tuple[Batch, dict[Plate, Tensor]]:
+    """The batch with only the perturbations that occur in it as dose columns, and which those are."""
+    rows = b.condition.dose.any(0).nonzero().squeeze(1)
+    return replace(b, condition=replace(b.condition, dose=b.condition.dose[:, rows])), {Plate.DOSE: rows}
+
+
+def posterior(model: Model, b: Batch, particles: int, active: Mapping[Plate, Tensor] | None = None) -> Trace:
+    """One pass of the posterior program over a batch: a trace with every latent variable drawn."""
+    t = Trace(particles, active=active)
+    model.infer_shared(t)
+    model.infer_cells(t, b)
+    return t
+
+
+def log_weights(model: Model, b: Batch, q: Trace, counts: Mapping[Plate, Tensor] | None = None) -> dict[str, Tensor]:
+    """Every term of log p(x, latents) - log q(latents), by name, each (P, n) in nats.
+
+    "x" is the likelihood summed over genes. A cell latent gives log p - log q summed over its axes. A shared latent
+    of row t is charged to every cell that the row touches with weight 1/n_t, so that an epoch charges it once (paper,
+    section 4; a row with n_t = 0 is never charged). `counts` holds n_t for each shared plate, all rows of it. None
+    gives the held-out bound: shared latents are taken as given and not charged.
+    """
+    p = Trace(q.particles, given=q.values)
+    terms = {"x": model.generate(p, b.condition).cell_log_prob(b.x)}
+    for name, site in q.sites.items():
+        if site.plate is Plate.CELL:
+            terms[name] = (p.sites[name].log_prob - site.log_prob).sum(-1)
+        elif counts is not None:
+            charge = plate_weights(b, site.plate, counts[site.plate][q.rows(site.plate)])
+            terms[name] = (p.sites[name].log_prob - site.log_prob).sum(-1) @ charge.T
+    return terms
+
+
+def plate_weights(b: Batch, plate: Plate, counts: Tensor) -> Tensor:
+    """(n, rows): 1/n_t where row t touches the cell, else 0."""
+    touched = b.condition.touched(plate)
+    return touched * torch.where(counts > 0, 1 / counts.clamp(min=1), 0).to(touched)
+
+
+def elbo(terms: Mapping[str, Tensor]) -> Tensor:
+    """(n,) evidence lower bound in nats: the mean over particles of the summed terms."""
+    return torch.stack(list(terms.values())).sum(0).mean(0)
+
+
+def iwelbo(terms: Mapping[str, Tensor]) -> Tensor:
+    """(n,) importance-weighted bound in nats (Burda et al. 2016): log of the mean over particles of exp(sum)."""
+    total = torch.stack(list(terms.values())).sum(0)
+    return total.logsumexp(0) - math.log(len(total))

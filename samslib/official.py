@@ -1,0 +1,249 @@
+"""The published implementation's configurations and parameter names, mapped to ours.
+
+`model(config, state)` opens one of its checkpoints; `replay(entry, arrays)` repeats one of its passes, draw by draw,
+and returns every number under its own names. Only names are shared with that code base (insitro/sams-vae): the
+library itself was written from the paper's equations.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from samslib.cells import Batch, Condition, DataSummary, Plate
+from samslib.model import Model
+from samslib.models import CPAVAE, SAMSVAE
+from samslib.objective import elbo, iwelbo, log_weights, plate_weights
+from samslib.trace import Trace
+
+LIKELIHOODS = {
+    "library_nb": "negative_binomial",
+    "poisson": "poisson",
+    "normal": "normal",
+    "normal_fixed_variance": "normal_fixed_variance",
+}
+NORMALIZATIONS = {"log_standardize": "log", "standardize": "raw", None: None}
+VARIABLES = {"M": "mask", "E": "E", "z_basal": "z_basal"}  # ours -> theirs
+IGNORED = r"guide\.(treatment_one_hot|gs_temperature)|model\.p_\w+"  # constants that the keywords also say
+
+# Ours -> theirs, in this order, as regular expressions over whole parameter names.
+NAMES = [
+    (r"(.*)\.trunk\.layers\.(\d+)\.", r"\1.mlp.layers.\2.0."),
+    (r"decoder\.logits\.", "decoder.normalized_mean_decoder.0."),
+    (r"decoder\.rate\.", "decoder.rate_decoder.0."),
+    (r"decoder\.log_var$", "decoder.log_var_encoder.log_var"),
+    (r"(decoder|encoder|embedding)\.net\.", r"\1."),
+    (r"(decoder|encoder|embedding)\.(mean|log_var)\.", r"\1.\2_encoder."),
+    (r"^decoder\.", "model.decoder."),
+    (r"^encoder\.normalize\.mean$", "guide.normalization_module.{log}mean"),
+    (r"^encoder\.normalize\.std$", "guide.normalization_module.{log}scale"),
+    (r"^encoder\.", "guide.z_basal_encoder."),
+    (r"^embedding\.(loc|log_scale)$", r"guide.param_dict.q_E_\1"),
+    (r"^embedding\.", "guide.embedding_encoder."),
+    (r"^mask_logits$", "guide.param_dict.q_mask_logits"),
+]
+
+# Keyword of theirs -> ours; a keyword listed with None only repeats a size that the state already tells.
+_SIZES = {"n_latent": None, "n_treatments": None, "n_phenos": None, "x_normalization_stats": None}
+_MODEL = _SIZES | {
+    "likelihood_key": "likelihood",
+    "decoder_n_layers": "decoder_layers",
+    "decoder_n_hidden": "decoder_width",
+    "embedding_prior_scale": "embedding_scale",
+}
+_BASAL = _SIZES | {
+    "basal_encoder_n_layers": "encoder_layers",
+    "basal_encoder_n_hidden": "encoder_width",
+    "basal_encoder_input_normalization": "normalization",
+    "mean_field_encoder": "encoder_offset",
+}
+_TABLE = {"embedding_loc_init_scale": "embedding_initial_spread", "embedding_scale_init": "embedding_initial_scale"}
+_NETWORK = {"embedding_encoder_n_layers": "embedding_layers", "embedding_encoder_n_hidden": "embedding_width"}
+_MASK = {"mask_init_logits": "mask_initial_logit", "gs_temperature": "temperature"}
+_TRANSLATE: dict[str, Callable[[Any], Any]] = {
+    "likelihood_key": lambda v: LIKELIHOODS.get(v, "negative_binomial"),  # any other key was a count likelihood
+    "basal_encoder_input_normalization": NORMALIZATIONS.__getitem__,
+    "mean_field_encoder": lambda v: not v,
+}
+
+# (model class, guide class) of theirs -> our class, keywords of model and of guide, options the pair implies.
+CLASSES: dict[tuple[str, str], tuple[type[Model], dict, dict, dict]] = {
+    ("SAMSVAEModel", "SAMSVAEMeanFieldNormalGuide"): (
+        SAMSVAE, _MODEL | {"mask_prior_prob": "mask_prior"}, _BASAL | _TABLE | _MASK, {"posterior": "mean_field"},
+    ),
+    ("SAMSVAEModel", "SAMSVAECorrelatedNormalGuide"): (
+        SAMSVAE, _MODEL | {"mask_prior_prob": "mask_prior"}, _BASAL | _NETWORK | _MASK, {"posterior": "correlated"},
+    ),
+    ("CPAVAEModel", "CPAVAENormalGuide"): (CPAVAE, _MODEL, _BASAL | _TABLE, {}),
+}  # fmt: skip
+
+
+def parameter_names(model: Model) -> dict[str, str]:
+    """Our parameter and buffer names -> the published ones."""
+    log = "log_" if model.options["normalization"] == "log" else ""
+    names = {}
+    for ours in model.state_dict():
+        theirs = ours
+        for pattern, replacement in NAMES:
+            theirs = re.sub(pattern, replacement, theirs)
+        names[ours] = theirs.format(log=log)
+    return names
+
+
+def model(config: Mapping[str, Any], state: Mapping[str, Any], summary: DataSummary | None = None) -> Model:
+    """Our model with the weights of a published one.
+
+    config: "model" and "guide" (class names) with "model_kwargs" and "guide_kwargs", as in the published configuration
+    files and the golden index. state: name -> array, the model's and the guide's parameters and buffers, with or
+    without prefixes such as a Lightning checkpoint's "loss_module.". summary: names of genes and perturbations; plain
+    numbers are used without it. The result has the floating-point type of the state.
+
+    Raises ValueError for classes or keywords this does not know, and for a state that lacks or adds a parameter.
+    """
+    arrays = _plain(state)
+    pair = (config["model"], config["guide"])
+    if pair not in CLASSES:
+        raise ValueError(f"{pair} is no known pair of model and guide; known are {sorted(CLASSES)}.")
+    ours, model_names, guide_names, implied = CLASSES[pair]
+    options = implied | {"latent": arrays["model.p_E_loc"].shape[1]}
+    for part, names in (("model_kwargs", model_names), ("guide_kwargs", guide_names)):
+        for key, value in (config.get(part) or {}).items():
+            if key not in names:
+                raise ValueError(
+                    f"{part} has {key!r}, which {config[part.split('_')[0]]} does not take: {sorted(names)}."
+                )
+            if names[key] is not None:
+                options[names[key]] = _TRANSLATE.get(key, lambda v: v)(value)
+    required = {n for n in model_names.values() if n} - set(options)
+    if required:
+        raise ValueError(f"model_kwargs says nothing of {sorted(required)}; the published classes need these keywords.")
+    for name, option in (("model.p_E_scale", "embedding_scale"), ("model.p_mask_probs", "mask_prior")):
+        if name in arrays:
+            options[option] = _constant(name, arrays[name], options[option])
+    if "guide.gs_temperature" in arrays:
+        options["temperature"] = arrays["guide.gs_temperature"].item()
+    built = ours(summary or _anonymous(arrays), **options).to(arrays["model.p_E_loc"].dtype)
+    names = parameter_names(built)
+    if missing := sorted(set(names.values()) - set(arrays)):
+        raise ValueError(f"The state lacks {missing}; are the keywords those that the checkpoint was trained with?")
+    if extra := sorted(k for k in set(arrays) - set(names.values()) if not re.fullmatch(IGNORED, k)):
+        raise ValueError(f"The state has {extra}, for which {ours.__name__} with these keywords has no place.")
+    _check_shapes(built, names, arrays)
+    built.load_state_dict({mine: arrays[theirs] for mine, theirs in names.items()})
+    return built
+
+
+def _plain(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The state with every name cut to 'model. ...' or 'guide. ...'; copies under several prefixes must agree."""
+    arrays: dict[str, Tensor] = {}
+    for name, value in state.items():
+        found = re.search(r"(?:^|\.)((?:model|guide)\..+)$", name)
+        if not found:
+            continue
+        tensor = torch.as_tensor(np.asarray(value) if not isinstance(value, Tensor) else value)
+        key = found[1]
+        if key in arrays and not torch.equal(arrays[key], tensor):
+            raise ValueError(f"The state holds two different values of {key}; pass one checkpoint at a time.")
+        arrays[key] = tensor
+    if "model.p_E_loc" not in arrays:
+        raise ValueError("The state has no 'model.p_E_loc'; give a published model's state dict.")
+    return arrays
+
+
+def _constant(name: str, tensor: Tensor, told: float) -> float:
+    value = tensor.flatten()[0].item()
+    if not bool((tensor == value).all()) or abs(value - told) > 1e-6 * abs(told):
+        raise ValueError(f"{name} of the state is not the constant {told} that the keywords say.")
+    return value
+
+
+def _check_shapes(built: Model, names: Mapping[str, str], arrays: Mapping[str, Tensor]) -> None:
+    for mine, tensor in built.state_dict().items():
+        if tensor.shape != arrays[names[mine]].shape:
+            raise ValueError(
+                f"{names[mine]} has shape {tuple(arrays[names[mine]].shape)}, but these keywords make it "
+                f"{tuple(tensor.shape)}; are they those that the checkpoint was trained with?"
+            )
+
+
+def _anonymous(arrays: Mapping[str, Tensor]) -> DataSummary:
+    heads = ("normalized_mean_decoder.0.bias", "rate_decoder.0.bias", "mean_encoder.bias")
+    genes = next(len(arrays[f"model.decoder.{h}"]) for h in heads if f"model.decoder.{h}" in arrays)
+    treatments = len(arrays["model.p_E_loc"])
+    zero, one = torch.zeros(genes), torch.ones(genes)
+    return DataSummary(
+        genes=tuple(f"gene_{i}" for i in range(genes)),
+        perturbations=tuple(f"treatment_{i}" for i in range(treatments)),
+        covariates=(), quality=(), n_cells=0, n_treated=(0,) * treatments, n_flagged=(),
+        mean=zero, std=one, log_mean=zero, log_std=one,
+    )  # fmt: skip
+
+
+def replay(entry: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Repeat one pass of the published implementation and return all its numbers under its own names.
+
+    entry: one entry of the golden index; arrays: its file's arrays (`in/...`, `param/...`, `sample/...`). Returns
+    `logp/...`, `logq/...` (P, rows, K or G), `reweighted/...`, `elbo_term/...`, `elbo` (P, n), `elbo_cell`,
+    `iwelbo_train_cell`, `iwelbo_predictive_cell` (n,), `loss`, `iwelbo_train_loss`, the laws' parameters `p_x/...` and
+    `q_.../...`, and `grad/<official parameter name>`, the gradient of `loss`.
+    """
+    built = model(entry, {k.removeprefix("param/"): v for k, v in arrays.items() if k.startswith("param/")})
+    dtype = next(built.parameters()).dtype
+    tensor = {k: torch.as_tensor(np.asarray(v)) for k, v in arrays.items()}
+    b = _batch(tensor, dtype)
+    counts = {Plate.DOSE: tensor["in/D_obs_counts"].to(dtype)}
+    draws = {k.split("/")[1]: v for k, v in tensor.items() if k.startswith("sample/")}
+    draws |= {k.split("/")[1]: v for k, v in tensor.items() if k.startswith("sample_logit_soft/")}
+
+    q = Trace(int(entry["n_particles"]), replay={ours: draws[v] for ours, v in VARIABLES.items() if v in draws})
+    built.infer_shared(q)
+    built.infer_cells(q, b)
+    p = Trace(q.particles, given=q.values)
+    likelihood = built.generate(p, b.condition)
+    terms = log_weights(built, b, q, counts)
+
+    out: dict[str, Tensor] = {"logp/x": likelihood.log_prob(b.x), "elbo_term/reconstruction": terms["x"]}
+    out |= {f"p_x/{k}": v for k, v in _law(likelihood, ("concentration", "rate", "loc", "scale")).items()}
+    out["p_x/mean"] = likelihood.mean
+    if "p_x/concentration" in out:
+        out["p_x/concentration"] = out["p_x/concentration"].expand_as(likelihood.mean)
+        out["p_x/rate"] = out["p_x/concentration"] / likelihood.mean
+    for name, site in q.sites.items():
+        key = VARIABLES[name]
+        out[f"logp/{key}"], out[f"logq/{key}"] = p.sites[name].log_prob, site.log_prob
+        out[f"elbo_term/{key}"] = terms[name]
+        law = _law(site.distribution, ("loc", "scale"))
+        if site.plate is Plate.CELL:
+            law = {k: v.expand_as(site.value) for k, v in law.items()}
+        else:
+            weights = plate_weights(b, site.plate, counts[site.plate])
+            out[f"reweighted/{key}"] = weights @ (p.sites[name].log_prob - site.log_prob)
+        out |= {f"q_{key}/{k}": v for k, v in law.items()}
+    if "M" in q.sites:
+        out["q_mask/probs"] = q.sites["M"].distribution.mean
+    out["elbo"] = torch.stack(list(terms.values())).sum(0)
+    out["elbo_cell"], out["iwelbo_train_cell"] = elbo(terms), iwelbo(terms)
+    out["iwelbo_predictive_cell"] = iwelbo(log_weights(built, b, q))
+    out["loss"], out["iwelbo_train_loss"] = -elbo(terms).mean(), -iwelbo(terms).mean()
+    names = parameter_names(built)
+    parameters = dict(built.named_parameters())
+    gradients = torch.autograd.grad(out["loss"], list(parameters.values()), allow_unused=True)
+    for mine, gradient in zip(parameters, gradients, strict=True):
+        if gradient is not None:
+            out[f"grad/{names[mine]}"] = gradient
+    return {k: v.detach().cpu().numpy() for k, v in out.items()}
+
+
+def _law(law: Any, names: tuple[str, ...]) -> dict[str, Tensor]:
+    return {name: getattr(law, name) for name in names if hasattr(law, name)}
+
+
+def _batch(tensor: Mapping[str, Tensor], dtype: torch.dtype) -> Batch:
+    x, dose = tensor["in/X"].to(dtype), tensor["in/D"].to(dtype)
+    nothing = x.new_zeros(len(x), 0)
+    return Batch(x, Condition(dose, tensor["in/library_size"].to(dtype).reshape(-1, 1), nothing, nothing))

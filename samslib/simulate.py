@@ -1,0 +1,317 @@
+"""Cells with a known truth: two published simulations and a Perturb-seq experiment drawn from the SAMS model.
+
+All three return an AnnData with `obs["perturbation"]`, `obsm["z_basal"]` and `obsm["z"]` (n, K), and
+`uns["truth"]` = {"perturbations" (T,), "M" (T, K) 0/1 mask, "E" (T, K) effects}: the shift of a cell that
+received perturbation t is M[t] * E[t]. `uns["simulation"]` says which function, parameters and seed made it.
+Every draw comes from one NumPy PCG64 generator, so a seed gives the same cells on every machine. The laws of
+the published simulations are kept, their random streams are not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+VERSION = 1  # of the random streams below: a change that gives other cells raises it
+
+
+def _require(valid: bool, message: str) -> None:
+    if not valid:
+        raise ValueError(message)
+
+
+def _check(sizes: dict[str, Any], shares: dict[str, float], positive: dict[str, float]) -> None:
+    for name, value in sizes.items():
+        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        _require(whole and value >= 1, f"{name} is {value!r}; it must be a whole number of at least 1.")
+    for name, value in shares.items():
+        _require(0 <= value <= 1, f"{name} is {value}; it must be between 0 and 1.")
+    for name, value in positive.items():
+        _require(bool(np.isfinite(value)) and value >= 0, f"{name} is {value}; it must be finite and not negative.")
+
+
+def _names(letter: str, count: int) -> list[str]:
+    """P01, P02, ...: plainly not the names of genes."""
+    return [f"{letter}{i:0{max(2, len(str(count)))}d}" for i in range(1, count + 1)]
+
+
+def _leaky(values: np.ndarray) -> np.ndarray:
+    return np.where(values > 0, values, 0.2 * values)
+
+
+def _orthogonal(rng: np.random.Generator, inputs: int, outputs: int) -> np.ndarray:
+    """(inputs, outputs) matrix whose rows or columns (the fewer) are orthonormal, uniform among such
+    matrices."""
+    q, r = np.linalg.qr(rng.normal(size=(max(inputs, outputs), min(inputs, outputs))))
+    q = q * np.sign(np.diag(r))
+    return q if inputs >= outputs else q.T
+
+
+def _layer(rng: np.random.Generator, inputs: int, outputs: int, init: str, sparsity: float) -> np.ndarray:
+    if init == "orthogonal":
+        return _orthogonal(rng, inputs, outputs)
+    weights = rng.normal(size=(inputs, outputs))
+    if init == "kaiming":
+        return weights * np.sqrt(2 / inputs)
+    zeros = int(np.ceil(sparsity * outputs))  # of each input's weights
+    for row in weights:
+        row[rng.permutation(outputs)[:zeros]] = 0
+    return weights
+
+
+def _decode(z: np.ndarray, layers: Sequence[np.ndarray]) -> np.ndarray:
+    """(n, G) output of a bias-free network with leaky rectifiers (slope 0.2) between its layers."""
+    for weights in layers[:-1]:
+        z = _leaky(z @ weights)
+    return z @ layers[-1]
+
+
+def _parted(cells: tuple[int, int, int], each: int) -> list[str]:
+    """Rows cycle through the perturbations; the first are for training, then validation, then test."""
+    return [name for name, n in zip(("train", "val", "test"), cells, strict=True) for _ in range(n * each)]
+
+
+def _package(
+    x: Any,
+    names: Sequence[str],
+    z_basal: np.ndarray,
+    z: np.ndarray,
+    truth: tuple[list[str], np.ndarray, np.ndarray],
+    made: tuple[str, int, dict[str, Any]],
+    split: Sequence[str] | None = None,
+) -> AnnData:
+    """The AnnData of a simulation; `truth` is (perturbations, M, E), `made` is (function, seed,
+    parameters)."""
+    from anndata import AnnData
+
+    n, genes = x.shape
+    obs = pd.DataFrame({"perturbation": pd.Categorical(names)}, index=_names("C", n))
+    if split is not None:
+        obs["split"] = pd.Categorical(split)
+    adata = AnnData(x, obs=obs, var=pd.DataFrame(index=_names("G", genes)))
+    adata.obsm["z_basal"], adata.obsm["z"] = z_basal.astype(np.float32), z.astype(np.float32)
+    columns = np.array(truth[0], dtype=object)
+    adata.uns["truth"] = {
+        "perturbations": columns,
+        "M": truth[1].astype(np.int8),
+        "E": truth[2].astype(np.float32),
+    }
+    function, seed, parameters = made
+    text = json.dumps(parameters, sort_keys=True)
+    adata.uns["simulation"] = {"generator": function, "parameters": text, "seed": seed, "version": VERSION}
+    return adata
+
+
+def sams_vae_simulation(
+    perturbations: int = 100,
+    genes: int = 100,
+    latent: int = 15,
+    hidden_layers: int = 4,
+    width: int = 50,
+    mask_probability: float = 2 / 15,
+    magnitude: tuple[float, float] = (5.0, 0.5),
+    cells: tuple[int, int, int] = (500, 100, 100),
+    noise: float = 0.2,
+    exponential: bool = False,
+    init: str = "orthogonal",
+    sparsity: float = 0.5,
+    seed: int = 0,
+) -> AnnData:
+    """The simulation of the SAMS-VAE paper: real values with Gaussian noise, single perturbations, no control
+    cells.
+
+    Mask M ~ Bernoulli(mask_probability); effect E = sign * Normal(magnitude = mean, deviation), both signs
+    alike; z = z_basal + M E of the cell's perturbation with z_basal ~ N(0, I). The mean is a bias-free
+    network of z with `hidden_layers` layers of `width` units (leaky rectifier, slope 0.2), divided gene by
+    gene by its standard deviation over all cells, then exponentiated if asked. The noise has the share
+    `noise` of each gene's variance. `cells` are training, validation and test cells a perturbation, rows
+    cycle through the perturbations, `obs["split"]` says which. init: weights "orthogonal", "kaiming"
+    (normal), or "sparse" (unit normal, the share `sparsity` of them zero).
+
+    X is (n, G) float32, `layers["mean"]` its noise-free mean. Likelihood to fit: Normal. Raises ValueError
+    for sizes below 1, shares outside [0, 1] and unknown inits. Source: SAMS-VAE (2023), simulation study;
+    published code's values.
+    """
+    made = ("sams_vae_simulation", seed, {k: v for k, v in locals().items() if k != "seed"})
+    sizes = dict(perturbations=perturbations, genes=genes, latent=latent, width=width)
+    _check(sizes, dict(mask_probability=mask_probability, sparsity=sparsity), dict(deviation=magnitude[1]))
+    _require(hidden_layers >= 0, f"hidden_layers is {hidden_layers}; it must not be negative.")
+    _require(0 <= noise < 1, f"noise is {noise}; as a share of the variance it must be at least 0 and below 1.")
+    _require(
+        init in ("orthogonal", "kaiming", "sparse"),
+        f"init is {init!r}; it must be orthogonal, kaiming or sparse.",
+    )
+    _check_cells(cells)
+    rng = np.random.Generator(np.random.PCG64(seed))
+    mask = rng.random((perturbations, latent)) < mask_probability
+    effect = rng.normal(*magnitude, (perturbations, latent)) * rng.choice([-1, 1], (perturbations, latent))
+    widths = [latent, *[width] * hidden_layers, genes]
+    layers = [_layer(rng, *pair, init, sparsity) for pair in zip(widths[:-1], widths[1:], strict=True)]
+    treated = np.tile(np.arange(perturbations), sum(cells))
+    z_basal = rng.normal(size=(len(treated), latent))
+    z = z_basal + (mask * effect)[treated]
+    mean = _decode(z, layers)
+    mean = mean / _or_one(mean.std(0, ddof=1) if len(mean) > 1 else np.zeros(genes))
+    mean = np.exp(mean) if exponential else mean
+    variance = _or_one(noise / (1 - noise) * mean.var(0, ddof=1)) if len(mean) > 1 else np.ones(genes)
+    x = mean + rng.normal(size=mean.shape) * np.sqrt(variance if noise else 0 * variance)
+    names = _names("P", perturbations)
+    labels = [names[t] for t in treated]
+    adata = _package(
+        x.astype(np.float32), labels, z_basal, z, (names, mask, effect), made, _parted(cells, perturbations)
+    )
+    adata.layers["mean"] = mean.astype(np.float32)
+    return adata
+
+
+def _or_one(values: np.ndarray) -> np.ndarray:
+    return np.where(values == 0, 1.0, values)
+
+
+def _check_cells(cells: tuple[int, int, int]) -> None:
+    valid = len(cells) == 3 and all(n >= 0 for n in cells) and sum(cells) > 0
+    _require(valid, f"cells is {cells}; it must be three numbers (train, val, test) a perturbation, not all zero.")
+
+
+def svae_plus_simulation(
+    perturbations: int = 100,
+    genes: int = 100,
+    latent: int = 15,
+    width: int = 40,
+    magnitude: tuple[float, float] = (5.0, 0.5),
+    cells: tuple[int, int, int] = (500, 100, 100),
+    mask_probability: float | None = None,
+    total: float = 1e6,
+    seed: int = 0,
+) -> AnnData:
+    """The simulation of the SVAE+ paper: Poisson counts, each perturbation moves the mean of one to three
+    latent axes.
+
+    Targets of a perturbation: one, two or three draws of an axis with replacement, or
+    Bernoulli(mask_probability) if that is given. z ~ Normal(M * sign * magnitude, I). Three hidden layers of
+    `width` units, weights orthonormal times a Xavier gain; the outputs, over their global deviation, pass a
+    softmax over the CELLS of each gene, times `total`: every gene has `total` counts, spread over all cells
+    (as published). Needs latent <= width <= genes.
+
+    X is (n, G) CSR float32, obs as in `sams_vae_simulation`. Raises ValueError as it does. Source: SVAE+
+    (Lopez et al. 2023), simulation study, in the port of the SAMS-VAE authors.
+    """
+    made = ("svae_plus_simulation", seed, {k: v for k, v in locals().items() if k != "seed"})
+    sizes = dict(perturbations=perturbations, genes=genes, latent=latent, width=width)
+    shares = {} if mask_probability is None else dict(mask_probability=mask_probability)
+    _check(sizes, shares, dict(deviation=magnitude[1], total=total))
+    _check_cells(cells)
+    ordered = latent <= width <= genes
+    _require(ordered, f"latent <= width <= genes is needed, but they are {latent}, {width} and {genes}.")
+    rng = np.random.Generator(np.random.PCG64(seed))
+    if mask_probability is None:
+        mask = np.zeros((perturbations, latent), dtype=bool)
+        for row in mask:
+            row[rng.integers(latent, size=rng.integers(1, 4))] = True
+    else:
+        mask = rng.random((perturbations, latent)) < mask_probability
+    effect = rng.normal(*magnitude, (perturbations, latent)) * rng.choice([-1, 1], (perturbations, latent))
+    treated = np.tile(np.arange(perturbations), sum(cells))
+    z_basal = rng.normal(size=(len(treated), latent))
+    z = z_basal + (mask * effect)[treated]
+    layers = []
+    for inputs, outputs in ((latent, width), (width, width), (width, width), (width, genes)):
+        gain = np.sqrt(2 / 1.04) * np.sqrt(2 / (inputs + outputs))  # leaky rectifier of slope 0.2, Xavier
+        layers.append(_orthogonal(rng, inputs, outputs) * gain)
+    logits = _decode(z, layers)
+    logits = logits / _or_one(np.asarray(logits.std()))
+    share = np.exp(logits - logits.max(0))
+    x = rng.poisson(total * share / share.sum(0)).astype(np.float32)
+    names = _names("P", perturbations)
+    labels = [names[t] for t in treated]
+    truth = (names, mask, effect)
+    return _package(sp.csr_matrix(x), labels, z_basal, z, truth, made, _parted(cells, perturbations))
+
+
+def perturb_seq(
+    singles: int = 20,
+    pairs: int = 15,
+    cells: int = 85,
+    controls: int = 100,
+    genes: int = 150,
+    latent: int = 15,
+    mask_probability: float = 2 / 15,
+    effect_scale: float = 5.0,
+    width: int = 50,
+    slope: float = 1.5,
+    library: tuple[float, float] = (138.0, 0.50),
+    gene_spread: float = 2.16,
+    concentration: tuple[float, float] = (2.0, 1.0),
+    seed: int = 0,
+) -> AnnData:
+    """A Perturb-seq experiment drawn from the SAMS model: counts of controls, singles and pairs.
+
+    z_basal ~ N(0, I); M ~ Bernoulli(mask_probability); E ~ Normal(0, effect_scale); z = z_basal + sum of M E
+    over the cell's perturbations. A bias-free network z -> `width` -> genes (orthonormal weights, leaky
+    rectifier of slope 0.2), scaled so that basal states alone move a gene's logit by `slope`, is added to a
+    log-normal profile of genes (log deviation `gene_spread`). Shares are the softmax over genes; the expected
+    total of a cell is log-normal, `library` = (median, log deviation); counts are negative binomial with
+    concentrations log-normal over genes, `concentration` = (median, log deviation); cells without counts are
+    drawn again. `cells` a condition, `controls` unperturbed ones, in random order; pairs drawn at random.
+
+    Defaults follow the real cells of `samslib.datasets.load("norman-devel")` on the 136 genes seen in at
+    least three training cells, followed by those of the default draw: 3,375 cells (3,075); 100 cells a
+    condition (85, controls 100); median counts a cell 126 (127); standard deviation of log counts a cell 0.70
+    (0.65); share of zeros 0.891 (0.894); deviation of log gene means 2.16 (`gene_spread`); median
+    concentration 1.3 (2). In the real cells four genes hold 87% of the counts, which no log-normal profile
+    does.
+
+    X is (n, G) CSR float32. Raises ValueError for sizes below 1, more pairs than there are, shares outside
+    [0, 1], negative or infinite scales, and settings so poor in counts that a cell stays empty.
+    Source: SAMS-VAE (2023), section 3; the likelihood is the library negative binomial of its experiments.
+    """
+    made = ("perturb_seq", seed, {k: v for k, v in locals().items() if k != "seed"})
+    positive = dict(effect_scale=effect_scale, slope=slope, gene_spread=gene_spread)
+    positive |= {"library deviation": library[1], "concentration deviation": concentration[1]}
+    sizes = dict(singles=singles, cells=cells, genes=genes, latent=latent, width=width)
+    _check(sizes, dict(mask_probability=mask_probability), positive)
+    for name, count in dict(pairs=pairs, controls=controls).items():
+        _require(count >= 0, f"{name} is {count}; it must not be negative.")
+    for name, value in {"library median": library[0], "concentration median": concentration[0]}.items():
+        _require(0 < value < np.inf, f"{name} is {value}; it must be finite and above 0.")
+    possible = list(combinations(_names("P", singles), 2))
+    most = f"{singles} singles make {len(possible)}"
+    _require(pairs <= len(possible), f"pairs is {pairs}, but {most}; ask for fewer pairs or more singles.")
+
+    rng = np.random.Generator(np.random.PCG64(seed))
+    mask = rng.random((singles, latent)) < mask_probability
+    effect = effect_scale * rng.normal(size=(singles, latent))
+    names = _names("P", singles)
+    chosen = sorted(rng.choice(len(possible), pairs, replace=False)) if pairs else []
+    conditions = [(), *[(name,) for name in names], *[possible[i] for i in chosen]]
+    treated = rng.permutation(np.repeat(np.arange(len(conditions)), [controls] + [cells] * (len(conditions) - 1)))
+    dose = np.array([[name in c for name in names] for c in conditions], dtype=float)[treated]
+    z_basal = rng.normal(size=(len(treated), latent))
+    z = z_basal + dose @ (mask * effect)
+    layers = [_orthogonal(rng, latent, width), _orthogonal(rng, width, genes)]
+    spread = _or_one(np.asarray(_decode(z_basal, layers).std()))
+    logits = gene_spread * rng.normal(size=genes) + slope / spread * _decode(z, layers)
+    share = np.exp(logits - logits.max(1, keepdims=True))
+    share /= share.sum(1, keepdims=True)
+    total = library[0] * np.exp(library[1] * rng.normal(size=(len(treated), 1)))
+    theta = concentration[0] * np.exp(concentration[1] * rng.normal(size=genes))
+    x = rng.poisson(rng.gamma(theta, total * share / theta)).astype(np.float32)
+    for _ in range(100):  # quality control keeps no cell without counts
+        if not len(empty := np.flatnonzero(x.sum(1) == 0)):
+            break
+        x[empty] = rng.poisson(rng.gamma(theta, (total * share)[empty] / theta))
+    _require(
+        not len(empty),
+        f"{len(empty)} cells stay without counts; raise library, or lower gene_spread or slope.",
+    )
+    labels = ["+".join(conditions[t]) or "control" for t in treated]
+    return _package(sp.csr_matrix(x), labels, z_basal, z, (names, mask, effect), made)

@@ -1,0 +1,76 @@
+"""An explicit record of a probabilistic program: every latent variable, its law, who shares it, and its value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from samslib.cells import Plate
+
+
+@dataclass(frozen=True)
+class Site:
+    """One latent variable in one pass: distribution over (rows, K) or (P, rows, K), value (P, rows, K)."""
+
+    name: str
+    distribution: Distribution
+    plate: Plate
+    value: Tensor
+
+    @property
+    def log_prob(self) -> Tensor:
+        """(P, rows, K) nats, elementwise."""
+        return self.distribution.log_prob(self.value).expand(self.value.shape)
+
+
+class Trace:
+    """Runs a model's program with P particles, drawing each latent variable or taking it as given.
+
+    given: values taken as they are, name -> (P, rows, K). replay: draws to be reproduced with their gradients
+    (`distributions`), so that another implementation's pass can be repeated exactly. active: for a shared plate, the
+    rows worth drawing; a training step draws only the perturbations that occur in its batch, for the others are
+    charged nothing in it.
+    """
+
+    def __init__(
+        self,
+        particles: int,
+        given: Mapping[str, Tensor] | None = None,
+        replay: Mapping[str, Tensor] | None = None,
+        active: Mapping[Plate, Tensor] | None = None,
+    ):
+        if particles < 1:
+            raise ValueError(f"particles is {particles}; at least one draw is needed.")
+        self.particles = particles
+        self.sites: dict[str, Site] = {}
+        self._given, self._replay, self._active = dict(given or {}), dict(replay or {}), dict(active or {})
+
+    def rows(self, plate: Plate) -> Tensor | slice:
+        """Index of the rows of a shared plate that this pass draws; all of them unless said otherwise."""
+        return self._active.get(plate, slice(None))
+
+    def sample(self, name: str, distribution: Distribution, plate: Plate) -> Tensor:
+        """Declare a latent variable and get its value (P, rows, K): given, replayed, or drawn."""
+        if name in self.sites:
+            raise ValueError(f"'{name}' is sampled twice in one pass; every latent variable is declared once.")
+        if name in self._given:
+            value = self._given[name]
+        elif name in self._replay:
+            value = distribution.attach(self._replay[name])  # type: ignore[attr-defined]
+        else:
+            shape = torch.Size(() if len(distribution.batch_shape) == 3 else (self.particles,))
+            value = distribution.rsample(shape) if distribution.has_rsample else distribution.sample(shape)
+        self.sites[name] = Site(name, distribution, plate, value)
+        return value
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.sites[name].value if name in self.sites else self._given[name]
+
+    @property
+    def values(self) -> dict[str, Tensor]:
+        """name -> (P, rows, K), of what was given and what was drawn."""
+        return self._given | {name: site.value for name, site in self.sites.items()}

@@ -1,0 +1,309 @@
+"""`fit`: the one training loop, for every model."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from samslib.cells import Batch, Plate
+from samslib.checkpoint import TrainingState
+from samslib.data import PerturbationData
+from samslib.model import Model
+from samslib.objective import elbo, iwelbo, log_weights, posterior, present
+from samslib.progress import Progress
+
+VALIDATION_SEED = 2**40  # far from every training step's seed, and the same at each validation: its noise is shared
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How to train; the defaults are the paper's for its Norman experiments.
+
+    steps or epochs (not both; 30,000 steps if neither); batch_size cells, reshuffled each epoch, the last batch may be
+    smaller; Adam with learning_rate and weight_decay (L2 on every parameter, as published); particles a step; clip: the
+    largest gradient norm, None for no clipping; seed of data order and draws (the initial weights are those of the
+    model as given); validate_every steps (by default once an epoch, at most a hundred times); objective "elbo" or
+    "iwelbo"; validation "held_out" (shared latents taken as given, so that models and splits compare) or
+    "as_published" (shared latents charged with the validation split's own n_t); keep "best" or "last" weights; device
+    "auto", "cpu", "cuda", ...; progress bar; checkpoints: a folder, in which training is saved at every validation
+    and from which it resumes.
+    """
+
+    steps: int | None = None
+    epochs: int | None = None
+    batch_size: int = 512
+    learning_rate: float = 3e-4
+    weight_decay: float = 1e-6
+    particles: int = 5
+    clip: float | None = None
+    seed: int = 0
+    validate_every: int | None = None
+    objective: str = "elbo"
+    validation: str = "held_out"
+    keep: str = "best"
+    device: str = "auto"
+    progress: bool = True
+    checkpoints: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("Give steps or epochs, not both.")
+        for name in ("steps", "epochs", "batch_size", "learning_rate", "particles", "clip", "validate_every"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} is {value}; it must be above 0.")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay is {self.weight_decay}; it must be 0 or above.")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {choices}.")
+
+
+_CHOICES = {
+    "objective": ("elbo", "iwelbo"),
+    "validation": ("held_out", "as_published"),
+    "keep": ("best", "last"),
+}
+
+
+class History(pd.DataFrame):
+    """One row a validation, indexed by step: epoch, seconds, the training loss and every term of it by name (means
+    since the last row, nats a cell), "val_..." of the same on the validation cells, and what a monitor reported.
+
+    `attrs` holds best_step, interrupted, device, seconds and the configuration.
+    """
+
+    @property
+    def _constructor(self) -> type[pd.DataFrame]:
+        return pd.DataFrame
+
+
+def fit(
+    model: Model,
+    train: PerturbationData,
+    val: PerturbationData | None = None,
+    config: FitConfig | None = None,
+    monitor: Callable[[Model], dict[str, float]] | None = None,
+) -> History:
+    """Train in place, keep the weights that were best on `val`, and return the History.
+
+    Ctrl-C ends training after the step in progress and returns what there is (a second one breaks off at once). With
+    `config.checkpoints` an earlier run in that folder is resumed: on a CPU the weights are bit for bit those of the run
+    that was never stopped, for data order and draws are functions of (seed, step) alone. `monitor` is called at each
+    validation and its numbers become columns.
+
+    Raises ValueError if the data are not those the model was made for, or the folder holds another run;
+    FloatingPointError if the loss stops being finite (the best weights so far are restored first).
+    """
+    config = config or FitConfig()
+    _check_same_data(model, train, val)
+    batches = -(-len(train) // config.batch_size)
+    steps = config.steps or (config.epochs * batches if config.epochs else 30_000)
+    every = config.validate_every or max(batches, -(-steps // 100))
+    device = choose_device(config.device)
+    model.to(device)
+    dtype = next(model.parameters()).dtype
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    counts = shared_counts(train, device, dtype)
+    val_counts = shared_counts(val, device, dtype) if val and config.validation == "as_published" else None
+    state = TrainingState(model, optimizer, config.checkpoints, _fingerprint(model, train, val, config))
+    state.resume()
+    sums: dict[str, Tensor] = state.running
+    started, bound = time.perf_counter() - state.seconds, {"elbo": elbo, "iwelbo": iwelbo}[config.objective]
+
+    def record(step: int) -> dict[str, float]:
+        since = step - state.logged_at
+        row: dict[str, float] = {"step": step, "epoch": step / batches, "seconds": time.perf_counter() - started}
+        row |= {name: value.item() / since for name, value in sums.items()}
+        if val:
+            row |= validate(model, val, config.particles, config.batch_size, val_counts)
+        _stop_if_broken(row, state, config)
+        return row | (monitor(model) if monitor else {})
+
+    with _seeds_restored(device), _deferred_interrupt() as asked, Progress(steps, config.progress, state.step) as bar:
+        model.train()
+        order = _Order(len(train), config.batch_size, config.seed)
+        while state.step < steps and not asked:
+            torch.manual_seed(_mix(config.seed, state.step))
+            b, active = present(train.batch(order(state.step), dtype=dtype).to(device))
+            terms = log_weights(model, b, posterior(model, b, config.particles, active), counts)
+            loss = -bound(terms).mean()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            if config.clip:
+                nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+            optimizer.step()
+            with torch.no_grad():
+                for name, value in [("loss", loss), *((k, v.mean()) for k, v in terms.items())]:
+                    sums[name] = sums[name] + value.detach() if name in sums else value.detach().clone()
+            state.step += 1
+            bar.advance()
+            if state.step % every == 0:
+                state.log(record(state.step), config.keep)
+                sums.clear()
+                bar.note(state.rows[-1])
+                state.save(time.perf_counter() - started)
+        if asked or state.step % every:
+            state.save(time.perf_counter() - started)  # before a row off the schedule, so that resuming never sees it
+        if not asked and state.step % every:
+            state.log(record(state.step), config.keep)
+            bar.note(state.rows[-1])
+    if config.keep == "best":
+        state.restore_best()
+    history = History(state.rows)
+    if len(history):
+        history = History(history.set_index("step"))
+    history.attrs = {
+        "best_step": state.best_step if config.keep == "best" else state.step,
+        "interrupted": bool(asked),
+        "device": str(device),
+        "seconds": time.perf_counter() - started,
+        "config": asdict(config) | {"steps": steps, "validate_every": every},
+    }
+    return history
+
+
+@torch.no_grad()
+def validate(
+    model: Model,
+    data: PerturbationData,
+    particles: int,
+    batch_size: int = 512,
+    counts: dict[Plate, Tensor] | None = None,
+) -> dict[str, float]:
+    """Mean negative bound a cell ("val_loss") and its terms ("val_x", ...) in nats, with a fixed seed."""
+    parameter = next(model.parameters())
+    sums: dict[str, float] = {}
+    with _seeds_restored(parameter.device):
+        torch.manual_seed(VALIDATION_SEED)
+        model.eval()
+        for start in range(0, len(data), batch_size):
+            rows = slice(start, min(start + batch_size, len(data)))
+            b, active = present(data.batch(rows, dtype=parameter.dtype).to(parameter.device))
+            terms = log_weights(model, b, posterior(model, b, particles, active), counts)
+            for name, value in [("loss", -elbo(terms)), *((k, v.mean(0)) for k, v in terms.items())]:
+                sums[f"val_{name}"] = sums.get(f"val_{name}", 0.0) + value.sum().item()
+        model.train()
+    return {name: value / len(data) for name, value in sums.items()}
+
+
+def shared_counts(data: PerturbationData, device: torch.device, dtype: torch.dtype) -> dict[Plate, Tensor]:
+    """n_t of each shared plate: the number of cells of this split that share each row."""
+    flagged = (data.qc != 0).sum(0)
+    per_plate = {Plate.DOSE: data.n_treated, Plate.QC: flagged}
+    return {plate: torch.as_tensor(n, device=device).to(dtype) for plate, n in per_plate.items()}
+
+
+def choose_device(name: str) -> torch.device:
+    """ "auto" is the first CUDA GPU if there is one, else the CPU. Raises ValueError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"Device {name!r} cannot be used here; take 'cpu' or 'auto'.") from error
+    return torch.device(name)
+
+
+class _Order:
+    """Step -> rows of its batch: each epoch is a permutation drawn from (seed, epoch) alone."""
+
+    def __init__(self, n: int, batch_size: int, seed: int):
+        self.n, self.size, self.seed, self.epoch = n, batch_size, seed, -1
+
+    def __call__(self, step: int):
+        epoch, position = divmod(step, -(-self.n // self.size))
+        if epoch != self.epoch:
+            generator = torch.Generator().manual_seed(_mix(self.seed, 2**41 + epoch))
+            self.permutation, self.epoch = torch.randperm(self.n, generator=generator).numpy(), epoch
+        return self.permutation[position * self.size : (position + 1) * self.size]
+
+
+def _mix(seed: int, index: int) -> int:
+    return (seed * 6_364_136_223_846_793_005 + index * 1_442_695_040_888_963_407 + 1) % 2**63
+
+
+@contextmanager
+def _seeds_restored(device: torch.device) -> Iterator[None]:
+    """The caller's random streams go on afterwards as if nothing had been drawn."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+@contextmanager
+def _deferred_interrupt() -> Iterator[list[bool]]:
+    """Ctrl-C fills the list instead of breaking off in the middle of a step; a second one breaks off."""
+    asked: list[bool] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    previous = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(True)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _stop_if_broken(row: dict[str, float], state: TrainingState, config: FitConfig) -> None:
+    broken = sorted(k for k, v in row.items() if not math.isfinite(v) and k in ("loss", "val_loss"))
+    if broken:
+        state.restore_best()
+        kept = f"those of step {state.best_step}, the best so far" if state.best else "broken too; make the model again"
+        raise FloatingPointError(
+            f"{broken[0]} is not finite at step {row['step']}; lower learning_rate (now {config.learning_rate}) or set "
+            f"clip. The weights are {kept}."
+        )
+
+
+def _check_same_data(model: Model, train: PerturbationData, val: PerturbationData | None) -> None:
+    for what, data in (("training", train), ("validation", val)):
+        if data is None:
+            continue
+        for name in ("genes", "perturbations", "covariates", "quality"):
+            if tuple(getattr(data, name)) != tuple(getattr(model.summary, name)):
+                raise ValueError(
+                    f"The {what} data have other {name} than the model's summary; "
+                    "make the model with data.summary(train)."
+                )
+        if not data.counts and model.options.get("likelihood") in ("negative_binomial", "poisson"):
+            raise ValueError(
+                f"The {what} data are real-valued, but the likelihood is {model.options['likelihood']!r}; "
+                "choose likelihood='normal' or 'normal_fixed_variance', or give counts."
+            )
+
+
+def _fingerprint(model: Model, train: PerturbationData, val: PerturbationData | None, config: FitConfig) -> dict:
+    """What must agree for a checkpoint to be this run's: model, data, and all of the configuration but its length."""
+    same = asdict(config)
+    for free in ("steps", "epochs", "device", "progress", "checkpoints"):
+        same.pop(free)
+    if same["validate_every"] is None:
+        same["validate_every"] = "by length"
+    data = [
+        None if d is None else [len(d), float(d.x.sum()), float(d.dose.sum()), str(d.cells[0])] for d in (train, val)
+    ]
+    return {"model": type(model).__name__, "options": model.options, "config": same, "data": data}
+
+
+def to_device(b: Batch, model: Model) -> Batch:
+    """The batch with the model's device and floating-point type."""
+    parameter = next(model.parameters())
+    return b.to(parameter.device, parameter.dtype)

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import samslib
+from samslib.interpret import effect_recovery, mask_recovery, shared_latents
+
+
+def test_recovery_is_blind_to_the_order_of_axes():
+    rng = np.random.default_rng(0)
+    truth = rng.random((20, 5)) < 0.3
+    shuffled = np.hstack([truth[:, [3, 1, 4, 0, 2]], np.zeros((20, 2))])
+    assert mask_recovery(truth, shuffled) == {"precision": 1, "recall": 1, "f1": 1}
+    effects = truth * rng.normal(size=(20, 5))
+    assert effect_recovery(effects, -2 * effects[:, ::-1]) == pytest.approx(1)
+
+
+def test_recovery_counts():
+    truth, found = np.array([[1, 0], [1, 0], [0, 1]]), np.array([[0.9, 0.8], [0.1, 0.9], [0.2, 0.3]])
+    scores = mask_recovery(truth, found)  # axis 0 matched to found axis 1: two hits of three found and three true
+    assert scores == {"precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3}
+    assert mask_recovery(truth, np.zeros((3, 2)))["f1"] == 0
+    assert effect_recovery(truth, np.zeros((3, 2))) == 0
+
+
+def test_shared_latents_are_labelled(model):
+    table = shared_latents(model, particles=50)
+    assert list(table.obs_names) == ["A", "B", "C"] and table.shape == (3, 3)
+    if isinstance(model, samslib.SAMSVAE):
+        np.testing.assert_allclose(table.layers["M"], 0.5)
+    assert "E" in table.layers

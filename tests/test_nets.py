@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn.functional import leaky_relu, one_hot
+
+from samslib.nets import DECODERS, CellEncoder, NormalTable, Standardize, Trunk
+
+
+def test_a_split_first_layer_is_the_concatenated_one():
+    torch.manual_seed(0)
+    trunk = Trunk((5, 2, 4), 6, 3).double()
+    x, e, code = torch.randn(7, 5).double(), torch.randn(3, 7, 2).double(), torch.randint(0, 4, (7,))
+    joined = torch.cat([x.expand(3, -1, -1), e, one_hot(code, 4).double().expand(3, -1, -1)], -1)
+    h = leaky_relu(trunk.layers[0](joined))
+    for layer in trunk.layers[1:]:
+        h = leaky_relu(layer(h)) + h  # the last layer is residual too, the first is not
+    torch.testing.assert_close(trunk(x, e, code), h)
+
+
+def test_negative_binomial_decoder_spreads_the_library_over_genes():
+    torch.manual_seed(0)
+    decoder = DECODERS["negative_binomial"](3, 11, 8, 1)
+    library = torch.tensor([[100.0], [1000.0]])
+    law = decoder(torch.randn(4, 2, 3), library)
+    torch.testing.assert_close(law.mean.sum(-1), library.squeeze(1).expand(4, 2) + 11 * 1e-4)
+    assert (law.concentration == 1).all()
+
+
+@pytest.mark.parametrize("likelihood", DECODERS)
+def test_every_decoder_answers_one_call(likelihood):
+    law = DECODERS[likelihood](3, 11, 8, 2)(torch.randn(4, 2, 3), torch.ones(2, 1))
+    assert law.mean.shape == (4, 2, 11) and law.cell_log_prob(torch.ones(2, 11)).shape == (4, 2)
+    assert law.sample().shape == (4, 2, 11)
+
+
+def test_standardize(data):
+    x = data.batch().x
+    z = Standardize("log", data.summary())(x)
+    torch.testing.assert_close(z.mean(0), torch.zeros(x.shape[1]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(z.std(0), torch.ones(x.shape[1]))
+    torch.testing.assert_close(Standardize("raw", data.summary())(x).std(0), torch.ones(x.shape[1]))
+    assert Standardize(None, data.summary())(x) is x
+    with pytest.raises(ValueError, match="'sqrt'"):
+        Standardize("sqrt", data.summary())
+
+
+def test_a_constant_gene_stays_finite(data):
+    constant = replace(data, x=data.x.copy())
+    constant.x[:, 3] = 0
+    encoder = CellEncoder(constant.summary(), 2, 4, 1, "log", ())
+    assert encoder(constant.batch().x).mean.isfinite().all()
+
+
+def test_table_starts_as_the_standard_normal():
+    law = NormalTable(4, 3)(torch.tensor([1, 2]))
+    assert law.loc.shape == (2, 3) and (law.loc == 0).all()
+    torch.testing.assert_close(law.scale, torch.full((2, 3), 1 + 1e-4))
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="0 layers"):
+        Trunk((2,), 4, 0)

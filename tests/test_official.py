@@ -1,0 +1,159 @@
+"""The published implementation's numbers, draw by draw, and its checkpoints."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+
+from samslib import CPAVAE, SAMSVAE, official
+
+GOLDEN = ROOT / "tests" / "golden"
+INDEX = json.loads((GOLDEN / "index.json").read_text())
+INPUTS = ("in", "param", "sample", "sample_logit_soft")
+
+
+def arrays(name: str) -> dict[str, np.ndarray]:
+    with np.load(GOLDEN / f"{name}.npz") as file:
+        return dict(file)
+
+
+def state(name: str) -> dict[str, np.ndarray]:
+    return {k.removeprefix("param/"): v for k, v in arrays(name).items() if k.startswith("param/")}
+
+
+@pytest.mark.parametrize("name", INDEX)
+def test_golden(name, record_property):
+    expected = arrays(name)
+    ours = official.replay(INDEX[name], expected)
+    differences = {}
+    for key, value in expected.items():
+        if key.split("/")[0] not in INPUTS:
+            assert ours[key].shape == value.shape, key
+            differences[key] = float(np.abs(ours[key] - value).max())
+    worst = max(differences, key=lambda k: differences[k])
+    print(f"golden {name}: {len(differences)} arrays, largest difference {differences[worst]:.1e} ({worst})")
+    assert differences[worst] < 1e-6, worst
+    assert {k for k in ours if k.startswith("grad/")} == {k for k in expected if k.startswith("grad/")}
+
+
+def test_golden_sees_a_wrong_weight():
+    name = "sams_corrguide_correnc_L1"
+    changed = arrays(name)
+    changed["param/guide.embedding_encoder.mean_encoder.bias"] += 1e-4
+    assert np.abs(official.replay(INDEX[name], changed)["loss"] - changed["loss"]) > 1e-6
+
+
+def test_lightning_prefixes_and_sizes_left_out():
+    name = "sams_corrguide_correnc_L1"
+    entry = {k: INDEX[name][k] for k in ("model", "guide")}
+    entry |= {
+        part: {k: v for k, v in INDEX[name][part].items() if not k.startswith("n_")}
+        for part in ("model_kwargs", "guide_kwargs")
+    }
+    checkpoint = {f"loss_module.{k}": torch.from_numpy(v) for k, v in state(name).items()}
+    checkpoint |= {f"predictor.{k}": torch.from_numpy(v) for k, v in state(name).items()}
+    model = official.model(entry, checkpoint)
+    assert isinstance(model, SAMSVAE) and model.options["latent"] == 4
+    whole = official.model(INDEX[name], state(name))
+    for mine, theirs in zip(model.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+# Parameter names of the published classes, written out by hand from its sources; sizes: T 3, L 2, G 5, width 4.
+TRUNK = {
+    "mlp.layers.0.0.weight": (4, None),
+    "mlp.layers.0.0.bias": (4,),
+    "mlp.layers.1.0.weight": (4, 4),
+    "mlp.layers.1.0.bias": (4,),
+}
+NORMAL_HEADS = {
+    "mean_encoder.weight": (None, 4),
+    "mean_encoder.bias": (None,),
+    "log_var_encoder.weight": (None, 4),
+    "log_var_encoder.bias": (None,),
+}
+DECODER_HEADS = {
+    "library_nb": {"normalized_mean_decoder.0.weight": (5, 4), "normalized_mean_decoder.0.bias": (5,),
+                   "log_concentration": (5,)},
+    "poisson": {"rate_decoder.0.weight": (5, 4), "rate_decoder.0.bias": (5,)},
+    "normal": NORMAL_HEADS,
+    "normal_fixed_variance": {"mean_encoder.weight": (5, 4), "mean_encoder.bias": (5,),
+                              "log_var_encoder.log_var": (5,)},
+}  # fmt: skip
+NORMALIZATION = {"log_standardize": ("log_mean", "log_scale"), "standardize": ("mean", "scale"), None: ()}
+
+
+def fill(shapes, prefix, inputs, outputs):
+    sizes = {"mlp.layers.0.0.weight": inputs}
+    return {
+        f"{prefix}.{k}": torch.randn([d if d is not None else sizes.get(k, outputs) for d in shape])
+        for k, shape in shapes.items()
+    }
+
+
+@pytest.mark.parametrize("likelihood", DECODER_HEADS)
+@pytest.mark.parametrize("normalization", NORMALIZATION)
+@pytest.mark.parametrize("guide", ["SAMSVAEMeanFieldNormalGuide", "SAMSVAECorrelatedNormalGuide", "CPAVAENormalGuide"])
+def test_every_keyword_finds_its_place(likelihood, normalization, guide):
+    sams, correlated, offset = guide.startswith("SAMS"), "Correlated" in guide, normalization != "standardize"
+    given = {"model.p_E_loc": torch.zeros(3, 2), "model.p_E_scale": torch.full((3, 2), 0.7)}
+    given |= fill(TRUNK | DECODER_HEADS[likelihood], "model.decoder", 2, 5)
+    given |= fill(TRUNK | NORMAL_HEADS, "guide.z_basal_encoder", 5 + 2 * offset, 2)
+    given |= {f"guide.normalization_module.{k}": torch.rand(5) + 0.5 for k in NORMALIZATION[normalization]}
+    guide_kwargs = {
+        "basal_encoder_n_layers": 2, "basal_encoder_n_hidden": 4,
+        "basal_encoder_input_normalization": normalization, "mean_field_encoder": not offset,
+    }  # fmt: skip
+    model_kwargs = {
+        "likelihood_key": likelihood,
+        "decoder_n_layers": 2,
+        "decoder_n_hidden": 4,
+        "embedding_prior_scale": 0.7,
+    }
+    if sams:
+        model_kwargs["mask_prior_prob"] = 0.25
+        guide_kwargs |= {"gs_temperature": 0.5, "mask_init_logits": 1.0}
+        given |= {"model.p_mask_probs": torch.full((3, 2), 0.25), "guide.gs_temperature": torch.tensor([0.5])}
+        given["guide.param_dict.q_mask_logits"] = torch.randn(3, 2)
+    if correlated:
+        guide_kwargs |= {"embedding_encoder_n_layers": 2, "embedding_encoder_n_hidden": 4}
+        given |= fill(TRUNK | NORMAL_HEADS, "guide.embedding_encoder", 2 + 3, 2)
+        given["guide.treatment_one_hot"] = torch.eye(3)
+    else:
+        guide_kwargs |= {"embedding_loc_init_scale": 0.1, "embedding_scale_init": 0.5}
+        given |= {f"guide.param_dict.q_E_{k}": torch.randn(3, 2) for k in ("loc", "log_scale")}
+    config = {
+        "model": "SAMSVAEModel" if sams else "CPAVAEModel", "guide": guide,
+        "model_kwargs": model_kwargs, "guide_kwargs": guide_kwargs,
+    }  # fmt: skip
+    model = official.model(config, given)
+    assert type(model) is (SAMSVAE if sams else CPAVAE)
+    assert model.options["likelihood"] == official.LIKELIHOODS[likelihood]
+    assert model.options["encoder_offset"] is offset
+    if sams:
+        assert model.options["temperature"] == 0.5 and model.options["mask_prior"] == 0.25
+    for mine, theirs in official.parameter_names(model).items():
+        assert torch.equal(model.state_dict()[mine], given[theirs]), theirs
+
+
+def test_errors_name_the_thing():
+    name = "cpa_correnc_L1"
+    entry, weights = INDEX[name], state(name)
+    with pytest.raises(ValueError, match="no known pair"):
+        official.model(entry | {"guide": "Nobody"}, weights)
+    with pytest.raises(ValueError, match="'dropout'.*does not take"):
+        official.model(entry | {"model_kwargs": entry["model_kwargs"] | {"dropout": 0.1}}, weights)
+    with pytest.raises(ValueError, match="lacks .*log_concentration"):
+        official.model(entry, {k: v for k, v in weights.items() if "log_concentration" not in k})
+    with pytest.raises(ValueError, match="has \\['guide.new'\\]"):
+        official.model(entry, weights | {"guide.new": np.zeros(1)})
+    with pytest.raises(ValueError, match="keywords"):
+        official.model(entry | {"model_kwargs": entry["model_kwargs"] | {"decoder_n_hidden": 9}}, weights)
+    with pytest.raises(ValueError, match="p_E_scale"):
+        official.model(entry | {"model_kwargs": entry["model_kwargs"] | {"embedding_prior_scale": 9.0}}, weights)
+    with pytest.raises(ValueError, match="p_E_loc"):
+        official.model(entry, {"something": np.zeros(2)})

@@ -1,0 +1,51 @@
+"""The reader of built pages finds what a browser or a reader would stumble over."""
+
+import pytest
+from check_html import problems
+
+GOOD = '<html><body><h1 id="top">A</h1><a href="#top">up</a><a href="b.html#there">b</a>{}</body></html>'
+
+
+def site(tmp_path, extra="", css=""):
+    (tmp_path / "a.html").write_text(GOOD.format(extra))
+    (tmp_path / "b.html").write_text(
+        '<html><body><p id="there">B</p><a href="https://example.org">out</a></body></html>'
+    )
+    (tmp_path / "p.png").write_bytes(b"")
+    (tmp_path / "s.css").write_text(css)
+    return tmp_path
+
+
+def test_a_sound_site_has_no_problems(tmp_path):
+    picture = '<img src="p.png" alt="A rising line."><link rel="stylesheet" href="s.css?v=1">'
+    assert problems(site(tmp_path, picture)) == []
+
+
+@pytest.mark.parametrize(
+    "extra, says",
+    [
+        ('<a href="c.html">c</a>', "links to c.html, which is not there"),
+        ('<a href="b.html#here">b</a>', "no #here"),
+        ('<img src="q.png" alt="A line.">', "loads q.png, which is not there"),
+        ('<img src="p.png">', "no real alt text"),
+        ('<img src="p.png" alt="_images/0123456789abcdef0123.png">', "no real alt text"),
+        ('<script src="https://cdn.example.org/x.js"></script>', "from the network"),
+        ('<script src="//cdn.example.org/x.js"></script>', "from the network"),
+        ('<link rel="stylesheet" href="https://cdn.example.org/x.css">', "from the network"),
+        ("<style>@import 'https://example.org/f.css';</style>", "from the network"),
+        ('<span class="katex-error">\\oops</span>', "KaTeX"),
+        ('<span class="problematic">x_</span>', "not resolved"),
+    ],
+)
+def test_each_defect_is_found(tmp_path, extra, says):
+    (found,) = problems(site(tmp_path, extra))
+    assert found.startswith("a.html: ") and says in found
+
+
+def test_fonts_of_a_style_sheet_are_followed(tmp_path):
+    css = "@font-face{src:url(f.woff2)} @font-face{src:url(https://example.org/g.woff2)} a{b:url(data:x)}"
+    assert len(problems(site(tmp_path, css=css))) == 2
+
+
+def test_an_empty_site_is_a_problem(tmp_path):
+    assert "build the book first" in problems(tmp_path)[0]

@@ -1,0 +1,204 @@
+"""Simulators: laws, shapes, truth and refusals.
+
+Moments are checked as z-scores of independent draws: |z| < 5 has a two-sided error rate of 6e-7 for each of
+fewer than a thousand comparisons, so a right simulator fails less than once in a thousand seeds (seeds are
+fixed here).
+"""
+
+import json
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from samslib.data import PerturbationData
+from samslib.simulate import _orthogonal, perturb_seq, sams_vae_simulation, svae_plus_simulation
+
+SMALL = dict(perturbations=12, genes=40, cells=(30, 5, 5))
+MAKERS = {
+    "sams": lambda **o: sams_vae_simulation(**SMALL, **o),
+    "svae": lambda **o: svae_plus_simulation(**SMALL, **o),
+    "pairs": lambda **o: perturb_seq(singles=8, pairs=4, cells=20, controls=10, genes=30, **o),
+}
+
+
+def score(values, mean, deviation):
+    """How many standard errors the mean of independent values lies from what it should be."""
+    values = np.asarray(values, dtype=float).ravel()
+    return (values.mean() - mean) / (deviation / np.sqrt(values.size))
+
+
+def dense(x):
+    return x.toarray() if sp.issparse(x) else np.asarray(x)
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_truth_seed_and_provenance(make):
+    one, same, other = make(seed=3), make(seed=3), make(seed=4)
+    np.testing.assert_array_equal(dense(one.X), dense(same.X))
+    assert (dense(one.X) != dense(other.X)).any()
+    truth, made = one.uns["truth"], one.uns["simulation"]
+    real = not sp.issparse(one.X)
+    control = "control" if (one.obs["perturbation"] == "control").any() else None
+    data = PerturbationData.from_anndata(one, control=control, counts=not real)
+    assert data.perturbations == tuple(truth["perturbations"])
+    shift = data.dose.toarray() @ (truth["M"] * truth["E"])
+    np.testing.assert_allclose(one.obsm["z"], one.obsm["z_basal"] + shift, atol=1e-4)
+    assert made["seed"] == 3 and json.loads(made["parameters"])["genes"] == one.n_vars
+    basal = one.obsm["z_basal"]
+    assert abs(score(basal, 0, 1)) < 5 and abs(score(basal**2, 1, np.sqrt(2))) < 5
+
+
+@pytest.mark.parametrize("kind", ["sams", "svae"])
+def test_published_rows_cycle_and_parts_follow(kind):
+    adata = MAKERS[kind]()
+    assert adata.obs["perturbation"].tolist() == [f"P{i:02d}" for i in range(1, 13)] * 40
+    assert adata.obs["split"].tolist() == ["train"] * 360 + ["val"] * 60 + ["test"] * 60
+
+
+def test_published_defaults():
+    import inspect
+
+    defaults = {k: p.default for k, p in inspect.signature(sams_vae_simulation).parameters.items()}
+    assert defaults == dict(
+        perturbations=100, genes=100, latent=15, hidden_layers=4, width=50, mask_probability=2 / 15,
+        magnitude=(5.0, 0.5),
+        cells=(500, 100, 100), noise=0.2, exponential=False, init="orthogonal", sparsity=0.5, seed=0,
+    )  # fmt: skip
+    defaults = {k: p.default for k, p in inspect.signature(svae_plus_simulation).parameters.items()}
+    assert defaults == dict(
+        perturbations=100, genes=100, latent=15, width=40, magnitude=(5.0, 0.5), cells=(500, 100, 100),
+        mask_probability=None, total=1e6, seed=0,
+    )  # fmt: skip
+
+
+def test_sams_simulation_has_the_stated_laws():
+    adata = sams_vae_simulation(perturbations=200, cells=(20, 3, 2), seed=1)
+    M, E = adata.uns["truth"]["M"], adata.uns["truth"]["E"]
+    p = 2 / 15
+    assert abs(score(M, p, np.sqrt(p * (1 - p)))) < 5
+    assert abs(score(np.sign(E), 0, 1)) < 5
+    assert abs(score(np.abs(E), 5, 0.5)) < 5 and abs(score((np.abs(E) - 5) ** 2, 0.25, np.sqrt(2) * 0.25)) < 5
+    mean = adata.layers["mean"].astype(float)
+    np.testing.assert_allclose(mean.std(0, ddof=1), 1, rtol=1e-5)
+    residual = (adata.X - mean) / np.sqrt(0.25)  # noise is a fifth of the variance: 0.2 / 0.8 of the signal's
+    assert abs(score(residual, 0, 1)) < 5 and abs(score(residual**2, 1, np.sqrt(2))) < 5
+    np.testing.assert_allclose(residual.std(0), 1, atol=5 / np.sqrt(2 * len(residual)))
+
+
+def test_sams_simulation_options():
+    positive = MAKERS["sams"](exponential=True)
+    assert (positive.layers["mean"] > 0).all()
+    np.testing.assert_array_equal(MAKERS["sams"](noise=0).X, MAKERS["sams"](noise=0).layers["mean"])
+    means = [MAKERS["sams"](init=init).layers["mean"] for init in ("orthogonal", "kaiming", "sparse")]
+    assert all(np.isfinite(m).all() for m in means) and (means[0] != means[1]).any() and (means[1] != means[2]).any()
+    linear = MAKERS["sams"](hidden_layers=0, noise=0)  # one layer: expression is linear in z
+    _, error, rank, _ = np.linalg.lstsq(linear.obsm["z"], linear.X, rcond=None)
+    assert rank == 15 and error.max() < 1e-6
+    gone = MAKERS["sams"](init="sparse", sparsity=1.0, noise=0.5)  # no signal at all: constant genes, unit noise
+    assert (gone.layers["mean"] == 0).all() and abs(score(gone.X**2, 1, np.sqrt(2))) < 5
+
+
+@pytest.mark.parametrize("shape", [(3, 7), (7, 3), (5, 5)])
+def test_orthogonal_weights(shape):
+    w = _orthogonal(np.random.default_rng(0), *shape)
+    assert w.shape == shape
+    small = w.T @ w if shape[0] >= shape[1] else w @ w.T
+    np.testing.assert_allclose(small, np.eye(min(shape)), atol=1e-12)
+
+
+def test_svae_simulation_has_the_stated_laws():
+    adata = svae_plus_simulation(perturbations=300, cells=(8, 1, 1), seed=2)
+    M, E = adata.uns["truth"]["M"], adata.uns["truth"]["E"]
+    axes = M.sum(1)
+    assert set(axes) <= {1, 2, 3}
+    # one, two or three draws with replacement of 15: chances of one, two and three distinct axes
+    chances = np.array([1 + 1 / 15 + 1 / 225, 14 / 15 + 3 * 14 / 225, 14 * 13 / 225]) / 3
+    for size, chance in zip((1, 2, 3), chances, strict=True):
+        assert abs(score(axes == size, chance, np.sqrt(chance * (1 - chance)))) < 5
+    assert abs(score(np.abs(E), 5, 0.5)) < 5 and abs(score(np.sign(E), 0, 1)) < 5
+    totals = adata.X.sum(0)  # every gene has a million counts over all cells, with Poisson noise
+    assert np.abs((np.asarray(totals).ravel() - 1e6) / 1e3).max() < 5
+    assert svae_plus_simulation(**SMALL, mask_probability=0.0).uns["truth"]["M"].sum() == 0
+    few = svae_plus_simulation(**SMALL, total=100.0)
+    assert abs(few.X.sum() / few.n_vars - 100) < 5 * np.sqrt(100 / few.n_vars)
+
+
+def test_perturb_seq_has_the_stated_laws():
+    adata = perturb_seq(singles=150, pairs=10, cells=10, controls=400, seed=5)
+    counts = adata.obs["perturbation"].value_counts()
+    pairs = [name for name in counts.index if "+" in name]
+    assert counts["control"] == 400 and len(counts) == 161 and len(pairs) == 10 and (counts.drop("control") == 10).all()
+    assert all(name == "+".join(sorted(name.split("+"))) for name in pairs)
+    M, E = adata.uns["truth"]["M"], adata.uns["truth"]["E"]
+    p = 2 / 15
+    assert abs(score(M, p, np.sqrt(p * (1 - p)))) < 5 and abs(score(E / 5, 0, 1)) < 5
+    assert abs(score((E / 5) ** 2, 1, np.sqrt(2))) < 5
+    order = adata.obs["perturbation"].to_numpy()
+    assert (order[:-1] != order[1:]).mean() > 0.8, "rows come in random order"
+
+
+def test_perturb_seq_counts_are_negative_binomial():
+    """With no spread of states, genes or libraries the counts are NB(mean, theta) with known mean and
+    variance."""
+    flat = dict(slope=0.0, gene_spread=0.0, library=(400.0, 0.0), concentration=(2.0, 0.0))
+    x = dense(perturb_seq(cells=100, controls=100, genes=50, **flat).X)
+    mean, variance = 8.0, 8 + 64 / 2
+    assert abs(score(x, mean, np.sqrt(variance))) < 5
+    kurtosis = 3 + 6 / 2 + 1 / variance  # of the negative binomial with concentration 2
+    assert abs(score((x - mean) ** 2, variance, variance * np.sqrt(kurtosis - 1))) < 5
+    zero = (2 / (2 + mean)) ** 2
+    assert abs(score(x == 0, zero, np.sqrt(zero * (1 - zero)))) < 5
+
+
+def test_bundled_defaults_are_like_the_real_cells():
+    """Median depth, spread of depth and share of zeros within a tenth of the real ones: 126, 0.70, 0.891."""
+    x = perturb_seq().X
+    depth = np.asarray(x.sum(1)).ravel()
+    assert abs(np.median(depth) / 126 - 1) < 0.1
+    assert abs(np.log(depth).std() / 0.70 - 1) < 0.1
+    assert abs((1 - x.nnz / np.prod(x.shape)) / 0.891 - 1) < 0.1
+
+
+@pytest.mark.parametrize(
+    "make, options, words",
+    [
+        (sams_vae_simulation, dict(perturbations=0), "perturbations is 0; it must be a whole number"),
+        (sams_vae_simulation, dict(genes=2.5), "genes is 2.5"),
+        (sams_vae_simulation, dict(latent=True), "latent is True"),
+        (sams_vae_simulation, dict(hidden_layers=-1), "hidden_layers is -1"),
+        (
+            sams_vae_simulation,
+            dict(mask_probability=1.2),
+            "mask_probability is 1.2; it must be between 0 and 1",
+        ),
+        (sams_vae_simulation, dict(noise=1.0), "noise is 1.0"),
+        (
+            sams_vae_simulation,
+            dict(init="normal"),
+            "init is 'normal'; it must be orthogonal, kaiming or sparse",
+        ),
+        (sams_vae_simulation, dict(cells=(0, 0, 0)), "not all zero"),
+        (sams_vae_simulation, dict(cells=(5, 5)), "three numbers"),
+        (sams_vae_simulation, dict(magnitude=(5, -1)), "deviation is -1"),
+        (
+            svae_plus_simulation,
+            dict(latent=50),
+            "latent <= width <= genes is needed, but they are 50, 40 and 100",
+        ),
+        (svae_plus_simulation, dict(genes=30), "latent <= width <= genes"),
+        (svae_plus_simulation, dict(total=np.inf), "total is inf"),
+        (perturb_seq, dict(pairs=191), "pairs is 191, but 20 singles make 190"),
+        (perturb_seq, dict(singles=1), "1 singles make 0"),
+        (perturb_seq, dict(pairs=-1), "pairs is -1"),
+        (perturb_seq, dict(controls=-1), "controls is -1"),
+        (perturb_seq, dict(effect_scale=-1), "effect_scale is -1"),
+        (perturb_seq, dict(library=(0, 1)), "library median is 0"),
+        (perturb_seq, dict(concentration=(np.nan, 1)), "concentration median is nan"),
+        (perturb_seq, dict(library=(1e-3, 0), cells=1, controls=1), "cells stay without counts"),
+    ],
+)
+def test_pathological_arguments(make, options, words):
+    with pytest.raises(ValueError) as caught:
+        make(**options)
+    assert words in str(caught.value) and "\n" not in str(caught.value)

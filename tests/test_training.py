@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import os
+import signal
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import SMALL, make_data
+
+import samslib
+from samslib import FitConfig, fit, training
+
+QUICK = {"batch_size": 32, "progress": False, "learning_rate": 0.01}
+
+
+def new_model(data, **options):
+    torch.manual_seed(3)
+    return samslib.SAMSVAE(data.summary(), **SMALL, **options)
+
+
+@pytest.fixture
+def split(data):
+    return data[:60], data[60:]
+
+
+def same_weights(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_history_has_every_term_by_name(split):
+    model = new_model(split[0])
+    history = fit(model, *split, FitConfig(steps=12, validate_every=4, **QUICK), monitor=lambda m: {"answer": 42.0})
+    assert isinstance(history, pd.DataFrame) and list(history.index) == [4, 8, 12]
+    terms = ["loss", "x", "z_basal", "M", "E"]
+    assert set(history) >= {*terms, "val_loss", "val_x", "val_z_basal", "epoch", "seconds", "answer"}
+    np.testing.assert_allclose(history["loss"], -history[terms[1:]].sum(axis=1), rtol=1e-5)
+    assert not history.attrs["interrupted"] and history.attrs["best_step"] in history.index
+
+
+def test_training_learns(split):
+    model = new_model(split[0])
+    before = training.validate(model, split[1], 20)["val_loss"]
+    fit(model, *split, FitConfig(epochs=60, **QUICK))
+    assert training.validate(model, split[1], 20)["val_loss"] < before - 5
+
+
+@pytest.mark.parametrize("stop", [1, 5, 7, 12])
+def test_stopped_and_resumed_is_bit_for_bit_the_run_that_was_not(split, tmp_path, stop):
+    whole = new_model(split[0])
+    rows = fit(whole, *split, FitConfig(steps=14, validate_every=4, **QUICK))
+    folder = tmp_path / str(stop)
+    fit(new_model(split[0]), *split, FitConfig(steps=stop, validate_every=4, checkpoints=folder, **QUICK))
+    torch.manual_seed(99)  # whatever the caller's random stream does in between
+    again = samslib.SAMSVAE(split[0].summary(), **SMALL)
+    resumed = fit(again, *split, FitConfig(steps=14, validate_every=4, checkpoints=folder, **QUICK))
+    assert same_weights(whole, again)
+    pd.testing.assert_frame_equal(rows.drop(columns="seconds"), resumed.drop(columns="seconds"), check_exact=True)
+
+
+def test_ctrl_c_returns_what_there_is_and_resumes(split, tmp_path):
+    def interrupt_at_8(model):
+        if not calls:
+            os.kill(os.getpid(), signal.SIGINT)
+        calls.append(1)
+        return {}
+
+    calls: list[int] = []
+    config = FitConfig(steps=20, validate_every=8, checkpoints=tmp_path, **QUICK)
+    stopped = new_model(split[0])
+    history = fit(stopped, *split, config, monitor=interrupt_at_8)
+    assert history.attrs["interrupted"] and list(history.index) == [8]
+    handler = signal.getsignal(signal.SIGINT)
+    assert handler is signal.default_int_handler
+    whole, again = new_model(split[0]), new_model(split[0])
+    fit(whole, *split, FitConfig(steps=20, validate_every=8, **QUICK))
+    fit(again, *split, config)
+    assert same_weights(whole, again)
+
+
+def test_the_best_weights_on_validation_are_kept(split):
+    seen = {}
+
+    def remember(model):
+        seen[len(seen)] = {k: v.clone() for k, v in model.state_dict().items()}
+        return {}
+
+    model = new_model(split[0])
+    history = fit(
+        model,
+        *split,
+        FitConfig(steps=300, validate_every=20, batch_size=32, progress=False, learning_rate=0.05),
+        monitor=remember,
+    )
+    best = int(history["val_loss"].to_numpy().argmin())
+    assert best < len(history) - 1, "the case needs a run whose last row is not its best"
+    assert history.attrs["best_step"] == history.index[best]
+    assert all(torch.equal(v, seen[best][k]) for k, v in model.state_dict().items())
+
+
+def test_seeds_decide_and_the_callers_stream_is_left_alone(split):
+    a, b, c = (new_model(split[0]) for _ in range(3))
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    fit(a, *split, FitConfig(steps=5, seed=1, **QUICK))
+    assert torch.equal(torch.rand(3), expected)
+    fit(b, *split, FitConfig(steps=5, seed=1, **QUICK))
+    fit(c, *split, FitConfig(steps=5, seed=2, **QUICK))
+    assert same_weights(a, b) and not same_weights(a, c)
+
+
+def test_every_cell_is_seen_once_an_epoch():
+    order = training._Order(50, 16, seed=0)
+    epochs = [np.concatenate([order(4 * e + i) for i in range(4)]) for e in range(2)]
+    assert all(sorted(epoch) == list(range(50)) for epoch in epochs) and not np.array_equal(*epochs)
+
+
+def test_clip_iwelbo_and_published_validation(split):
+    small = new_model(split[0])
+    start = {k: v.clone() for k, v in small.state_dict().items()}
+    fit(small, split[0], None, FitConfig(steps=1, clip=1e-12, batch_size=32, progress=False, weight_decay=0.0))
+    moved = max((v - start[k]).abs().max() for k, v in small.state_dict().items())
+    assert moved < 3e-4  # Adam's first step is as long as its rate unless gradients drown in its epsilon
+    a = fit(new_model(split[0]), *split, FitConfig(steps=4, validation="as_published", **QUICK))
+    assert "val_E" in a
+    b = fit(new_model(split[0]), *split, FitConfig(steps=4, objective="iwelbo", **QUICK))
+    assert (b["loss"] < -b[["x", "z_basal", "M", "E"]].sum(axis=1)).all()
+
+
+def test_real_values_train_with_a_normal_likelihood(data):
+    import anndata
+
+    adata = anndata.AnnData(np.random.default_rng(0).normal(size=(40, 6)).astype("float32"))
+    adata.obs["perturbation"] = ["a", "b"] * 20
+    real = samslib.PerturbationData.from_anndata(adata, control=None, counts=False)
+    model = samslib.SAMSVAE(real.summary(), **SMALL, likelihood="normal_fixed_variance", normalization="raw")
+    assert np.isfinite(fit(model, real, None, FitConfig(steps=3, **QUICK))["loss"]).all()
+    with pytest.raises(ValueError, match="real-valued.*normal"):
+        fit(samslib.SAMSVAE(real.summary(), **SMALL), real, None, FitConfig(steps=3, **QUICK))
+
+
+def test_bad_settings_and_data_are_refused(split, tmp_path):
+    for settings, message in [
+        ({"steps": 5, "epochs": 2}, "not both"),
+        ({"steps": 0}, "steps is 0"),
+        ({"learning_rate": -1.0}, "learning_rate is -1"),
+        ({"weight_decay": -1.0}, "weight_decay"),
+        ({"objective": "map"}, "objective is 'map'"),
+        ({"validation": "none"}, "validation is 'none'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            FitConfig(**settings)
+    model = new_model(split[0])
+    with pytest.raises(ValueError, match="other genes"):
+        fit(model, make_data(genes=5), None, FitConfig(steps=1, **QUICK))
+    with pytest.raises(ValueError, match="cannot be used here"):
+        fit(model, *split, FitConfig(steps=1, device="cuda:7", **QUICK))
+    fit(model, *split, FitConfig(steps=2, checkpoints=tmp_path, **QUICK))
+    with pytest.raises(ValueError, match="another config"):
+        fit(model, *split, FitConfig(steps=2, seed=5, checkpoints=tmp_path, **QUICK))
+    with pytest.raises(ValueError, match="another options"):
+        fit(new_model(split[0], mask_prior=0.3), *split, FitConfig(steps=2, checkpoints=tmp_path, **QUICK))
+
+
+def test_a_loss_that_breaks_is_said_and_the_best_weights_come_back(split):
+    model = new_model(split[0])
+    with pytest.raises(FloatingPointError, match="not finite at step.*learning_rate"):
+        fit(model, *split, FitConfig(steps=60, validate_every=2, batch_size=32, progress=False, learning_rate=1e18))
