@@ -1,0 +1,52 @@
+# One target an artefact. Each makes .venv when it is missing, and does not redo what is done.
+.PHONY: book test lint bench serve clean
+.DEFAULT_GOAL := book
+.DELETE_ON_ERROR:
+
+# The first interpreter that is there, works and is of a supported version.
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+READY := .venv/.ready
+PORT ?= 8000
+NOTEBOOKS := $(wildcard chapters/*.ipynb)
+SCRATCH := .tested/chapters
+# Small tensors: more threads than one only wait for each other, the more so on a busy machine.
+export OMP_NUM_THREADS ?= 1
+
+book: $(READY)
+	$(BIN)/python book/build.py
+
+# The chapters run as copies, whose outputs then go into the book: it is checked whole, and nothing is run twice.
+# (Not under _build, which nbmake passes over.)
+test: $(READY)
+	$(BIN)/python -m pytest
+	rm -rf $(SCRATCH) && mkdir -p $(SCRATCH) && cp $(NOTEBOOKS) $(SCRATCH)
+	$(BIN)/python -m pytest -q --nbmake --nbmake-timeout=600 --overwrite --durations=0 $(SCRATCH)
+	$(BIN)/python book/build.py --executed $(SCRATCH)
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/nbstripout --verify --extra-keys "metadata.papermill cell.metadata.papermill" $(NOTEBOOKS)
+
+bench: $(READY)
+	$(BIN)/python book/bench.py
+
+serve: book
+	@echo "The book is at http://localhost:$(PORT) (Ctrl-C stops it)"
+	@(sleep 1; $(BIN)/python -m webbrowser http://localhost:$(PORT) >/dev/null 2>&1) &
+	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+
+clean:
+	rm -rf _build .tested .venv *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch first and pinned: left to itself, pip may pick a build of several gigabytes.
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed: install one, or name it with make PYTHON=..."; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[book,test]"
+	@touch $@

@@ -1,0 +1,137 @@
+"""Seconds a training step, beside a textbook version of the same step in the same run (`make bench`).
+
+The textbook step computes the same loss from the same equations in the plainest way: every latent of every perturbation
+is drawn, one-hot codes are multiplied, the encoder sees a copy of x for each particle, the negative binomial is its
+formula over (particles, cells, genes), and the counts that nobody uses are drawn as well, as the published
+implementation does. Shapes are the paper's Replogle shapes. Ratios, not seconds, are what compares between machines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from typing import Any
+
+import torch
+from torch.distributions import Bernoulli, Gamma, Normal, Poisson
+from torch.nn.functional import one_hot
+
+from samslib.cells import Batch, Condition, DataSummary, Plate
+from samslib.models import MODELS
+from samslib.objective import elbo, log_weights, posterior, present
+
+GENES, PERTURBATIONS, CELLS, PARTICLES, LATENT, WIDTH = 1187, 722, 512, 5, 100, 400
+
+
+def example(device: str) -> tuple[DataSummary, Batch, torch.Tensor]:
+    """Counts and one-hot doses at the Replogle shapes; 100 cells a perturbation in the training split."""
+    torch.manual_seed(0)
+    zero, one = torch.zeros(GENES), torch.ones(GENES)
+    summary = DataSummary(
+        genes=tuple(f"g{i}" for i in range(GENES)), perturbations=tuple(f"p{i}" for i in range(PERTURBATIONS)),
+        covariates=(), quality=(), n_cells=100 * PERTURBATIONS, n_treated=(100,) * PERTURBATIONS, n_flagged=(),
+        mean=zero, std=one, log_mean=zero, log_std=one,
+    )  # fmt: skip
+    x = torch.poisson(3 * torch.rand(CELLS, GENES))
+    dose = one_hot(torch.randint(0, PERTURBATIONS, (CELLS,)), PERTURBATIONS).float()
+    nothing = x[:, :0]
+    batch = Batch(x, Condition(dose, x.sum(1, keepdim=True), nothing, nothing)).to(device)
+    return summary, batch, torch.full((PERTURBATIONS,), 100.0, device=device)
+
+
+def our_step(model, batch, counts):
+    b, active = present(batch)
+    q = posterior(model, b, PARTICLES, active)
+    return -elbo(log_weights(model, b, q, {Plate.DOSE: counts})).mean()
+
+
+def textbook_step(model, batch, counts):
+    """The same loss for SAMS-VAE with the correlated posterior, or for CPA-VAE, from their equations."""
+    x, dose, library = batch.x, batch.condition.dose, batch.condition.library
+    P, n, T = PARTICLES, len(x), dose.shape[1]
+    terms = []
+    shared = []
+    if hasattr(model, "mask_logits"):
+        logits = model.mask_logits.expand(P, -1, -1)
+        u = torch.rand_like(logits).clamp(1e-6, 1 - 1e-6)
+        soft = torch.sigmoid(torch.logit(u) + logits)
+        M = soft.round().detach() + (soft - soft.detach())
+        shared.append(Bernoulli(probs=torch.full_like(M, 0.01)).log_prob(M) - Bernoulli(logits=logits).log_prob(M))
+        codes = torch.eye(T, device=x.device).expand(P, -1, -1)
+        q_E = plain_normal(model.embedding, torch.cat([M, codes], -1))
+        E = q_E.rsample()
+        effect = M * E
+    else:
+        q_E = Normal(model.embedding.loc, model.embedding.log_scale.exp() + 1e-4)
+        E = effect = q_E.rsample((P,))
+    shared.append(Normal(torch.zeros_like(E), torch.ones_like(E)).log_prob(E) - q_E.log_prob(E))
+    offset = dose @ effect
+    normal = ((1 + x).log() - model.encoder.normalize.mean) / model.encoder.normalize.std
+    q_z = plain_normal(model.encoder.net, torch.cat([normal.expand(P, -1, -1), offset], -1))
+    z = q_z.rsample()
+    terms.append((Normal(torch.zeros_like(z), torch.ones_like(z)).log_prob(z) - q_z.log_prob(z)).sum(-1))
+    h = plain_trunk(model.decoder.trunk, (z + offset).reshape(P * n, -1)).reshape(P, n, -1)
+    mean = library * torch.softmax(model.decoder.logits(h), -1) + 1e-4
+    c = model.decoder.log_concentration.exp()
+    with torch.no_grad():
+        Poisson(Gamma(c.expand_as(mean), c / mean).sample()).sample()
+    rate = c / mean
+    log_prob = c * rate.log() + torch.lgamma(c + x) - torch.lgamma(c) - torch.lgamma(x + 1) - (c + x) * (1 + rate).log()
+    terms.append(log_prob.sum(-1))
+    weights = (dose != 0) / counts
+    terms += [term.sum(-1) @ weights.T for term in shared]
+    return -sum(terms).mean()
+
+
+def plain_trunk(trunk, h):
+    for i, layer in enumerate(trunk.layers):
+        out = torch.nn.functional.leaky_relu(layer(h))
+        h = out if i == 0 else h + out
+    return h
+
+
+def plain_normal(net, inputs):
+    h = plain_trunk(net.trunk, inputs.reshape(-1, inputs.shape[-1])).reshape(*inputs.shape[:-1], -1)
+    return Normal(net.mean(h), (net.log_var(h).exp() + 1e-4).sqrt())
+
+
+def seconds(step, model, batch, counts, optimizer) -> float:
+    if batch.x.is_cuda:
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    optimizer.zero_grad()
+    step(model, batch, counts).backward()
+    optimizer.step()
+    if batch.x.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=10, help="timed steps of each kind")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    summary, batch, counts = example(options.device)
+    print(f"{GENES} genes, {PERTURBATIONS} perturbations, batch {CELLS}, {PARTICLES} particles, latent {LATENT}, "
+          f"width {WIDTH}; {options.device}, {options.threads} thread(s), median of {options.steps} steps")  # fmt: skip
+    print(f"{'model':<12}{'textbook s':>12}{'samslib s':>12}{'ratio':>8}")
+    for name, kind in MODELS.items():
+        torch.manual_seed(1)
+        model = kind(summary, **dict[str, Any](latent=LATENT)).to(options.device)
+        optimizer = torch.optim.Adam(model.parameters(), lr=3e-4, weight_decay=1e-6)
+        times: dict = {textbook_step: [], our_step: []}
+        for i in range(options.steps + 2):  # the two kinds take turns; the first two rounds warm up
+            for step, kept in times.items():
+                took = seconds(step, model, batch, counts, optimizer)
+                if i >= 2:
+                    kept.append(took)
+        plain, ours = (statistics.median(t) for t in times.values())
+        print(f"{name:<12}{plain:>12.3f}{ours:>12.3f}{ours / plain:>8.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""The book's own Sphinx extension: equations, scripts and docstrings, so that a page needs no network."""
+
+import re
+import shutil
+
+import sphinxcontrib.katex
+from sphinx.application import Sphinx
+
+
+def _typeset_here(app: Sphinx, config) -> None:
+    """Equations are set while building if there is Node, else in the browser by a bundled script."""
+    config.katex_prerender = shutil.which("node") is not None
+    sphinxcontrib.katex.STARTUP_TIMEOUT = sphinxcontrib.katex.RENDER_TIMEOUT = 120  # seconds, for a busy machine
+
+
+def _drop_thebe(app: Sphinx, page: str, template: str, context: dict, doctree) -> None:
+    """Nothing runs in the browser, so Thebe goes: it declares a constant twice and names an address."""
+    context["script_files"] = [
+        script
+        for script in context["script_files"]
+        if "thebe" not in f"{getattr(script, 'filename', '')}{getattr(script, 'attributes', '')}".lower()
+    ]
+
+
+def _plain_docstring(app: Sphinx, kind: str, name: str, thing, options, lines: list[str]) -> None:
+    """Docstrings are plain text with `code`: keep lines where they indent, escape what rST would read."""
+
+    def escaped(line: str) -> str:
+        pieces = re.split(r"(`+[^`]+`+)", line)
+        for i, piece in enumerate(pieces):
+            code = i % 2
+            pieces[i] = f"``{piece.strip('`')}``" if code else re.sub(r"([*|\\`_])", r"\\\1", piece)
+        return "".join(pieces)
+
+    paragraphs, current = [], []
+    for line in [*lines, ""]:
+        if line.strip():
+            current.append(line.rstrip())
+        elif current:
+            paragraphs.append(current)
+            current = []
+    lines.clear()
+    for paragraph in paragraphs:
+        as_written = any(line[0] == " " or line.startswith(("- ", "* ", ">>> ")) for line in paragraph)
+        for line in paragraph:
+            indent = len(line) - len(line.lstrip())
+            lines.append("| " * as_written + " " * indent + escaped(line.lstrip()))
+        lines.append("")
+
+
+def setup(app: Sphinx) -> dict:
+    app.connect("config-inited", _typeset_here)
+    app.connect("html-page-context", _drop_thebe, priority=900)
+    app.connect("autodoc-process-docstring", _plain_docstring)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

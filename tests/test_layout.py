@@ -1,0 +1,228 @@
+"""The house stays as planned: its rooms, the arrows between modules, chapters and dependencies."""
+
+import ast
+import json
+import re
+import statistics
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULES = sorted(
+    path for path in (ROOT / "samslib").rglob("*.py") if "__pycache__" not in path.parts and path.name != "__main__.py"
+)
+CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
+TOP = {
+    "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff", "Makefile", "pyproject.toml",
+    "constraints.txt", "environment.yml", "_config.yml", "_toc.yml", "book", "chapters", "samslib", "data",
+    "tests", "Snakefile", ".ci", ".github", ".gitattributes", ".gitignore", ".pre-commit-config.yaml",
+}  # fmt: skip
+OPTIONAL = {"Snakefile"}
+CONDA_NAMES = {"torch": "pytorch"}
+
+
+def tracked() -> list[Path]:
+    """The project's files: tracked ones, and new ones that git does not ignore."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [path for name in listed.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path: Path) -> set[str]:
+    """The modules of samslib that a file imports, wherever in it."""
+    found = set()
+    known = {module_name(p) for p in MODULES}
+    here = [*path.relative_to(ROOT).parent.parts]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = here[: len(here) - node.level + 1] if node.level else []
+            source = ".".join([*above, *([node.module] if node.module else [])])
+            names = {f"{source}.{alias.name}" for alias in node.names}
+            found |= (names & known) or {source}
+    return {name for name in found if name.split(".")[0] == "samslib"}
+
+
+def cells(path: Path, kind: str = "code") -> list[dict]:
+    found = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == kind]
+    return [{**cell, "source": "".join(cell["source"])} for cell in found]
+
+
+def tags(cell: dict) -> list[str]:
+    return cell["metadata"].get("tags", [])
+
+
+def test_the_top_level_is_the_plan():
+    present = {path.relative_to(ROOT).parts[0] for path in tracked()}
+    assert present <= TOP, f"not in the plan: {present - TOP}"
+    assert TOP - OPTIONAL <= present, f"missing: {TOP - OPTIONAL - present}"
+
+
+def test_the_readme_starts_with_the_two_commands_and_its_links_exist():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text.index("make book") < text.index("make test") < text.index("![")
+    for link in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (ROOT / link).exists(), f"README.md points to {link}, which is not there"
+
+
+# --- the library ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_every_module_says_what_it_is_and_has_its_test(path):
+    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{path.name} has no docstring"
+    if path.name == "__init__.py" and path.parent == ROOT / "samslib":
+        return
+    inside = path.relative_to(ROOT / "samslib").parts[0].removesuffix(".py")
+    assert (ROOT / "tests" / f"test_{inside}.py").exists(), f"tests/test_{inside}.py is missing"
+
+
+def test_every_module_is_in_the_reference():
+    text = (ROOT / "book" / "api.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"automodule:: (\S+)", text))
+    assert listed == {module_name(path) for path in MODULES} - {"samslib"}
+
+
+def test_models_know_nothing_of_objective_effects_training_or_data():
+    forbidden = {f"samslib.{name}" for name in ("objective", "effects", "training", "data", "datasets", "evaluate")}
+    for path in (ROOT / "samslib" / "models").glob("*.py"):
+        assert not imports(path) & forbidden, f"{path.name} imports {imports(path) & forbidden}"
+
+
+def test_data_knows_no_model():
+    for name in ("data", "splits", "datasets"):
+        wrong = {
+            m
+            for m in imports(ROOT / "samslib" / f"{name}.py")
+            if m.split(".")[1:2] in (["models"], ["model"], ["nets"])
+        }
+        assert not wrong, f"{name}.py imports {wrong}"
+
+
+def test_plotting_sees_data_frames_only():
+    path = ROOT / "samslib" / "plotting.py"
+    assert not imports(path), f"plotting.py imports {imports(path)}"
+    assert "torch" not in path.read_text(encoding="utf-8")
+
+
+def test_no_arrow_points_back_up():
+    graph = {module_name(p): imports(p) - {"samslib"} for p in MODULES if module_name(p) != "samslib"}
+    done: set[str] = set()
+    while ready := {name for name, needs in graph.items() if name not in done and needs & set(graph) <= done}:
+        done |= ready
+    assert done == set(graph), f"these import each other in a circle: {sorted(set(graph) - done)}"
+
+
+# --- the chapters -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+class TestChapter:
+    def test_has_no_outputs(self, path):
+        assert not any(cell["outputs"] or cell["execution_count"] for cell in cells(path))
+
+    def test_has_one_cell_of_parameters_and_checks_it_in_a_later_one(self, path):
+        code = cells(path)
+        (position,) = [i for i, cell in enumerate(code) if "parameters" in tags(cell)]
+        later = "\n".join(cell["source"] for cell in code[position + 1 : position + 3])
+        assert re.search(r"check_parameters\(\s*globals\(\)", later), "check them in the cell after"
+
+    def test_explains_each_parameter(self, path):
+        from samslib.book import declared
+
+        assert all(parameter.help for parameter in declared(path).values())
+
+    def test_cells_are_short(self, path):
+        lengths = [len(cell["source"].splitlines()) for cell in cells(path)]
+        assert len(lengths) <= 40 and statistics.median(lengths) <= 10
+
+    def test_defines_nothing_long_outside_a_mirror_cell(self, path):
+        for cell in cells(path):
+            source = "".join(
+                line if not line.startswith(("%", "!")) else "\n" for line in cell["source"].splitlines(True)
+            )
+            for node in ast.walk(ast.parse(source)):
+                if "mirror" not in tags(cell) and isinstance(node, ast.FunctionDef | ast.ClassDef):
+                    lines = (node.end_lineno or 0) - node.lineno + 1
+                    assert lines <= 12 and not isinstance(node, ast.ClassDef), f"{node.name} belongs in samslib"
+
+    def test_mirror_cells_end_in_agreement_with_the_library(self, path):
+        mirrors = [cell for cell in cells(path) if "mirror" in tags(cell)]
+        assert mirrors, "a chapter builds its equation from scratch in a cell tagged `mirror`"
+        assert all("assert_close" in cell["source"] for cell in mirrors)
+
+    def test_figures_have_caption_and_alt_text(self, path):
+        for cell in cells(path):
+            shown = cell["metadata"].get("mystnb", {})
+            if shown.get("figure"):
+                assert len(shown["figure"].get("caption", "")) > 20, "a caption says what to see"
+                assert len(shown.get("image", {}).get("alt", "")) > 20, "an alt text says what is drawn"
+                assert shown["figure"].get("name", "").startswith("fig-"), "a name lets the text point to it"
+            drawn = re.search(r"plotting\.(?!\w*style)\w+\(|plt\.subplots\(|\.figure\(", cell["source"])
+            assert not drawn or shown.get("figure"), f"a figure without caption: {cell['source'][:60]!r}"
+
+
+# --- dependencies -----------------------------------------------------------------------------------------
+
+
+def requirements() -> dict[str, str]:
+    """name -> version range of core, book and test, as pyproject.toml says."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    lines = [*project["dependencies"], *extras["book"], *extras["test"]]
+    return dict(re.fullmatch(r"([a-z0-9-]+)(.*)", line).groups() for line in lines)  # type: ignore[union-attr, misc]
+
+
+def test_conda_says_what_pip_says():
+    yaml = pytest.importorskip("yaml")
+    listed = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
+    pip_only = next(entry["pip"] for entry in listed if isinstance(entry, dict))
+    conda = {}
+    for line in (entry for entry in listed if isinstance(entry, str)):
+        match = re.fullmatch(
+            r"([a-z0-9_.-]+)(?: ((?:[<>=!~]=?[0-9][0-9a-z.*]*)(?:,[<>=!~]=?[0-9][0-9a-z.*]*)*))?", line
+        )
+        assert match, f"{line!r} is no conda match specification"
+        conda[match[1]] = match[2] or ""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert conda.pop("python") == project["requires-python"] and conda.pop("pip") == ""
+    conda |= dict(re.fullmatch(r"([a-z0-9-]+)(.*)", line).groups() for line in pip_only)
+    assert conda == {CONDA_NAMES.get(name, name): range_ for name, range_ in requirements().items()}
+
+
+def test_constraints_are_bare_and_pin_what_is_asked_for():
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][0-9A-Za-z.]*", line) for line in lines)
+    pinned = {line.split("==")[0].lower().replace("_", "-").replace(".", "-") for line in lines}
+    assert set(requirements()) <= pinned, f"not pinned: {set(requirements()) - pinned}"
+
+
+# --- nothing of one machine -------------------------------------------------------------------------------
+
+
+def test_no_file_names_a_registry_or_a_path_of_one_machine():
+    hosts = re.compile(
+        r"pypi\.(org|io)|pythonhosted|registry\.npm|anaconda\.org|download\.pytorch|index-url|find-links"
+    )
+    paths = re.compile(r"(?<![\w.:/<])/(home|root|Users|work|tmp|opt)/\w")
+    for path in tracked():
+        if (
+            path.suffix in {".py", ".md", ".toml", ".yml", ".yaml", ".txt", ".ipynb", ".cff", ".json", ".csv", ""}
+            and path != Path(__file__).resolve()
+        ):
+            text = path.read_text(encoding="utf-8", errors="ignore")
+            assert not hosts.search(text), f"{path.name} names a registry"
+            assert not paths.search(text), f"{path.name} holds {paths.search(text)}"
+
+
+def test_no_file_is_large():
+    for path in tracked():
+        assert path.stat().st_size <= 2 * 2**20, f"{path.name} is over 2 MiB"
