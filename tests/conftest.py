@@ -40,3 +40,16 @@ def data() -> samslib.PerturbationData:
 def model(request, data) -> samslib.model.Model:
     torch.manual_seed(0)
     return samslib.MODELS[request.param](data.summary(), **SMALL)
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """The golden tests' largest differences, in every run's closing lines."""
+    lines = [
+        text
+        for report in terminalreporter.getreports("passed")
+        for name, text in report.user_properties
+        if name == "golden"
+    ]
+    if lines:
+        terminalreporter.section("agreement with the published implementation, float64")
+        terminalreporter.write_line("\n".join(lines))

@@ -35,7 +35,8 @@ def test_golden(name, record_property):
             assert ours[key].shape == value.shape, key
             differences[key] = float(np.abs(ours[key] - value).max())
     worst = max(differences, key=lambda k: differences[k])
-    print(f"golden {name}: {len(differences)} arrays, largest difference {differences[worst]:.1e} ({worst})")
+    told = f"{name}: {len(differences)} arrays, largest difference {differences[worst]:.1e} ({worst})"
+    record_property("golden", told)
     assert differences[worst] < 1e-6, worst
     assert {k for k in ours if k.startswith("grad/")} == {k for k in expected if k.startswith("grad/")}
 
