@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import warnings
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -79,10 +80,23 @@ class TrainingState:
         else:
             self.best_step = self.step
 
+    def try_to_save(self, seconds: float) -> None:
+        """`save`, but a disk that has filled up meanwhile costs a warning and not the training so far."""
+        try:
+            self.save(seconds)
+        except OSError as error:
+            warnings.warn(f"Training goes on, but step {self.step} was not saved: {error}", stacklevel=3)
+
     def save(self, seconds: float) -> None:
+        """Write the state, if there is a folder for it. Raises OSError with the path and the reason."""
         if self.path is None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                f"The folder {self.path.parent} cannot be made ({error.strerror}); choose another."
+            ) from error
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"best.{k}": v for k, v in self.best.items()} | {f"sum.{k}": v for k, v in self.running.items()}
         for name, parameter in self.model.named_parameters():

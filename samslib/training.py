@@ -119,6 +119,7 @@ def fit(
     val_counts = shared_counts(val, device, dtype) if val and config.validation == "as_published" else None
     state = TrainingState(model, optimizer, config.checkpoints, _fingerprint(model, train, val, config))
     state.resume()
+    state.save(state.seconds)  # a folder that cannot be written is found out now, not after an hour
     sums: dict[str, Tensor] = state.running
     started, bound = time.perf_counter() - state.seconds, {"elbo": elbo, "iwelbo": iwelbo}[config.objective]
 
@@ -153,9 +154,11 @@ def fit(
                 state.log(record(state.step), config.keep)
                 sums.clear()
                 bar.note(state.rows[-1])
-                state.save(time.perf_counter() - started)
+                state.try_to_save(time.perf_counter() - started)
         if asked or state.step % every:
-            state.save(time.perf_counter() - started)  # before a row off the schedule, so that resuming never sees it
+            state.try_to_save(
+                time.perf_counter() - started
+            )  # before a row off the schedule, so that resuming never sees it
         if not asked and state.step % every:
             state.log(record(state.step), config.keep)
             bar.note(state.rows[-1])

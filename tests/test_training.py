@@ -168,3 +168,26 @@ def test_a_loss_that_breaks_is_said_and_the_best_weights_come_back(split):
     model = new_model(split[0])
     with pytest.raises(FloatingPointError, match="not finite at step.*learning_rate"):
         fit(model, *split, FitConfig(steps=60, validate_every=2, batch_size=32, progress=False, learning_rate=1e18))
+
+
+def test_a_folder_that_cannot_be_written_is_found_out_at_once(split, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="cannot be made"):
+        fit(new_model(split[0]), *split, FitConfig(steps=2, checkpoints=tmp_path / "file" / "runs", **QUICK))
+
+
+def test_a_disk_that_fills_up_does_not_cost_the_training(split, tmp_path, monkeypatch):
+    from samslib import checkpoint
+
+    written, save_file = [], checkpoint.save_file
+
+    def fills_up(*arguments, **options):
+        written.append(1)
+        if len(written) > 1:
+            raise OSError(28, "No space left on device")
+        save_file(*arguments, **options)
+
+    monkeypatch.setattr(checkpoint, "save_file", fills_up)
+    with pytest.warns(UserWarning, match="goes on, but step 4 was not saved.*No space left"):
+        history = fit(new_model(split[0]), *split, FitConfig(steps=8, validate_every=4, checkpoints=tmp_path, **QUICK))
+    assert list(history.index) == [4, 8] and (tmp_path / "training.safetensors").exists()
