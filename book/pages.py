@@ -2,15 +2,39 @@
 
 import re
 import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
 
 import sphinxcontrib.katex
 from sphinx.application import Sphinx
+from sphinxcontrib.katex import KaTeXServer
 
 
 def _typeset_here(app: Sphinx, config) -> None:
     """Equations are set while building if there is Node, else in the browser by a bundled script."""
     config.katex_prerender = shutil.which("node") is not None
     sphinxcontrib.katex.STARTUP_TIMEOUT = sphinxcontrib.katex.RENDER_TIMEOUT = 120  # seconds, for a busy machine
+    KaTeXServer.start_server_process = _start_katex
+
+
+def _start_katex(folder: Path, timeout: float) -> tuple[subprocess.Popen, socket.socket]:
+    """Node's renderer and a connection to it, tried until it answers: its socket is there before it listens."""
+    place = folder / "katex.sock"
+    command = KaTeXServer.build_command(socket=place)
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=folder)
+    deadline = time.monotonic() + timeout
+    while True:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.connect(str(place))
+            return process, connection
+        except OSError:
+            connection.close()
+            if time.monotonic() > deadline or process.poll() is not None:
+                raise
+            time.sleep(0.01)
 
 
 def _drop_thebe(app: Sphinx, page: str, template: str, context: dict, doctree) -> None:

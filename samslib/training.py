@@ -156,9 +156,8 @@ def fit(
                 bar.note(state.rows[-1])
                 state.try_to_save(time.perf_counter() - started)
         if asked or state.step % every:
-            state.try_to_save(
-                time.perf_counter() - started
-            )  # before a row off the schedule, so that resuming never sees it
+            # Before a row that is off the schedule, so that a resumed run never sees it.
+            state.try_to_save(time.perf_counter() - started)
         if not asked and state.step % every:
             state.log(record(state.step), config.keep)
             bar.note(state.rows[-1])

@@ -166,7 +166,7 @@ class TestChapter:
                 assert len(shown["figure"].get("caption", "")) > 20, "a caption says what to see"
                 assert len(shown.get("image", {}).get("alt", "")) > 20, "an alt text says what is drawn"
                 assert shown["figure"].get("name", "").startswith("fig-"), "a name lets the text point to it"
-            drawn = re.search(r"plotting\.(?!\w*style)\w+\(|plt\.subplots\(|\.figure\(", cell["source"])
+            drawn = re.search(r"plotting\.(?!\w*style|summarise)\w+\(|plt\.subplots\(|\.figure\(", cell["source"])
             assert not drawn or shown.get("figure"), f"a figure without caption: {cell['source'][:60]!r}"
 
 
