@@ -19,7 +19,7 @@ class BetaBernoulliSAMSVAE(Model):
     """z = z_basal + D (E * M), where how likely a mask entry is to be on is itself inferred.
 
     Generative model: pi ~ Beta(mask_alpha, mask_beta) and M ~ Bernoulli(pi) for each perturbation and axis; the rest
-    is SAMS-VAE. Posterior: q(pi) one value ("point") or a Beta ("beta": its parameters are exponentials, hence positive;
+    is SAMS-VAE. Posterior: q(pi) one value ("point") or a Beta ("beta": its parameters are exponentials, so positive;
     the published ones are free and may turn negative); q(M | pi) = Bernoulli(pi), straight-through, so that M's term
     cancels and pi pays for sparsity; q(E) and q(z_basal | x) as in SAMS-VAE.
     The published posteriors are point with either q(E), and beta with mean_field.
