@@ -6,7 +6,7 @@ from samslib.checkpoint import load, save
 from samslib.data import PerturbationData
 from samslib.effects import average_effects, counterfactual, latents
 from samslib.evaluate import held_out_iwelbo
-from samslib.models import CPAVAE, MODELS, SAMSVAE
+from samslib.models import CPAVAE, MODELS, SAMSVAE, BetaBernoulliSAMSVAE, ConditionalVAE, SVAEPlus
 from samslib.training import FitConfig, History, fit
 
 __version__ = "0.1.0"
@@ -16,12 +16,15 @@ __all__ = [
     "MODELS",
     "SAMSVAE",
     "Batch",
+    "BetaBernoulliSAMSVAE",
     "Condition",
+    "ConditionalVAE",
     "DataSummary",
     "FitConfig",
     "History",
     "PerturbationData",
     "Plate",
+    "SVAEPlus",
     "average_effects",
     "book",
     "counterfactual",

@@ -13,7 +13,16 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, constraints
 
-__all__ = ["Bernoulli", "Likelihood", "NegativeBinomial", "Normal", "Poisson", "StraightThroughBernoulli"]
+__all__ = [
+    "Bernoulli",
+    "Beta",
+    "Likelihood",
+    "NegativeBinomial",
+    "Normal",
+    "Point",
+    "Poisson",
+    "StraightThroughBernoulli",
+]
 
 
 class Likelihood(Protocol):
@@ -38,6 +47,59 @@ class Normal(torch.distributions.Normal):
     def cell_log_prob(self, x: Tensor) -> Tensor:
         """(n, G) -> (P, n) nats, summed over genes."""
         return self.log_prob(x).sum(-1)
+
+
+def inside_unit(p: Tensor) -> Tensor:
+    """A probability kept off 0 and 1 by one rounding step, where its logarithms would be infinite."""
+    tiny = torch.finfo(p.dtype).eps
+    return p.clamp(tiny, 1 - tiny)
+
+
+class Beta(torch.distributions.Beta):
+    """Beta(alpha, beta) of a probability; draws stay off 0 and 1."""
+
+    def __init__(self, alpha: Tensor, beta: Tensor):
+        super().__init__(alpha, beta, validate_args=False)
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        return inside_unit(super().rsample(sample_shape))
+
+    def attach(self, draw: Tensor) -> Tensor:
+        """Implicit reparameterisation (Figurnov et al. 2018): the draw moves so that its quantile stays."""
+        a, b = (c.expand(draw.shape) for c in (self.concentration1, self.concentration0))
+        with torch.no_grad():
+            pair, both = torch.stack([draw, 1 - draw], -1), torch.stack([a, b], -1)
+            slope = torch._dirichlet_grad(pair, both, both.sum(-1, keepdim=True).expand_as(both))
+            to_a, to_b = slope[..., 0] * (1 - draw), -slope[..., 1] * draw
+        return draw.detach() + to_a * (a - a.detach()) + to_b * (b - b.detach())
+
+
+class Point(Distribution):
+    """All mass on one value: a parameter written as a latent variable. Its log-density counts as 0, as published."""
+
+    arg_constraints = {"value": constraints.real}
+    has_rsample = True
+
+    def __init__(self, value: Tensor):
+        self.value = value
+        super().__init__(value.shape, validate_args=False)
+
+    @staticmethod
+    def probability(logits: Tensor) -> Point:
+        return Point(inside_unit(logits.sigmoid()))
+
+    @property
+    def mean(self) -> Tensor:
+        return self.value
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        return self.value.expand(self._extended_shape(sample_shape))
+
+    def attach(self, draw: Tensor) -> Tensor:
+        return self.value.expand(draw.shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return torch.zeros_like(value)
 
 
 class StraightThroughBernoulli(Distribution):
@@ -66,9 +128,8 @@ class StraightThroughBernoulli(Distribution):
         return soft.round().detach() + (soft - soft.detach())
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        tiny = torch.finfo(self.logits.dtype).eps
         u = torch.rand(self._extended_shape(sample_shape), dtype=self.logits.dtype, device=self.logits.device)
-        noise = torch.logit(u.clamp(tiny, 1 - tiny))
+        noise = torch.logit(inside_unit(u))
         return self._harden((noise + self.logits) / self.temperature)
 
     def attach(self, draw: Tensor) -> Tensor:

@@ -55,8 +55,8 @@ def average_effects(
 
     ATE_t = E[g(x) | do(t)] - E[g(x) | do(control)] (paper, section 5), with g the readout. Every particle is one draw
     of the shared latents from the posterior and of the exogenous cell latents from the prior. `hold` uses the same
-    exogenous draw in both arms, which is the causal reading and has less variance; without it each arm draws its own,
-    as published.
+    exogenous draw in both arms, which is the causal reading and has less variance; without it, or in a model with no
+    exogenous latents, each arm draws its own, as published.
     `library` is a number, or "data": sizes of the control cells (equally likely quantiles of them).
 
     Returns AnnData, perturbations x genes: X the effect, layers["standard_error"] its Monte Carlo error, uns["samslib"]
@@ -83,11 +83,11 @@ def average_effects(
             model.infer_shared(shared)
             given = shared.values
             c = _condition(dose, depth, data)
-            if hold:
-                prior = Trace(P, given=given)
+            if hold and model.exogenous:
+                prior = Trace(P, given=given, active=shared.active)
                 model.generate(prior, c[:1])
                 given |= {n: prior[n].expand(-1, len(dose), -1) for n in model.exogenous}
-            arms = read(model.generate(Trace(P, given=given), c).sample())
+            arms = read(model.generate(Trace(P, given=given, active=shared.active), c).sample())
             effect = (arms[:, 1:] - arms[:, :1]).double()
             first += effect.sum(0)
             second += effect.square().sum(0)
@@ -109,8 +109,14 @@ def counterfactual(
     """(n, G) expected expression of the observed cells had they received `perturbation` instead.
 
     Abduction, action, prediction: each cell's exogenous latents are inferred under what it did receive, its dose is
-    then set, and the decoder's mean is averaged over particles.
+    then set, and the decoder's mean is averaged over particles. Raises ValueError for a model without exogenous
+    latents, such as SVAE+: an intervention would redraw all that it knows of the cell.
     """
+    if not model.exogenous:
+        raise ValueError(
+            f"{type(model).__name__} has no exogenous latents, so nothing of an observed cell would be kept; "
+            "use average_effects."
+        )
     out = np.empty(data.shape, dtype=np.float32)
     with evaluating(model, seed) as like:
         shared = Trace(particles)

@@ -17,13 +17,18 @@ def shared_latents(model: Model, particles: int = 100, seed: int = 0) -> anndata
     """Posterior means of what perturbations do in latent space: AnnData, perturbations x latent axes.
 
     X is E[M * E] (E[E] for a model without masks); layers "M" (mask probability) and "E" (mean of q(E | M) averaged
-    over masks), as far as the model has them.
+    over masks), as far as the model has them. Where each cell draws its own mask, its probability stands for M.
+    Raises ValueError for a model that shares no latents between cells.
     """
     with evaluating(model, seed):
         t = Trace(particles)
         model.infer_shared(t)
-        layers = {n: s.distribution.mean.expand(s.value.shape).mean(0) for n, s in t.sites.items() if n in ("M", "E")}
-        product = torch.stack([t[n] for n in layers]).prod(0).mean(0)
+        sites = {"M": t.sites.get("M", t.sites.get("pi")), "E": t.sites.get("E")}
+        found = {name: site for name, site in sites.items() if site}
+        if not found:
+            raise ValueError(f"{type(model).__name__} shares no latents between cells; use average_effects.")
+        layers = {n: site.distribution.mean.expand(site.value.shape).mean(0) for n, site in found.items()}
+        product = torch.stack([site.value for site in found.values()]).prod(0).mean(0)
     axes = pd.Index([f"axis_{k}" for k in range(product.shape[1])], name="axis")
     return anndata.AnnData(
         product.cpu().numpy(),

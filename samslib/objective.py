@@ -8,10 +8,12 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.distributions import kl_divergence
 
 from samslib.cells import Batch, Plate
+from samslib.distributions import Normal
 from samslib.model import Model
-from samslib.trace import Trace
+from samslib.trace import Site, Trace
 
 
 def present(b: Batch) -> tuple[Batch, dict[Plate, Tensor]]:
@@ -28,23 +30,35 @@ def posterior(model: Model, b: Batch, particles: int, active: Mapping[Plate, Ten
     return t
 
 
-def log_weights(model: Model, b: Batch, q: Trace, counts: Mapping[Plate, Tensor] | None = None) -> dict[str, Tensor]:
+def log_weights(
+    model: Model, b: Batch, q: Trace, counts: Mapping[Plate, Tensor] | None = None, analytic: bool = False
+) -> dict[str, Tensor]:
     """Every term of log p(x, latents) - log q(latents), by name, each (P, n) in nats.
 
     "x" is the likelihood summed over genes. A cell latent gives log p - log q summed over its axes. A shared latent
     of row t is charged to every cell that the row touches with weight 1/n_t, so that an epoch charges it once (paper,
     section 4; a row with n_t = 0 is never charged). `counts` holds n_t for each shared plate, all rows of it. None
     gives the held-out bound: shared latents are taken as given and not charged.
+
+    `analytic` replaces the sampled log p - log q by its mean over q, -KL(q || p), wherever both are Normal: the same
+    ELBO in expectation. An IWELBO needs the sampled ratios.
     """
-    p = Trace(q.particles, given=q.values)
+    p = Trace(q.particles, given=q.values, active=q.active)
     terms = {"x": model.generate(p, b.condition).cell_log_prob(b.x)}
     for name, site in q.sites.items():
         if site.plate is Plate.CELL:
-            terms[name] = (p.sites[name].log_prob - site.log_prob).sum(-1)
+            terms[name] = _ratio(p.sites[name], site, analytic)
         elif counts is not None:
             charge = plate_weights(b, site.plate, counts[site.plate][q.rows(site.plate)])
-            terms[name] = (p.sites[name].log_prob - site.log_prob).sum(-1) @ charge.T
+            terms[name] = _ratio(p.sites[name], site, analytic) @ charge.T
     return terms
+
+
+def _ratio(p: Site, q: Site, analytic: bool) -> Tensor:
+    """(P, rows): log p - log q summed over axes, or minus its Kullback-Leibler divergence."""
+    if analytic and isinstance(p.distribution, Normal) and isinstance(q.distribution, Normal):
+        return -kl_divergence(q.distribution, p.distribution).expand(q.value.shape).sum(-1)
+    return (p.log_prob - q.log_prob).sum(-1)
 
 
 def plate_weights(b: Batch, plate: Plate, counts: Tensor) -> Tensor:

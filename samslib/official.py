@@ -17,7 +17,7 @@ from torch import Tensor
 
 from samslib.cells import Batch, Condition, DataSummary, Plate
 from samslib.model import Model
-from samslib.models import CPAVAE, SAMSVAE
+from samslib.models import CPAVAE, SAMSVAE, BetaBernoulliSAMSVAE, ConditionalVAE, SVAEPlus
 from samslib.objective import elbo, iwelbo, log_weights, plate_weights
 from samslib.trace import Trace
 
@@ -28,8 +28,11 @@ LIKELIHOODS = {
     "normal_fixed_variance": "normal_fixed_variance",
 }
 NORMALIZATIONS = {"log_standardize": "log", "standardize": "raw", None: None}
-VARIABLES = {"M": "mask", "E": "E", "z_basal": "z_basal"}  # ours -> theirs
-IGNORED = r"guide\.(treatment_one_hot|gs_temperature)|model\.p_\w+"  # constants that the keywords also say
+VARIABLES = {"M": "mask", "E": "E", "z_basal": "z_basal", "z": "z", "pi": "mask_probs"}  # ours -> theirs
+SINGULAR = {"pi": "mask_prob"}  # what its SVAE+ calls the same
+ENCODERS = {"z_basal": "z_basal_encoder", "z": "z_encoder"}
+# Constants that the keywords also say.
+IGNORED = r"guide\.(treatment_one_hot|gs_temperature)|model\.(p_|mask_beta_concentration_)\w+"
 
 # Ours -> theirs, in this order, as regular expressions over whole parameter names.
 NAMES = [
@@ -42,19 +45,28 @@ NAMES = [
     (r"^decoder\.", "model.decoder."),
     (r"^encoder\.normalize\.mean$", "guide.normalization_module.{log}mean"),
     (r"^encoder\.normalize\.std$", "guide.normalization_module.{log}scale"),
-    (r"^encoder\.", "guide.z_basal_encoder."),
+    (r"^encoder\.", "guide.{encoder}."),
+    (r"^embedding$", "model.action_prior_mean"),
     (r"^embedding\.(loc|log_scale)$", r"guide.param_dict.q_E_\1"),
     (r"^embedding\.", "guide.embedding_encoder."),
     (r"^mask_logits$", "guide.param_dict.q_mask_logits"),
+    (r"^mask_log_(alpha|beta)$", r"guide.param_dict.q_mask_probs_\1"),
 ]
+LOGARITHMS = ("mask_log_alpha", "mask_log_beta")  # kept as logarithms by us, as they are by the published code
 
 # Keyword of theirs -> ours; a keyword listed with None only repeats a size that the state already tells.
 _SIZES = {"n_latent": None, "n_treatments": None, "n_phenos": None, "x_normalization_stats": None}
-_MODEL = _SIZES | {
+_PLAIN_MODEL = _SIZES | {
     "likelihood_key": "likelihood",
     "decoder_n_layers": "decoder_layers",
     "decoder_n_hidden": "decoder_width",
-    "embedding_prior_scale": "embedding_scale",
+}
+_MODEL = _PLAIN_MODEL | {"embedding_prior_scale": "embedding_scale"}
+_BETA = {"mask_prior_alpha": "mask_alpha", "mask_prior_beta": "mask_beta"}
+_ENCODER = _SIZES | {
+    "encoder_n_layers": "encoder_layers",
+    "encoder_n_hidden": "encoder_width",
+    "encoder_input_normalization": "normalization",
 }
 _BASAL = _SIZES | {
     "basal_encoder_n_layers": "encoder_layers",
@@ -68,6 +80,7 @@ _MASK = {"mask_init_logits": "mask_initial_logit", "gs_temperature": "temperatur
 _TRANSLATE: dict[str, Callable[[Any], Any]] = {
     "likelihood_key": lambda v: LIKELIHOODS.get(v, "negative_binomial"),  # any other key was a count likelihood
     "basal_encoder_input_normalization": NORMALIZATIONS.__getitem__,
+    "encoder_input_normalization": NORMALIZATIONS.__getitem__,
     "mean_field_encoder": lambda v: not v,
 }
 
@@ -80,18 +93,44 @@ CLASSES: dict[tuple[str, str], tuple[type[Model], dict, dict, dict]] = {
         SAMSVAE, _MODEL | {"mask_prior_prob": "mask_prior"}, _BASAL | _NETWORK | _MASK, {"posterior": "correlated"},
     ),
     ("CPAVAEModel", "CPAVAENormalGuide"): (CPAVAE, _MODEL, _BASAL | _TABLE, {}),
+    ("SAMSVAEBetaBernoulliModel", "SAMSVAEBetaBernoulliCorrelatedBernoulliNormalGuide"): (
+        BetaBernoulliSAMSVAE, _MODEL | _BETA, _BASAL | _NETWORK | _MASK, {"posterior": "correlated"},
+    ),
+    ("SAMSVAEBetaBernoulliModel", "SAMSVAEBetaBernoulliMeanFieldBernoulliNormalGuide"): (
+        BetaBernoulliSAMSVAE, _MODEL | _BETA, _BASAL | _TABLE | _MASK, {"posterior": "mean_field"},
+    ),
+    ("SAMSVAEBetaBernoulliModel", "SAMSVAEBetaBernoulliMeanFieldBetaBernoulliNormalGuide"): (
+        BetaBernoulliSAMSVAE, _MODEL | _BETA, _BASAL | _TABLE | {"gs_temperature": "temperature"},
+        {"posterior": "mean_field", "mask_posterior": "beta"},
+    ),
+    ("SVAEPlusModel", "SVAEPlusGuide"): (
+        SVAEPlus, _PLAIN_MODEL | {"mask_beta_concentration_1": "mask_alpha", "mask_beta_concentration_2": "mask_beta"},
+        _ENCODER | _MASK, {},
+    ),
+    ("ConditionalVAEModel", "ConditionalVAEGuide"): (ConditionalVAE, _PLAIN_MODEL, _ENCODER, {}),
 }  # fmt: skip
+
+# Constant tables of a state -> the option that says the same.
+CONSTANTS = {
+    "model.p_E_scale": "embedding_scale",
+    "model.p_mask_probs": "mask_prior",
+    "model.p_mask_probs_alpha": "mask_alpha",
+    "model.p_mask_probs_beta": "mask_beta",
+    "model.mask_beta_concentration_1": "mask_alpha",
+    "model.mask_beta_concentration_2": "mask_beta",
+}
 
 
 def parameter_names(model: Model) -> dict[str, str]:
     """Our parameter and buffer names -> the published ones."""
     log = "log_" if model.options["normalization"] == "log" else ""
+    encoder = ENCODERS["z" if isinstance(model, SVAEPlus | ConditionalVAE) else "z_basal"]
     names = {}
     for ours in model.state_dict():
         theirs = ours
         for pattern, replacement in NAMES:
             theirs = re.sub(pattern, replacement, theirs)
-        names[ours] = theirs.format(log=log)
+        names[ours] = theirs.format(log=log, encoder=encoder)
     return names
 
 
@@ -110,7 +149,8 @@ def model(config: Mapping[str, Any], state: Mapping[str, Any], summary: DataSumm
     if pair not in CLASSES:
         raise ValueError(f"{pair} is no known pair of model and guide; known are {sorted(CLASSES)}.")
     ours, model_names, guide_names, implied = CLASSES[pair]
-    options = implied | {"latent": arrays["model.p_E_loc"].shape[1]}
+    latent, treatments = _sizes(arrays)
+    options = implied | {"latent": latent}
     for part, names in (("model_kwargs", model_names), ("guide_kwargs", guide_names)):
         for key, value in (config.get(part) or {}).items():
             if key not in names:
@@ -122,19 +162,24 @@ def model(config: Mapping[str, Any], state: Mapping[str, Any], summary: DataSumm
     required = {n for n in model_names.values() if n} - set(options)
     if required:
         raise ValueError(f"model_kwargs says nothing of {sorted(required)}; the published classes need these keywords.")
-    for name, option in (("model.p_E_scale", "embedding_scale"), ("model.p_mask_probs", "mask_prior")):
+    for name, option in CONSTANTS.items():
         if name in arrays:
             options[option] = _constant(name, arrays[name], options[option])
     if "guide.gs_temperature" in arrays:
         options["temperature"] = arrays["guide.gs_temperature"].item()
-    built = ours(summary or _anonymous(arrays), **options).to(arrays["model.p_E_loc"].dtype)
+    built = ours(summary or _anonymous(arrays, treatments), **options).to(_encoder_mean(arrays).dtype)
     names = parameter_names(built)
     if missing := sorted(set(names.values()) - set(arrays)):
         raise ValueError(f"The state lacks {missing}; are the keywords those that the checkpoint was trained with?")
     if extra := sorted(k for k in set(arrays) - set(names.values()) if not re.fullmatch(IGNORED, k)):
         raise ValueError(f"The state has {extra}, for which {ours.__name__} with these keywords has no place.")
     _check_shapes(built, names, arrays)
-    built.load_state_dict({mine: arrays[theirs] for mine, theirs in names.items()})
+    values = {mine: arrays[theirs] for mine, theirs in names.items()}
+    for mine in set(LOGARITHMS) & set(values):
+        if not bool((values[mine] > 0).all()):
+            raise ValueError(f"{names[mine]} has entries that are not positive, which no Beta distribution takes.")
+        values[mine] = values[mine].log()
+    built.load_state_dict(values)
     return built
 
 
@@ -150,9 +195,27 @@ def _plain(state: Mapping[str, Any]) -> dict[str, Tensor]:
         if key in arrays and not torch.equal(arrays[key], tensor):
             raise ValueError(f"The state holds two different values of {key}; pass one checkpoint at a time.")
         arrays[key] = tensor
-    if "model.p_E_loc" not in arrays:
-        raise ValueError("The state has no 'model.p_E_loc'; give a published model's state dict.")
     return arrays
+
+
+def _encoder_mean(arrays: Mapping[str, Tensor]) -> Tensor:
+    """(K,) the bias of the encoder's mean, which every published model has."""
+    names = [f"guide.{encoder}.mean_encoder.bias" for encoder in ENCODERS.values()]
+    if not (found := [arrays[name] for name in names if name in arrays]):
+        raise ValueError(f"The state has neither of {names}; give a published model's state dict.")
+    return found[0]
+
+
+def _sizes(arrays: Mapping[str, Tensor]) -> tuple[int, int]:
+    """(K, T): latent axes and treatments; only the conditional VAE's decoder tells T by its width alone."""
+    latent = len(_encoder_mean(arrays))
+    tables = [arrays[name] for name in ("model.p_E_loc", "model.action_prior_mean") if name in arrays]
+    if tables:
+        return latent, len(tables[0])
+    name = "model.decoder.mlp.layers.0.0.weight"
+    if name not in arrays:
+        raise ValueError(f"The state lacks '{name}'; give a published model's state dict.")
+    return latent, arrays[name].shape[1] - latent
 
 
 def _constant(name: str, tensor: Tensor, told: float) -> float:
@@ -171,10 +234,9 @@ def _check_shapes(built: Model, names: Mapping[str, str], arrays: Mapping[str, T
             )
 
 
-def _anonymous(arrays: Mapping[str, Tensor]) -> DataSummary:
+def _anonymous(arrays: Mapping[str, Tensor], treatments: int) -> DataSummary:
     heads = ("normalized_mean_decoder.0.bias", "rate_decoder.0.bias", "mean_encoder.bias")
     genes = next(len(arrays[f"model.decoder.{h}"]) for h in heads if f"model.decoder.{h}" in arrays)
-    treatments = len(arrays["model.p_E_loc"])
     zero, one = torch.zeros(genes), torch.ones(genes)
     return DataSummary(
         genes=tuple(f"gene_{i}" for i in range(genes)),
@@ -200,7 +262,8 @@ def replay(entry: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, np.
     draws = {k.split("/")[1]: v for k, v in tensor.items() if k.startswith("sample/")}
     draws |= {k.split("/")[1]: v for k, v in tensor.items() if k.startswith("sample_logit_soft/")}
 
-    q = Trace(int(entry["n_particles"]), replay={ours: draws[v] for ours, v in VARIABLES.items() if v in draws})
+    variables = VARIABLES | (SINGULAR if isinstance(built, SVAEPlus) else {})
+    q = Trace(int(entry["n_particles"]), replay={ours: draws[v] for ours, v in variables.items() if v in draws})
     built.infer_shared(q)
     built.infer_cells(q, b)
     p = Trace(q.particles, given=q.values)
@@ -213,14 +276,15 @@ def replay(entry: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, np.
     if "p_x/concentration" in out:
         out["p_x/concentration"] = out["p_x/concentration"].expand_as(likelihood.mean)
         out["p_x/rate"] = out["p_x/concentration"] / likelihood.mean
+    shared = [site for site in q.sites.values() if site.plate is not Plate.CELL]
     for name, site in q.sites.items():
-        key = VARIABLES[name]
+        key = variables[name]
         out[f"logp/{key}"], out[f"logq/{key}"] = p.sites[name].log_prob, site.log_prob
         out[f"elbo_term/{key}"] = terms[name]
         law = _law(site.distribution, ("loc", "scale"))
-        if site.plate is Plate.CELL:
+        if site.plate is Plate.CELL and shared:
             law = {k: v.expand_as(site.value) for k, v in law.items()}
-        else:
+        elif site.plate is not Plate.CELL:
             weights = plate_weights(b, site.plate, counts[site.plate])
             out[f"reweighted/{key}"] = weights @ (p.sites[name].log_prob - site.log_prob)
         out |= {f"q_{key}/{k}": v for k, v in law.items()}
@@ -235,7 +299,8 @@ def replay(entry: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, np.
     gradients = torch.autograd.grad(out["loss"], list(parameters.values()), allow_unused=True)
     for mine, gradient in zip(parameters, gradients, strict=True):
         if gradient is not None:
-            out[f"grad/{names[mine]}"] = gradient
+            scale = parameters[mine].exp() if mine in LOGARITHMS else 1  # d/da = (d/d log a) / a
+            out[f"grad/{names[mine]}"] = gradient / scale
     return {k: v.detach().cpu().numpy() for k, v in out.items()}
 
 

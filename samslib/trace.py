@@ -47,11 +47,12 @@ class Trace:
             raise ValueError(f"particles is {particles}; at least one draw is needed.")
         self.particles = particles
         self.sites: dict[str, Site] = {}
-        self._given, self._replay, self._active = dict(given or {}), dict(replay or {}), dict(active or {})
+        self.active = dict(active or {})
+        self._given, self._replay = dict(given or {}), dict(replay or {})
 
     def rows(self, plate: Plate) -> Tensor | slice:
         """Index of the rows of a shared plate that this pass draws; all of them unless said otherwise."""
-        return self._active.get(plate, slice(None))
+        return self.active.get(plate, slice(None))
 
     def sample(self, name: str, distribution: Distribution, plate: Plate) -> Tensor:
         """Declare a latent variable and get its value (P, rows, K): given, replayed, or drawn."""

@@ -34,10 +34,11 @@ class FitConfig:
     smaller; Adam with learning_rate and weight_decay (L2 on every parameter, as published); particles a step; clip: the
     largest gradient norm, None for no clipping; seed of data order and draws (the initial weights are those of the
     model as given); validate_every steps (by default once an epoch, at most a hundred times); objective "elbo" or
-    "iwelbo"; validation "held_out" (shared latents taken as given, so that models and splits compare) or
-    "as_published" (shared latents charged with the validation split's own n_t); keep "best" or "last" weights; device
-    "auto", "cpu", "cuda", ...; progress bar; checkpoints: a folder, in which training is saved at every validation
-    and from which it resumes.
+    "iwelbo"; analytic_kl: closed forms where prior and posterior are Normal (for the ELBO only); kl_warmup: steps over
+    which the weight of every term but the likelihood rises from 0 to 1; validation "held_out" (shared latents taken as
+    given, so that models and splits compare) or "as_published" (shared latents charged with the validation split's own
+    n_t); keep "best" or "last" weights; device "auto", "cpu", "cuda", ...; progress bar; checkpoints: a folder, in
+    which training is saved at every validation and from which it resumes.
     """
 
     steps: int | None = None
@@ -50,6 +51,8 @@ class FitConfig:
     seed: int = 0
     validate_every: int | None = None
     objective: str = "elbo"
+    analytic_kl: bool = False
+    kl_warmup: int = 0
     validation: str = "held_out"
     keep: str = "best"
     device: str = "auto"
@@ -65,6 +68,10 @@ class FitConfig:
                 raise ValueError(f"{name} is {value}; it must be above 0.")
         if not self.weight_decay >= 0:
             raise ValueError(f"weight_decay is {self.weight_decay}; it must be 0 or above.")
+        if not self.kl_warmup >= 0:
+            raise ValueError(f"kl_warmup is {self.kl_warmup}; it must be 0 or more steps.")
+        if self.analytic_kl and self.objective != "elbo":
+            raise ValueError("analytic_kl needs objective='elbo'; an IWELBO weighs draws by their sampled ratios.")
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {choices}.")
@@ -138,8 +145,9 @@ def fit(
         while state.step < steps and not asked:
             torch.manual_seed(_mix(config.seed, state.step))
             b, active = present(train.batch(order(state.step), dtype=dtype).to(device))
-            terms = log_weights(model, b, posterior(model, b, config.particles, active), counts)
-            loss = -bound(terms).mean()
+            terms = log_weights(model, b, posterior(model, b, config.particles, active), counts, config.analytic_kl)
+            warm = min(1.0, state.step / config.kl_warmup) if config.kl_warmup else 1.0
+            loss = -bound({k: v if k == "x" else warm * v for k, v in terms.items()}).mean()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             if config.clip:

@@ -5,7 +5,7 @@ import pytest
 import scipy.stats as st
 import torch
 
-from samslib.distributions import NegativeBinomial, Normal, Poisson, StraightThroughBernoulli
+from samslib.distributions import Beta, NegativeBinomial, Normal, Point, Poisson, StraightThroughBernoulli
 
 torch.set_default_dtype(torch.float32)
 
@@ -90,3 +90,31 @@ def test_attach_repeats_the_draw_with_its_gradient():
     to_loc, to_scale = torch.autograd.grad(law.attach(draw).sum(), (loc, scale))
     torch.testing.assert_close(to_loc, torch.ones(3))
     torch.testing.assert_close(to_scale, ((draw - loc) / scale).detach())
+
+
+def test_beta_replays_a_draw_with_the_gradients_of_drawing_it():
+    torch.manual_seed(0)
+    leaves = [(torch.rand(4, 3, dtype=torch.float64) * 3 + 0.3).requires_grad_() for _ in range(2)]
+    law, weight = Beta(*leaves), torch.linspace(1, 2, 60, dtype=torch.float64).reshape(5, 4, 3)
+    draw = law.rsample((5,))
+    again = law.attach(draw.detach())
+    torch.testing.assert_close(again, draw, rtol=0, atol=0)
+    wanted, got = (torch.autograd.grad((v * weight).sum(), leaves) for v in (draw, again))
+    torch.testing.assert_close(got, wanted)
+
+
+def test_beta_is_scipys_and_stays_off_its_ends():
+    a, b, x = torch.tensor([[0.7], [5.0], [0.2]], dtype=torch.float64).expand(3, 2).unbind()
+    np.testing.assert_allclose(Beta(a, b).log_prob(x), st.beta.logpdf(x, a, b), rtol=1e-10)
+    torch.manual_seed(0)
+    draws = Beta(torch.full((2000,), 0.01), torch.full((2000,), 0.01)).rsample()
+    assert draws.logit().isfinite().all()
+
+
+def test_a_point_is_a_parameter():
+    value = torch.tensor([[0.3, -2.0]], requires_grad=True)
+    law = Point(value)
+    assert law.rsample((4,)).shape == (4, 1, 2) and (law.log_prob(torch.ones(4, 1, 2)) == 0).all()
+    (law.attach(torch.zeros(4, 1, 2)).sum()).backward()
+    assert torch.equal(value.grad, torch.full((1, 2), 4.0)) and torch.equal(law.mean, value)
+    assert Point.probability(torch.tensor([99.0, -99.0])).mean.logit().isfinite().all()

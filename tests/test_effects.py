@@ -79,6 +79,38 @@ def test_a_counterfactual_moves_the_gene_of_the_dose(trained):
     np.testing.assert_allclose(stay.sum(1), controls.library, rtol=1e-3)
 
 
+def test_every_model_answers_and_svae_plus_says_what_it_cannot(model, data):
+    effects = samslib.average_effects(model, data, ["B", "A+B"], particles=6)
+    assert effects.shape == (2, 12) and np.isfinite(effects.X).all() and (effects.X != 0).any()
+    again = samslib.average_effects(model, data, ["B", "A+B"], particles=6)
+    np.testing.assert_array_equal(effects.X, again.X)
+    assert set(samslib.latents(model, data, particles=2)) >= set(model.exogenous)
+    if model.exogenous:
+        assert samslib.counterfactual(model, data, "B", particles=2).shape == data.shape
+    else:
+        with pytest.raises(ValueError, match="SVAEPlus has no exogenous latents.*average_effects"):
+            samslib.counterfactual(model, data, "B", particles=2)
+
+
+def test_effects_of_svae_plus_find_the_doubled_genes():
+    """Its embedding is a parameter, read by the rows of the perturbations asked for, whatever their order."""
+    data = make_data(cells=300).encode_unique()
+    torch.manual_seed(0)
+    model = samslib.SVAEPlus(data.summary(), **SMALL)
+    samslib.fit(model, data, None, samslib.FitConfig(steps=400, learning_rate=0.01, progress=False))
+    table = samslib.average_effects(model, data, ["B", "A"], particles=2000).to_df()
+    assert table.loc["A"].idxmax() == "gene0" and table.loc["B"].idxmax() == "gene1"
+
+
+def test_effects_of_the_conditional_vae_find_the_doubled_genes():
+    data = make_data(cells=300)
+    torch.manual_seed(0)
+    model = samslib.ConditionalVAE(data.summary(), **SMALL)
+    samslib.fit(model, data, None, samslib.FitConfig(steps=400, learning_rate=0.01, progress=False))
+    table = samslib.average_effects(model, data, ["B", "A"], particles=2000).to_df()
+    assert table.loc["A"].idxmax() == "gene0" and table.loc["B"].idxmax() == "gene1"
+
+
 def test_latents_are_posterior_means_a_row_a_cell(trained):
     model, data = trained
     z = samslib.latents(model, data)["z_basal"]

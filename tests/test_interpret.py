@@ -25,8 +25,22 @@ def test_recovery_counts():
 
 
 def test_shared_latents_are_labelled(model):
+    if isinstance(model, samslib.ConditionalVAE):
+        with pytest.raises(ValueError, match="ConditionalVAE shares no latents.*average_effects"):
+            shared_latents(model)
+        return
     table = shared_latents(model, particles=50)
-    assert list(table.obs_names) == ["A", "B", "C"] and table.shape == (3, 3)
-    if isinstance(model, samslib.SAMSVAE):
-        np.testing.assert_allclose(table.layers["M"], 0.5)
+    names = ["A", "A+B", "B", "C"] if isinstance(model, samslib.SVAEPlus) else ["A", "B", "C"]
+    assert list(table.obs_names) == names and table.shape == (len(names), 3)
+    if isinstance(model, samslib.CPAVAE):
+        assert "M" not in table.layers
+    elif model.options.get("mask_posterior") == "beta":  # uniform at first; six standard errors of 50 draws
+        np.testing.assert_allclose(table.layers["M"], 0.5, atol=6 * (1 / 12 / 50) ** 0.5)
+    else:
+        logit = model.options["mask_initial_logit"]
+        np.testing.assert_allclose(table.layers["M"], 1 / (1 + np.exp(-logit)), rtol=1e-5)
+    if isinstance(model, samslib.SVAEPlus):  # E[M * E] with E a parameter
+        np.testing.assert_allclose(table.layers["E"], model.embedding.detach().numpy(), rtol=1e-6)
+        error = 6 * np.abs(table.layers["E"]) * (0.25 / 50) ** 0.5 + 1e-6
+        assert (np.abs(table.X - table.layers["M"] * table.layers["E"]) < error).all()
     assert "E" in table.layers

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import runpy
+
 import pytest
 import torch
-from conftest import SMALL, make_data
+from conftest import ONE_PERTURBATION, ROOT, SMALL, make_data
 
+import samslib
 from samslib import MODELS, load, save
 from samslib.cells import Plate
 from samslib.objective import elbo, iwelbo, log_weights, posterior, present
@@ -94,16 +97,22 @@ def test_drawing_only_what_is_present_keeps_every_number(model, data):
 
 def test_exogenous_latents_do_not_move_under_an_intervention(model, data):
     c = data.batch().condition
-    for dose in (torch.zeros_like(c.dose), 3 * torch.ones_like(c.dose)):
+    high = 3 * torch.ones_like(c.dose)
+    if isinstance(model, ONE_PERTURBATION):
+        high[:, 1:] = 0
+    moved = []
+    for dose in (torch.zeros_like(c.dose), high):
         torch.manual_seed(0)
         p = Trace(2)
         model.generate(p, c.do(dose=dose))
+        moved.append({n: s.distribution.mean for n, s in p.sites.items() if s.plate is Plate.CELL})
         for name in model.exogenous:
             law = p.sites[name].distribution
             assert p.sites[name].plate is Plate.CELL
             torch.testing.assert_close(law.mean, torch.zeros_like(law.mean))
             torch.testing.assert_close(law.stddev, torch.ones_like(law.stddev))
-    assert model.exogenous
+    assert set(model.exogenous) == {name for name in moved[0] if torch.equal(moved[0][name], moved[1][name])}
+    assert model.exogenous or isinstance(model, samslib.SVAEPlus)
 
 
 def test_every_parameter_gets_a_gradient(model, data):
@@ -131,9 +140,14 @@ def test_dose_zero_is_control(model, data):
     p = Trace(2)
     means = model.generate(p, c).mean
     changed = {
-        n: v if s.plate is Plate.CELL else v + 5 for (n, v), s in zip(p.values.items(), p.sites.values(), strict=True)
+        n: v if s.plate is Plate.CELL else 1 - v if n == "pi" else v + 5
+        for (n, v), s in zip(p.values.items(), p.sites.values(), strict=True)
     }
-    torch.testing.assert_close(model.generate(Trace(2, given=changed), c).mean, means)
+    other = Trace(2, given=changed)
+    torch.testing.assert_close(model.generate(other, c).mean, means)
+    for name, site in p.sites.items():
+        if site.plate is Plate.CELL:
+            torch.testing.assert_close(other.sites[name].distribution.mean, site.distribution.mean)
 
 
 def test_save_and_load_give_the_same_numbers(model, data, tmp_path):
@@ -190,3 +204,118 @@ def test_cpa_vae_is_sams_vae_with_every_mask_on(data):
     t = Trace(4, given={"E": q["E"], "M": ones})
     sams.infer_cells(t, b)
     torch.testing.assert_close(t.sites["z_basal"].distribution.mean, q.sites["z_basal"].distribution.mean)
+
+
+def test_learned_sparsity_options():
+    summary = make_data().summary()
+    kind = MODELS["learned_sparsity"]
+    for options, message in [
+        ({"posterior": "full"}, "posterior is 'full'"),
+        ({"mask_posterior": "gamma"}, "mask_posterior is 'gamma'.*beta.*point"),
+        ({"mask_beta": 0.0}, "mask_beta 0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            kind(summary, **options)
+    with pytest.raises(ValueError, match="mask_alpha is -1"):
+        MODELS["svae_plus"](summary, mask_alpha=-1.0)
+
+
+@pytest.mark.parametrize("name", ["learned_sparsity", "svae_plus"])
+def test_a_mask_that_is_certain_keeps_every_number_finite(name):
+    """Probabilities that round to 0 or 1 in single precision."""
+    data = make_data().encode_unique()
+    model = MODELS[name](data.summary(), **SMALL)
+    with torch.no_grad():
+        model.mask_logits[0], model.mask_logits[1] = 200.0, -200.0
+    b, q = passes(model, data)
+    terms = log_weights(model, b, q, counts_of(data))
+    (-elbo(terms).mean()).backward()
+    assert all(v.isfinite().all() for v in terms.values())
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+    assert (q["M"][:, 0] == 1).all() and (q["M"][:, 1] == 0).all()
+
+
+def test_with_a_known_probability_learned_sparsity_is_sams_vae(data):
+    """Given pi = mask_prior everywhere, the same weights and draws give the same terms."""
+    sams = MODELS["sams_vae"](data.summary(), mask_prior=0.3, **SMALL)
+    learned = MODELS["learned_sparsity"](data.summary(), **SMALL)
+    learned.load_state_dict(sams.state_dict())
+    b, q = passes(sams, data)
+    given = q.values | {"pi": torch.full((4, len(data.perturbations), SMALL["latent"]), 0.3)}
+    laws = [Trace(4, given=given), Trace(4, given=given)]
+    means = [model.generate(t, b.condition).mean for model, t in zip((sams, learned), laws, strict=True)]
+    torch.testing.assert_close(*means)
+    for name in ("z_basal", "M", "E"):
+        torch.testing.assert_close(laws[0].sites[name].log_prob, laws[1].sites[name].log_prob)
+
+
+def test_svae_plus_refuses_combinations(data):
+    model = MODELS["svae_plus"](data.summary(), **SMALL)
+    with pytest.raises(ValueError, match="18 of these 90 cells have more; .*data.encode_unique"):
+        model.generate(Trace(1), data.batch().condition)
+    with pytest.raises(ValueError, match="encode_unique"):
+        samslib.fit(model, data, None, samslib.FitConfig(steps=1, progress=False))
+    model.generate(Trace(1), data[data.labels != "A+B"].batch().condition)
+
+
+def test_svae_plus_is_a_shift_of_the_prior():
+    """z given M is that of SAMS-VAE with E fixed: log p(z) = log p(z_basal = z - D (M * E)), and the same decoder."""
+    data = make_data().encode_unique()
+    svae = MODELS["svae_plus"](data.summary(), embedding_initial_spread=1.0, **SMALL)
+    b, q = passes(svae, data)
+    p = Trace(4, given=q.values)
+    mean = svae.generate(p, b.condition).mean
+    sams = MODELS["sams_vae"](data.summary(), **SMALL)
+    sams.decoder.load_state_dict(svae.decoder.state_dict())
+    shift = b.condition.dose @ (q["M"] * q["E"])
+    r = Trace(4, given={"M": q["M"], "E": q["E"], "z_basal": q["z"] - shift})
+    torch.testing.assert_close(sams.generate(r, b.condition).mean, mean)
+    torch.testing.assert_close(r.sites["z_basal"].log_prob, p.sites["z"].log_prob, rtol=1e-4, atol=1e-4)
+    assert (q["z"] != r["z_basal"]).any()
+
+
+def test_cell_masks_differ_between_cells_of_one_perturbation():
+    """Each cell's mask is Bernoulli of its perturbation's pi: the mean over 4,000 draws a cell is within 5 standard
+    errors (chance of failing below 1e-3 over all entries)."""
+    data = make_data().encode_unique()
+    model = MODELS["svae_plus"](data.summary(), cell_masks=True, **SMALL)
+    with torch.no_grad():
+        model.mask_logits.copy_(torch.linspace(-3, 3, model.mask_logits.numel()).reshape(model.mask_logits.shape))
+    b = data.batch()
+    torch.manual_seed(0)
+    q = posterior(model, b, 4000)
+    expected = torch.where(b.condition.dose.any(1)[:, None], b.condition.dose @ model.mask_logits.sigmoid(), 0.5)
+    error = (expected * (1 - expected) / 4000).sqrt()
+    assert ((q["M"].mean(0) - expected).abs() < 5 * error).all()
+    a, c = (data.labels == "A").nonzero()[0][:2]
+    assert (q["M"][:, a] != q["M"][:, c]).any()
+
+
+def test_conditional_vae_reads_each_dose(data):
+    """What encoder and decoder make of a cell depends on every column of the dose."""
+    model = MODELS["conditional_vae"](data.summary(), **SMALL)
+    b, q = passes(model, data)
+    p = Trace(4, given=q.values)
+    mean = model.generate(p, b.condition).mean
+    for column in range(len(data.perturbations)):
+        dose = b.condition.dose.clone()
+        dose[:, column] += 1
+        c = b.condition.do(dose=dose)
+        assert not torch.allclose(model.generate(Trace(4, given=q.values), c).mean, mean)
+
+
+def test_the_table_of_models(capsys):
+    runpy.run_module("samslib.models", run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    for name, kind in MODELS.items():
+        (line,) = [line for line in lines if line.startswith(f"{name} ")]
+        assert kind.source in line and kind.__name__ in line and "negative_binomial poisson" in line
+    assert "pi:perturbation M:perturbation E:perturbation z:cell" in "".join(lines)
+
+
+def test_the_models_stay_small():
+    files = (ROOT / "samslib" / "models").glob("[a-z]*.py")
+    assert sum(len(f.read_text(encoding="utf-8").splitlines()) for f in files) < 600
+    for f in (ROOT / "samslib" / "models").glob("[a-z]*.py"):
+        others = set(MODELS) - {f.stem}
+        assert not any(f"samslib.models.{name}" in f.read_text(encoding="utf-8") for name in others), f.name

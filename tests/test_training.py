@@ -129,6 +129,15 @@ def test_clip_iwelbo_and_published_validation(split):
     assert (b["loss"] < -b[["x", "z_basal", "M", "E"]].sum(axis=1)).all()
 
 
+def test_warm_up_weighs_all_but_the_likelihood(split):
+    """Step s of four weighs by s / 4; the columns of the terms stay as they are."""
+    settings = {"validate_every": 1, "analytic_kl": True, **QUICK}
+    warm = fit(new_model(split[0]), split[0], None, FitConfig(steps=6, kl_warmup=4, **settings))
+    rest = warm[["z_basal", "M", "E"]].sum(axis=1)
+    weight = np.array([0, 0.25, 0.5, 0.75, 1, 1])
+    np.testing.assert_allclose(warm["loss"], -(warm["x"] + weight * rest), rtol=1e-5)
+
+
 def test_real_values_train_with_a_normal_likelihood(data):
     import anndata
 
@@ -149,6 +158,8 @@ def test_bad_settings_and_data_are_refused(split, tmp_path):
         ({"weight_decay": -1.0}, "weight_decay"),
         ({"objective": "map"}, "objective is 'map'"),
         ({"validation": "none"}, "validation is 'none'"),
+        ({"kl_warmup": -1}, "kl_warmup is -1"),
+        ({"analytic_kl": True, "objective": "iwelbo"}, "analytic_kl needs objective='elbo'"),
     ]:
         with pytest.raises(ValueError, match=message):
             FitConfig(**settings)

@@ -25,27 +25,17 @@ class CPAVAE(Model):
     source = "arXiv:2311.02794, baselines of section 6"
 
     def __init__(
-        self,
-        summary: DataSummary,
-        latent: int = 100,
-        likelihood: str = "negative_binomial",
-        embedding_scale: float = 1.0,
-        encoder_layers: int = 1,
-        encoder_width: int = 400,
-        decoder_layers: int = 1,
-        decoder_width: int = 400,
-        encoder_offset: bool = True,
-        normalization: str | None = "log",
-        embedding_initial_spread: float = 0.0,
-        embedding_initial_scale: float = 1.0,
-    ):
+        self, summary: DataSummary, latent: int = 100, likelihood: str = "negative_binomial",
+        embedding_scale: float = 1.0, encoder_layers: int = 1, encoder_width: int = 400, decoder_layers: int = 1,
+        decoder_width: int = 400, encoder_offset: bool = True, normalization: str | None = "log",
+        embedding_initial_spread: float = 0.0, embedding_initial_scale: float = 1.0,
+    ):  # fmt: skip
         super().__init__(summary, locals())
         T, G = len(summary.perturbations), len(summary.genes)
         self.embedding_scale, self.encoder_offset = embedding_scale, encoder_offset
         self.embedding = NormalTable(T, latent, embedding_initial_spread, embedding_initial_scale)
-        self.encoder = CellEncoder(
-            summary, latent, encoder_width, encoder_layers, normalization, (latent,) * encoder_offset
-        )
+        shift = (latent,) * encoder_offset
+        self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, shift)
         self.decoder = choose("likelihood", likelihood, DECODERS)(latent, G, decoder_width, decoder_layers)
 
     def generate(self, t: Trace, c: Condition) -> Likelihood:

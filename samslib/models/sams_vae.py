@@ -30,26 +30,13 @@ class SAMSVAE(Model):
     source = "arXiv:2311.02794, sections 3 and 4"
 
     def __init__(
-        self,
-        summary: DataSummary,
-        latent: int = 100,
-        likelihood: str = "negative_binomial",
-        posterior: str = "correlated",
-        mask_prior: float = 0.01,
-        embedding_scale: float = 1.0,
-        encoder_layers: int = 1,
-        encoder_width: int = 400,
-        decoder_layers: int = 1,
-        decoder_width: int = 400,
-        embedding_layers: int = 2,
-        embedding_width: int = 200,
-        encoder_offset: bool = True,
-        temperature: float = 1.0,
-        normalization: str | None = "log",
-        mask_initial_logit: float = 0.0,
-        embedding_initial_spread: float = 0.0,
-        embedding_initial_scale: float = 1.0,
-    ):
+        self, summary: DataSummary, latent: int = 100, likelihood: str = "negative_binomial",
+        posterior: str = "correlated", mask_prior: float = 0.01, embedding_scale: float = 1.0,
+        encoder_layers: int = 1, encoder_width: int = 400, decoder_layers: int = 1, decoder_width: int = 400,
+        embedding_layers: int = 2, embedding_width: int = 200, encoder_offset: bool = True, temperature: float = 1.0,
+        normalization: str | None = "log", mask_initial_logit: float = 0.0,
+        embedding_initial_spread: float = 0.0, embedding_initial_scale: float = 1.0,
+    ):  # fmt: skip
         super().__init__(summary, locals())
         if not 0 < mask_prior < 1:
             raise ValueError(f"mask_prior is {mask_prior}; a probability strictly between 0 and 1 is needed.")
@@ -63,9 +50,8 @@ class SAMSVAE(Model):
             if self.correlated
             else NormalTable(T, latent, embedding_initial_spread, embedding_initial_scale)
         )
-        self.encoder = CellEncoder(
-            summary, latent, encoder_width, encoder_layers, normalization, (latent,) * encoder_offset
-        )
+        shift = (latent,) * encoder_offset
+        self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, shift)
         self.decoder = choose("likelihood", likelihood, DECODERS)(latent, G, decoder_width, decoder_layers)
 
     def generate(self, t: Trace, c: Condition) -> Likelihood:

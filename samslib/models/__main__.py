@@ -1,0 +1,60 @@
+"""`python -m samslib.models` prints every model: file, lines, parameters, sites, likelihoods, source and tests."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import torch
+
+from samslib.cells import Condition, DataSummary
+from samslib.model import Model
+from samslib.models import MODELS
+from samslib.nets import DECODERS
+from samslib.trace import Trace
+
+GENES, PERTURBATIONS, LATENT = 1000, 50, 20
+TESTS = "contract in tests/test_models.py, published numbers in tests/test_official.py"
+
+
+def example(kind: type[Model], **options: object) -> Model:
+    zero, one = torch.zeros(GENES), torch.ones(GENES)
+    names = tuple(f"gene_{i}" for i in range(GENES)), tuple(f"perturbation_{i}" for i in range(PERTURBATIONS))
+    summary = DataSummary(*names, (), (), 0, (0,) * PERTURBATIONS, (), zero, one, zero, one)
+    return kind(summary, latent=LATENT, **options)  # type: ignore[call-arg, arg-type]
+
+
+def sites(model: Model) -> str:
+    """name:plate of every latent variable, in the order of the generative program."""
+    nothing = torch.zeros(1, 0)
+    t = Trace(1)
+    model.generate(t, Condition(torch.zeros(1, PERTURBATIONS), torch.ones(1, 1), nothing, nothing))
+    return " ".join(f"{name}:{site.plate.value}" for name, site in t.sites.items())
+
+
+def likelihoods(kind: type[Model]) -> str:
+    for name in DECODERS:
+        example(kind, likelihood=name)  # an unknown one raises
+    return " ".join(DECODERS)
+
+
+def rows() -> list[tuple[str, ...]]:
+    table: list[tuple[str, ...]] = [("model", "class", "file", "lines", "parameters", "sites", "likelihoods", "source")]
+    for name, kind in MODELS.items():
+        file, model = Path(inspect.getfile(kind)), example(kind)
+        lines = len(file.read_text(encoding="utf-8").splitlines())
+        size = sum(p.numel() for p in model.parameters())
+        where = f"samslib/models/{file.name}"
+        table.append(
+            (name, kind.__name__, where, str(lines), f"{size:,}", sites(model), likelihoods(kind), kind.source)
+        )
+    return table
+
+
+if __name__ == "__main__":
+    table = rows()
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    for row in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print(f"\nParameters at default widths, {GENES} genes, {PERTURBATIONS} perturbations, latent {LATENT}.")
+    print(f"Tests: {TESTS}.")

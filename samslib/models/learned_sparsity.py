@@ -1,0 +1,85 @@
+"""SAMS-VAE with learned sparsity: Beta-Bernoulli masks, in the paper's code but not among its experiments."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import nn
+
+from samslib.cells import Batch, Condition, DataSummary, Plate
+from samslib.distributions import Bernoulli, Beta, Likelihood, Normal, Point, StraightThroughBernoulli, standard_normal
+from samslib.model import Model, choose
+from samslib.nets import DECODERS, CellEncoder, NormalNet, NormalTable
+from samslib.trace import Trace
+
+
+@final
+class BetaBernoulliSAMSVAE(Model):
+    """z = z_basal + D (E * M), where how likely a mask entry is to be on is itself inferred.
+
+    Generative model: pi ~ Beta(mask_alpha, mask_beta) and M ~ Bernoulli(pi) for each perturbation and axis; the rest
+    is SAMS-VAE. Posterior: q(pi) one value ("point") or a Beta ("beta": its parameters are exponentials, so positive;
+    the published ones are free and may turn negative); q(M | pi) = Bernoulli(pi), straight-through, so that M's term
+    cancels and pi pays for sparsity; q(E) and q(z_basal | x) as in SAMS-VAE.
+    The published posteriors are point with either q(E), and beta with mean_field.
+
+    Raises ValueError for an unknown likelihood, posterior or normalization, or a prior parameter that is not positive.
+    """
+
+    exogenous = ("z_basal",)
+    source = "code of arXiv:2311.02794"
+
+    def __init__(
+        self, summary: DataSummary, latent: int = 100, likelihood: str = "negative_binomial",
+        posterior: str = "correlated", mask_posterior: str = "point", mask_alpha: float = 1.0, mask_beta: float = 5.0,
+        embedding_scale: float = 1.0, encoder_layers: int = 1, encoder_width: int = 400, decoder_layers: int = 1,
+        decoder_width: int = 400, embedding_layers: int = 2, embedding_width: int = 200, encoder_offset: bool = True,
+        temperature: float = 1.0, normalization: str | None = "log", mask_initial_logit: float = 0.0,
+        embedding_initial_spread: float = 0.0, embedding_initial_scale: float = 1.0,
+    ):  # fmt: skip
+        super().__init__(summary, locals())
+        if not min(mask_alpha, mask_beta) > 0:
+            raise ValueError(f"mask_alpha is {mask_alpha} and mask_beta {mask_beta}; both must be above 0.")
+        T, G = len(summary.perturbations), len(summary.genes)
+        self.mask_alpha, self.mask_beta, self.embedding_scale = mask_alpha, mask_beta, embedding_scale
+        self.temperature, self.encoder_offset, self.size = temperature, encoder_offset, (T, latent)
+        self.correlated = choose("posterior", posterior, {"correlated": True, "mean_field": False})
+        self.pointwise = choose("mask_posterior", mask_posterior, {"point": True, "beta": False})
+        if self.pointwise:
+            self.mask_logits = nn.Parameter(torch.full((T, latent), float(mask_initial_logit)))
+        else:
+            self.mask_log_alpha = nn.Parameter(torch.zeros(T, latent))
+            self.mask_log_beta = nn.Parameter(torch.zeros(T, latent))
+        self.embedding: nn.Module = (
+            NormalNet((latent, T), latent, embedding_width, embedding_layers)
+            if self.correlated
+            else NormalTable(T, latent, embedding_initial_spread, embedding_initial_scale)
+        )
+        shift = (latent,) * encoder_offset
+        self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, shift)
+        self.decoder = choose("likelihood", likelihood, DECODERS)(latent, G, decoder_width, decoder_layers)
+
+    def generate(self, t: Trace, c: Condition) -> Likelihood:
+        full = c.library.new_ones(c.dose.shape[1], self.size[1])
+        z_basal = t.sample("z_basal", standard_normal(len(c), self.size[1], full), Plate.CELL)
+        pi = t.sample("pi", Beta(self.mask_alpha * full, self.mask_beta * full), Plate.DOSE)
+        M = t.sample("M", Bernoulli(logits=pi.logit(), validate_args=False), Plate.DOSE)
+        E = t.sample("E", Normal(0 * full, self.embedding_scale * full), Plate.DOSE)
+        return self.decoder(z_basal + c.dose @ (E * M), c.library)
+
+    def infer_shared(self, t: Trace) -> None:
+        rows = t.rows(Plate.DOSE)
+        if self.pointwise:
+            pi = t.sample("pi", Point.probability(self.mask_logits[rows]), Plate.DOSE)
+        else:
+            pi = t.sample("pi", Beta(self.mask_log_alpha[rows].exp(), self.mask_log_beta[rows].exp()), Plate.DOSE)
+        M = t.sample("M", StraightThroughBernoulli(pi.logit(), self.temperature), Plate.DOSE)
+        if self.correlated:
+            t.sample("E", self.embedding(M, torch.arange(self.size[0], device=M.device)[rows]), Plate.DOSE)
+        else:
+            t.sample("E", self.embedding(rows), Plate.DOSE)
+
+    def infer_cells(self, t: Trace, b: Batch) -> None:
+        shift = (b.condition.dose @ (t["E"] * t["M"]),) * self.encoder_offset
+        t.sample("z_basal", self.encoder(b.x, *shift), Plate.CELL)
