@@ -270,7 +270,7 @@ def provenance_table(results: pd.DataFrame) -> pd.DataFrame:
         **{name: value for name, value in told.items() if value is not None},
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
     }
-    return pd.DataFrame({"value": facts.values()}, index=pd.Index(facts, name="provenance"))
+    return pd.DataFrame({"value": map(str, facts.values())}, index=pd.Index(facts, name="provenance"))
 
 
 def _version(package: str) -> str | None:
