@@ -169,7 +169,7 @@ def test_errors_say_what_is_missing():
             BASELINES[name](summary, likelihood="gauss")
     with pytest.raises(ValueError, match="Real values have no pseudobulk"):
         dataclasses.replace(data, counts=False).summary(pseudobulk=True)
-    with pytest.warns(UserWarning, match=r"No training cells with \['B'\] alone"):
+    with pytest.warns(UserWarning, match="1 perturbation.*'B', were never trained on alone"):
         BASELINES["additive"](data.summary(data[data.labels != "B"], pseudobulk=True))
 
 

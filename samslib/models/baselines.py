@@ -109,7 +109,8 @@ class Additive(ClosedForm):
         alone = dose * ((dose != 0).sum(1, keepdim=True) == 1)
         weight = (cells @ alone.square())[:, None]
         if missing := [name for name, w in zip(self.summary.perturbations, weight, strict=True) if w == 0]:
-            warnings.warn(f"No training cells with {missing} alone; additive takes their effect as 0.", stacklevel=4)
+            shown = f"{len(missing)} perturbation(s), such as {missing[0]!r}"
+            warnings.warn(f"{shown}, were never trained on alone; additive takes their effect as 0.", stacklevel=4)
         return (cells[:, None] * alone).T @ fold / weight.where(weight > 0, 1)
 
 
