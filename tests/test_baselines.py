@@ -105,6 +105,10 @@ def test_concentration_by_moments_finds_that_of_the_law():
     cells = pd.DataFrame({"perturbation": labels}, index=[f"c{i}" for i in range(2000)])
     bulk = samslib.PerturbationData.from_anndata(anndata.AnnData(x, obs=cells)).summary(pseudobulk=True).pseudobulk
     assert abs(bulk.concentration.mean() - 2.0) < 0.2
+    share = np.stack([x[labels == n].sum(0) / x[labels == n].sum() for n in labels[:2]])[np.arange(2000) % 2]
+    m = x.sum(1, keepdims=True, dtype=float) * share
+    moments = (m**2).sum(0) / ((x - m) ** 2 - m).sum(0)
+    np.testing.assert_allclose(bulk.concentration.numpy(), moments, rtol=1e-3)
     assert bulk.cells.tolist() == [1000, 1000] and bulk.dose.tolist() == [[1], [0]]
     np.testing.assert_allclose(bulk.counts[0].numpy(), x[labels == "A"].sum(0), rtol=1e-6)
 
