@@ -6,12 +6,13 @@ from samslib.checkpoint import load, save
 from samslib.data import PerturbationData
 from samslib.effects import average_effects, counterfactual, latents
 from samslib.evaluate import held_out_iwelbo
-from samslib.models import CPAVAE, MODELS, SAMSVAE, BetaBernoulliSAMSVAE, ConditionalVAE, SVAEPlus
+from samslib.models import BASELINES, CPAVAE, MODELS, SAMSVAE, BetaBernoulliSAMSVAE, ConditionalVAE, SVAEPlus
 from samslib.training import FitConfig, History, fit
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BASELINES",
     "CPAVAE",
     "MODELS",
     "SAMSVAE",

@@ -80,12 +80,27 @@ class Batch(_RowTensors):
 
 
 @dataclass(frozen=True)
+class Pseudobulk:
+    """Training cells summed by condition, one row a name: what closed-form baselines are functions of.
+
+    counts (S, G) summed over cells, dose (S, T) their mean, cells (S,) their number; concentration (G,) of a negative
+    binomial around each condition's share of counts, by moments.
+    """
+
+    counts: Tensor
+    dose: Tensor
+    cells: Tensor
+    concentration: Tensor
+
+
+@dataclass(frozen=True)
 class DataSummary:
     """All that a model must know of the data before it sees a batch.
 
     Names fix the sizes G, T, C, Q; `n_treated` is n_t, the number of training cells with a non-zero dose of each
     perturbation; `mean`, `std` (of x) and `log_mean`, `log_std` (of log(1 + x)) are (G,) statistics of the
     training cells (sample standard deviation, 1 where a gene is constant).
+    `pseudobulk` is there if it was asked for.
     """
 
     genes: tuple[str, ...]
@@ -100,6 +115,7 @@ class DataSummary:
     log_mean: Tensor
     log_std: Tensor
     control: str | None = None
+    pseudobulk: Pseudobulk | None = None
 
     def shared_counts(self, plate: Plate) -> Tensor:
         """(rows,) number of training cells that share each row of a plate."""

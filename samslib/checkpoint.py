@@ -15,17 +15,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from samslib.cells import DataSummary
+from samslib.cells import DataSummary, Pseudobulk
 from samslib.model import Model
-from samslib.models import MODELS
+from samslib.models import BASELINES, MODELS
 
 FORMAT = 1
+KINDS = MODELS | BASELINES
 
 
 def save(model: Model, path: str | Path) -> Path:
     """Write a model (name, options, data summary, weights) to one file; an existing file is replaced only when all is
     written. Raises OSError with the path and the reason if it cannot be written."""
-    name = next(key for key, kind in MODELS.items() if kind is type(model))
+    name = next(key for key, kind in KINDS.items() if kind is type(model))
     facts, tensors = _summary_parts(model.summary)
     tensors |= {f"model.{k}": v for k, v in model.state_dict().items()}
     return _write(path, tensors, {"kind": "model", "model": name, "options": model.options, "summary": facts})
@@ -34,10 +35,10 @@ def save(model: Model, path: str | Path) -> Path:
 def load(path: str | Path, device: str = "cpu") -> Model:
     """The model that `save` wrote. Raises FileNotFoundError, or ValueError for a damaged or foreign file."""
     tensors, facts = _read(path, "model")
-    if facts["model"] not in MODELS:
-        raise ValueError(f"{path} holds a {facts['model']!r}, which this version does not know: {sorted(MODELS)}.")
+    if facts["model"] not in KINDS:
+        raise ValueError(f"{path} holds a {facts['model']!r}, which this version does not know: {sorted(KINDS)}.")
     summary = _summary(facts["summary"], tensors)
-    model = MODELS[facts["model"]](summary, **facts["options"])
+    model = KINDS[facts["model"]](summary, **facts["options"])
     weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
     model.to(next(v.dtype for v in weights.values() if v.is_floating_point()))
     model.load_state_dict(weights)
@@ -133,13 +134,17 @@ class TrainingState:
 
 
 def _summary_parts(summary: DataSummary) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    values = {f.name: getattr(summary, f.name) for f in fields(summary)}
+    values = {f.name: getattr(summary, f.name) for f in fields(summary) if f.name != "pseudobulk"}
     tensors = {f"summary.{k}": v for k, v in values.items() if isinstance(v, Tensor)}
+    if summary.pseudobulk:
+        tensors |= {f"pseudobulk.{k}": v for k, v in vars(summary.pseudobulk).items()}
     return {k: v for k, v in values.items() if not isinstance(v, Tensor)}, tensors
 
 
 def _summary(facts: dict[str, Any], tensors: dict[str, Tensor]) -> DataSummary:
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
+    bulk = {k[11:]: v for k, v in tensors.items() if k.startswith("pseudobulk.")}
+    values["pseudobulk"] = Pseudobulk(**bulk) if bulk else None
     return DataSummary(**values | {k[8:]: v for k, v in tensors.items() if k.startswith("summary.")})
 
 

@@ -19,7 +19,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from samslib.cells import Batch, Condition, DataSummary
+from samslib.cells import Batch, Condition, DataSummary, Pseudobulk
 
 LOG = logging.getLogger("samslib")
 BLOCK = 4_000_000  # entries made dense at a time while reading or averaging, 32 MB in float64
@@ -360,13 +360,15 @@ class PerturbationData:
         train, val, test = (self[part == name] for name in ("train", "val", "test"))
         return train, val, test
 
-    def summary(self, train: PerturbationData | None = None) -> DataSummary:
+    def summary(self, train: PerturbationData | None = None, pseudobulk: bool = False) -> DataSummary:
         """What a model must know: names, and the statistics and counts of the training cells (default: all of
         these).
 
         Means and sample standard deviations (ddof 1) are accumulated in float64 over blocks of rows; a gene
         that does not vary gets 1. Real values of -1 or below have no log(1 + x): their log statistics are
-        NaN. Raises DataError if `train` has other genes or columns than these data.
+        NaN. `pseudobulk` adds the counts summed by condition, from which the closed-form baselines are made; they
+        are saved with a model. Raises DataError if `train` has other genes or columns than these data, or for the
+        pseudobulk of real values.
         """
         train = self if train is None else train
         columns = ("genes", "perturbations", "covariates", "quality")
@@ -391,7 +393,24 @@ class PerturbationData:
             log_mean=statistics[2],
             log_std=statistics[3],
             control=self.control,
+            pseudobulk=train._pseudobulk() if pseudobulk else None,
         )
+
+    def _pseudobulk(self) -> Pseudobulk:
+        """Sums by condition. The concentration c solves E[(x - m)^2] = E[m] + E[m^2] / c over cells, m a cell's
+        library times its condition's share; it is kept within 0.01 and 100, the value where nothing is left for it."""
+        if not self.counts:
+            raise DataError("Real values have no pseudobulk; make the data of counts, or leave pseudobulk=False.")
+        code, names = pd.factorize(self.labels, sort=True)
+        of = sp.csr_matrix((np.ones(len(self)), (code, np.arange(len(self)))), (len(names), len(self)))
+        counts, cells = (of @ self.x).toarray(), np.bincount(code)
+        share = counts / counts.sum(1, keepdims=True)
+        second = (of @ self.library**2) @ share**2
+        cross = ((of.multiply(self.library) @ self.x).toarray() * share).sum(0)
+        left = np.asarray(self.x.multiply(self.x).sum(0, dtype=np.float64)).ravel() - 2 * cross + second - counts.sum(0)
+        concentration = np.divide(second, left, out=np.full_like(left, 100.0), where=left > 0).clip(0.01, 100)
+        parts = counts, (of @ self.dose).toarray() / cells[:, None], cells, concentration
+        return Pseudobulk(*(torch.as_tensor(part).to(torch.get_default_dtype()) for part in parts))
 
 
 def check_split(part: np.ndarray, cells: int) -> np.ndarray:

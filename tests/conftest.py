@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import anndata
@@ -14,11 +15,13 @@ import samslib
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {"latent": 3, "encoder_width": 8, "decoder_width": 8}
+KINDS = samslib.MODELS | samslib.BASELINES
 VARIANTS: dict[str, dict] = {name: {} for name in sorted(samslib.MODELS)} | {
     "learned_sparsity beta": {"mask_posterior": "beta"},
     "learned_sparsity mean_field beta": {"posterior": "mean_field", "mask_posterior": "beta"},
     "learned_sparsity mean_field point": {"posterior": "mean_field"},
     "sams_vae mean_field": {"posterior": "mean_field"},
+    **dict.fromkeys(samslib.BASELINES, {}),
     "svae_plus original": {"cell_masks": True, "mask_initial_logit": 5.0, "embedding_initial_spread": 1.0},
 }
 ONE_PERTURBATION = (samslib.SVAEPlus,)  # models that take no combinations
@@ -41,20 +44,22 @@ def make_data(cells: int = 90, genes: int = 12, seed: int = 0) -> samslib.Pertur
 
 def make_model(variant: str, summary: samslib.DataSummary) -> samslib.model.Model:
     torch.manual_seed(0)
-    return samslib.MODELS[variant.split()[0]](summary, **SMALL, **VARIANTS[variant])
+    kind = KINDS[variant.split()[0]]
+    small = {name: value for name, value in SMALL.items() if name in inspect.signature(kind).parameters}
+    return kind(summary, **small, **VARIANTS[variant])
 
 
 @pytest.fixture
 def data(request) -> samslib.PerturbationData:
     """Small data; for the models that take no combinations, with A+B as a perturbation of its own."""
     variant = getattr(request.node, "callspec", None) and request.node.callspec.params.get("model")
-    unique = variant and samslib.MODELS[variant.split()[0]] in ONE_PERTURBATION
+    unique = variant and KINDS[variant.split()[0]] in ONE_PERTURBATION
     return make_data().encode_unique() if unique else make_data()
 
 
 @pytest.fixture(params=VARIANTS)
 def model(request, data) -> samslib.model.Model:
-    return make_model(request.param, data.summary())
+    return make_model(request.param, data.summary(pseudobulk=True))
 
 
 def pytest_terminal_summary(terminalreporter) -> None:

@@ -1,17 +1,24 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 import samslib
-from samslib.objective import iwelbo, log_weights
+from samslib.objective import iwelbo, log_weights, posterior
 from samslib.trace import Trace
+
+
+def inferred(model, data) -> bool:
+    """Whether the model has latent variables; without any its bound is the log-likelihood, whatever the draws."""
+    return bool(posterior(model, data.batch(), 1).sites)
 
 
 def test_a_row_a_cell_and_seeded(model, data):
     scores = samslib.held_out_iwelbo(model, data, particles=10)
     assert list(scores.index) == list(data.cells) and list(scores["perturbation"]) == list(data.labels)
     assert scores["iwelbo"].equals(samslib.held_out_iwelbo(model, data, particles=10)["iwelbo"])
-    assert not scores["iwelbo"].equals(samslib.held_out_iwelbo(model, data, particles=10, seed=1)["iwelbo"])
+    other = samslib.held_out_iwelbo(model, data, particles=10, seed=1)["iwelbo"]
+    assert scores["iwelbo"].equals(other) != inferred(model, data)
 
 
 def test_it_is_the_bound_without_the_shared_charge(model, data):
@@ -28,4 +35,4 @@ def test_it_is_the_bound_without_the_shared_charge(model, data):
 def test_more_particles_raise_it(model, data):
     """Means over 90 cells at 1 and at 50 particles: the gap is tens of standard errors for an untrained posterior."""
     one, many = (samslib.held_out_iwelbo(model, data, particles=p)["iwelbo"].mean() for p in (1, 50))
-    assert many > one
+    assert many > one if inferred(model, data) else many == pytest.approx(one, abs=1e-4)

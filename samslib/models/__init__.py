@@ -1,6 +1,11 @@
-"""The models, one file each. MODELS is the whole list: adding a model is one file and one line here."""
+"""The models, one file each. MODELS is the whole list: adding a model is one file and one line here.
+
+BASELINES lists the plain baselines, one file for all. They keep the same contract, so one loop over MODELS | BASELINES
+makes a table; the summary is data.summary(train, pseudobulk=True).
+"""
 
 from samslib.model import Model
+from samslib.models.baselines import Additive, ControlMean, DecoderOnly, LatentAdditive, Linear, PerturbationMean
 from samslib.models.conditional_vae import ConditionalVAE
 from samslib.models.cpa_vae import CPAVAE
 from samslib.models.learned_sparsity import BetaBernoulliSAMSVAE
@@ -15,4 +20,13 @@ MODELS: dict[str, type[Model]] = {
     "conditional_vae": ConditionalVAE,
 }
 
-__all__ = ["CPAVAE", "MODELS", "SAMSVAE", "BetaBernoulliSAMSVAE", "ConditionalVAE", "SVAEPlus"]
+BASELINES: dict[str, type[Model]] = {
+    "control_mean": ControlMean,
+    "perturbation_mean": PerturbationMean,
+    "additive": Additive,
+    "linear": Linear,
+    "latent_additive": LatentAdditive,
+    "decoder_only": DecoderOnly,
+}
+
+__all__ = ["BASELINES", "CPAVAE", "MODELS", "SAMSVAE", "BetaBernoulliSAMSVAE", "ConditionalVAE", "SVAEPlus"]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from samslib.cells import Condition, DataSummary
+from samslib.cells import Condition, DataSummary, Pseudobulk
 from samslib.model import Model
-from samslib.models import MODELS
+from samslib.models import BASELINES, MODELS
 from samslib.nets import DECODERS
 from samslib.trace import Trace
 
@@ -20,8 +20,11 @@ TESTS = "contract in tests/test_models.py, published numbers in tests/test_offic
 def example(kind: type[Model], **options: object) -> Model:
     zero, one = torch.zeros(GENES), torch.ones(GENES)
     names = tuple(f"gene_{i}" for i in range(GENES)), tuple(f"perturbation_{i}" for i in range(PERTURBATIONS))
-    summary = DataSummary(*names, (), (), 0, (0,) * PERTURBATIONS, (), zero, one, zero, one)
-    return kind(summary, latent=LATENT, **options)  # type: ignore[call-arg, arg-type]
+    conditions = PERTURBATIONS + 1
+    bulk = Pseudobulk(torch.ones(conditions, GENES), torch.eye(conditions, PERTURBATIONS), torch.ones(conditions), one)
+    summary = DataSummary(*names, (), (), 0, (0,) * PERTURBATIONS, (), zero, one, zero, one, None, bulk)
+    given = {"latent": LATENT} | options if "latent" in inspect.signature(kind).parameters else options
+    return kind(summary, **given)  # type: ignore[arg-type]
 
 
 def sites(model: Model) -> str:
@@ -33,6 +36,8 @@ def sites(model: Model) -> str:
 
 
 def likelihoods(kind: type[Model]) -> str:
+    if "likelihood" not in inspect.signature(kind).parameters:
+        return "negative_binomial"
     for name in DECODERS:
         example(kind, likelihood=name)  # an unknown one raises
     return " ".join(DECODERS)
@@ -40,7 +45,7 @@ def likelihoods(kind: type[Model]) -> str:
 
 def rows() -> list[tuple[str, ...]]:
     table: list[tuple[str, ...]] = [("model", "class", "file", "lines", "parameters", "sites", "likelihoods", "source")]
-    for name, kind in MODELS.items():
+    for name, kind in (MODELS | BASELINES).items():
         file, model = Path(inspect.getfile(kind)), example(kind)
         lines = len(file.read_text(encoding="utf-8").splitlines())
         size = sum(p.numel() for p in model.parameters())

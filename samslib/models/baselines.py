@@ -1,0 +1,173 @@
+"""Plain baselines behind the models' contract: no latent variables, a law of x given the doses alone.
+
+The first four are closed forms of `data.summary(train, pseudobulk=True)`, ready when made; `samslib.fit` then moves
+nothing but their concentrations. The last two are networks and are trained.
+"""
+
+from __future__ import annotations
+
+import warnings
+from abc import abstractmethod
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor, nn
+
+from samslib.cells import Batch, Condition, DataSummary, Plate
+from samslib.distributions import Likelihood, NegativeBinomial
+from samslib.model import Model, choose
+from samslib.nets import DECODERS, VARIANCE_FLOOR
+from samslib.trace import Trace
+
+STANDARD, PERTURBENCH = "standard baseline", "arXiv:2408.10609"
+
+
+class WithoutLatents(Model):
+    """Abstract: nothing to infer, so every bound is the log-likelihood itself."""
+
+    def infer_shared(self, t: Trace) -> None: ...
+    def infer_cells(self, t: Trace, b: Batch) -> None: ...
+
+
+class ClosedForm(WithoutLatents):
+    """Abstract: x ~ NB(library * softmax(log share of the controls + D change), concentration by moments).
+
+    Shares are those of each condition's summed counts, `pseudocount` added to every gene. `averages`: a cell has the
+    mean, not the sum, of its perturbations' changes. Raises ValueError for an option that is not above 0, and for a
+    summary without pseudobulk or without control or perturbed cells.
+    """
+
+    averages: ClassVar[bool] = False
+
+    def __init__(self, summary: DataSummary, arguments: dict[str, Any]):
+        super().__init__(summary, arguments)
+        if wrong := {name: value for name, value in self.options.items() if not value > 0}:
+            raise ValueError(f"{wrong} must be above 0.")
+        if summary.pseudobulk is None:
+            name = type(self).__name__
+            raise ValueError(f"{name} is a function of pseudobulk; give it data.summary(train, pseudobulk=True).")
+        bulk = summary.pseudobulk
+        if (treated := bulk.dose.any(1)).all() or not treated.any():
+            raise ValueError("Control and perturbed cells are compared; keep some of both in the training split.")
+        counts = bulk.counts.double() + arguments["pseudocount"]
+        log_share = (counts / counts.sum(1, keepdim=True)).log()
+        control = log_share[~treated].mean(0)
+        change = self.solve(log_share[treated] - control, bulk.dose[treated].double(), bulk.cells[treated].double())
+        self.control, self.change = (nn.Buffer(value.to(summary.mean)) for value in (control, change))
+        self.log_concentration = nn.Parameter(bulk.concentration.log())
+
+    @abstractmethod
+    def solve(self, fold: Tensor, dose: Tensor, cells: Tensor) -> Tensor:
+        """(T, G) change of log shares, from perturbed conditions' log fold changes (S, G), doses (S, T), cells (S,)."""
+
+    def generate(self, t: Trace, c: Condition) -> Likelihood:
+        dose = nn.functional.normalize(c.touched(Plate.DOSE), p=1.0, dim=1) if self.averages else c.dose
+        share = (self.control + dose @ self.change[t.rows(Plate.DOSE)]).softmax(-1)
+        mean = (c.library * share + VARIANCE_FLOOR).expand(t.particles, -1, -1)
+        return NegativeBinomial(mean, self.log_concentration.exp())
+
+
+@final
+class ControlMean(ClosedForm):
+    """No perturbation does anything."""
+
+    source = STANDARD
+
+    def __init__(self, summary: DataSummary, pseudocount: float = 0.5):
+        super().__init__(summary, locals())
+
+    def solve(self, fold: Tensor, dose: Tensor, cells: Tensor) -> Tensor:
+        return fold.new_zeros(dose.shape[1], fold.shape[1])
+
+
+@final
+class PerturbationMean(ClosedForm):
+    """All perturbations and combinations do the same: the mean share over training conditions, each counted once."""
+
+    source, averages = STANDARD, True
+
+    def __init__(self, summary: DataSummary, pseudocount: float = 0.5):
+        super().__init__(summary, locals())
+
+    def solve(self, fold: Tensor, dose: Tensor, cells: Tensor) -> Tensor:
+        return fold.exp().mean(0).log().repeat(dose.shape[1], 1)
+
+
+@final
+class Additive(ClosedForm):
+    """Log fold changes of single perturbations add up, each times its dose: the strong baseline for combinations.
+
+    One that was never trained on alone counts as without effect, with a warning when the model is made.
+    """
+
+    source = STANDARD
+
+    def __init__(self, summary: DataSummary, pseudocount: float = 0.5):
+        super().__init__(summary, locals())
+
+    def solve(self, fold: Tensor, dose: Tensor, cells: Tensor) -> Tensor:
+        alone = dose * ((dose != 0).sum(1, keepdim=True) == 1)
+        weight = (cells @ alone.square())[:, None]
+        if missing := [name for name, w in zip(self.summary.perturbations, weight, strict=True) if w == 0]:
+            shown = f"{len(missing)} perturbation(s), such as {missing[0]!r}"
+            warnings.warn(f"{shown}, were never trained on alone; additive takes their effect as 0.", stacklevel=4)
+        return (cells[:, None] * alone).T @ fold / weight.where(weight > 0, 1)
+
+
+@final
+class Linear(ClosedForm):
+    """Ridge regression of log fold changes on doses, without intercept; a condition weighs as many as its cells.
+
+    As `ridge`, in cells, falls to 0 this is the additive baseline, if no combination is trained on.
+    """
+
+    source = f"{PERTURBENCH}, linear additive"
+
+    def __init__(self, summary: DataSummary, ridge: float = 1.0, pseudocount: float = 0.5):
+        super().__init__(summary, locals())
+
+    def solve(self, fold: Tensor, dose: Tensor, cells: Tensor) -> Tensor:
+        weighted = (cells[:, None] * dose).T
+        return torch.linalg.solve(
+            weighted @ dose + self.options["ridge"] * torch.eye(len(weighted)).to(fold), weighted @ fold
+        )
+
+
+@final
+class LatentAdditive(WithoutLatents):
+    """x ~ likelihood(decoder(D E), library): a vector a perturbation, added up before the decoder; control is at 0."""
+
+    source = f"{PERTURBENCH}, latent additive"
+
+    def __init__(
+        self, summary: DataSummary, latent: int = 100, likelihood: str = "negative_binomial",
+        decoder_layers: int = 1, decoder_width: int = 400, embedding_initial_spread: float = 0.1,
+    ):  # fmt: skip
+        super().__init__(summary, locals())
+        self.embedding = nn.Parameter(embedding_initial_spread * torch.randn(len(summary.perturbations), latent))
+        network = choose("likelihood", likelihood, DECODERS)
+        self.decoder = network(latent, len(summary.genes), decoder_width, decoder_layers)
+
+    def generate(self, t: Trace, c: Condition) -> Likelihood:
+        z = c.dose @ self.embedding[t.rows(Plate.DOSE)]
+        return self.decoder(z.expand(t.particles, -1, -1), c.library)
+
+
+@final
+class DecoderOnly(WithoutLatents):
+    """x ~ likelihood(decoder(D), library): a network of the doses and nothing else."""
+
+    source = f"{PERTURBENCH}, decoder only"
+
+    def __init__(
+        self, summary: DataSummary, likelihood: str = "negative_binomial",
+        decoder_layers: int = 3, decoder_width: int = 400,
+    ):  # fmt: skip
+        super().__init__(summary, locals())
+        T, G = len(summary.perturbations), len(summary.genes)
+        self.decoder = choose("likelihood", likelihood, DECODERS)(T, G, decoder_width, decoder_layers)
+
+    def generate(self, t: Trace, c: Condition) -> Likelihood:
+        dose = c.dose.new_zeros(len(c), len(self.summary.perturbations))
+        dose[:, t.rows(Plate.DOSE)] = c.dose
+        return self.decoder(dose.expand(t.particles, -1, -1), c.library)
