@@ -3,6 +3,7 @@
 from samslib.model import Model
 from samslib.models.conditional_vae import ConditionalVAE
 from samslib.models.cpa_vae import CPAVAE
+from samslib.models.cradle_vae import CRADLEVAE
 from samslib.models.learned_sparsity import BetaBernoulliSAMSVAE
 from samslib.models.sams_vae import SAMSVAE
 from samslib.models.svae_plus import SVAEPlus
@@ -13,6 +14,7 @@ MODELS: dict[str, type[Model]] = {
     "cpa_vae": CPAVAE,
     "svae_plus": SVAEPlus,
     "conditional_vae": ConditionalVAE,
+    "cradle_vae": CRADLEVAE,
 }
 
-__all__ = ["CPAVAE", "MODELS", "SAMSVAE", "BetaBernoulliSAMSVAE", "ConditionalVAE", "SVAEPlus"]
+__all__ = ["CPAVAE", "CRADLEVAE", "MODELS", "SAMSVAE", "BetaBernoulliSAMSVAE", "ConditionalVAE", "SVAEPlus"]

@@ -20,15 +20,14 @@ TESTS = "contract in tests/test_models.py, published numbers in tests/test_offic
 def example(kind: type[Model], **options: object) -> Model:
     zero, one = torch.zeros(GENES), torch.ones(GENES)
     names = tuple(f"gene_{i}" for i in range(GENES)), tuple(f"perturbation_{i}" for i in range(PERTURBATIONS))
-    summary = DataSummary(*names, (), (), 0, (0,) * PERTURBATIONS, (), zero, one, zero, one)
+    summary = DataSummary(*names, (), ("fails",), 0, (0,) * PERTURBATIONS, (0,), zero, one, zero, one)
     return kind(summary, latent=LATENT, **options)  # type: ignore[call-arg, arg-type]
 
 
 def sites(model: Model) -> str:
     """name:plate of every latent variable, in the order of the generative program."""
-    nothing = torch.zeros(1, 0)
     t = Trace(1)
-    model.generate(t, Condition(torch.zeros(1, PERTURBATIONS), torch.ones(1, 1), nothing, nothing))
+    model.generate(t, Condition(torch.zeros(1, PERTURBATIONS), torch.ones(1, 1), torch.zeros(1, 0), torch.zeros(1, 1)))
     return " ".join(f"{name}:{site.plate.value}" for name, site in t.sites.items())
 
 
