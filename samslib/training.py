@@ -86,7 +86,8 @@ _CHOICES = {
 
 class History(pd.DataFrame):
     """One row a validation, indexed by step: epoch, seconds, the training loss and every term of it by name (means
-    since the last row, nats a cell) and of a model's penalties, "val_..." of the bound's terms on the validation cells, and what a monitor reported.
+    since the last row, nats a cell) and of a model's penalties, "val_..." of the bound and its terms on the validation
+    cells, and what a monitor reported.
 
     `attrs` holds best_step, interrupted, device, seconds and the configuration.
     """
