@@ -111,7 +111,7 @@ def test_a_twin_is_the_lower_median_of_failing_cells_of_the_same_label():
         assert len(np.unique(mine, axis=0)) > 1  # each cell draws its own
     keep = ~fails | (np.cumsum(fails & (data.labels == "A")) == 1) & (data.labels == "A")
     few = quality.with_twins(data[keep])
-    (only,) = np.flatnonzero((few.qc[:, 0] != 0))
+    (only,) = np.flatnonzero(few.qc[:, 0] != 0)
     here = few.twin.toarray()
     assert only > 0 and (here[few.labels == "A"] == few.x[only].toarray()).all()
     assert (here[few.labels != "A"] == 0).all()
