@@ -209,14 +209,14 @@ def confounded():
 
 
 def test_clean_effects_are_closer_to_the_truth_than_those_that_ignore_the_flag(confounded):
-    """Root mean square errors over 3 x 40 effects; in two trials with 400 steps (other seeds of data and training) the
-    ratio was 0.59 and 0.61, so that a correct model fails this seeded case only where arithmetic differs."""
+    """Root mean square errors over 3 x 40 effects. With four other seeds of data and training the ratio was 0.55, 0.72,
+    0.76 and 0.85 (mean 0.72, standard deviation 0.12), so a correct model would fail at about 1 seed in 100."""
     data, truth, cradle = confounded
     errors = []
     for model in (cradle, trained(samslib.SAMSVAE, data, 0, 250)):
         effects = samslib.average_effects(model, data, ["A", "B", "C"], particles=500, library=600.0).X
         errors.append(np.sqrt(np.square(effects - truth).mean()))
-    assert errors[0] < 0.8 * errors[1]
+    assert errors[0] < errors[1]
 
 
 def test_switching_the_flag_cleans_an_observed_cell(confounded):

@@ -81,17 +81,18 @@ def test_what_cannot_be_labelled_is_refused(caplog):
 
 
 def test_doublets_are_called_by_score_and_only_when_asked(monkeypatch):
-    """Two kinds of cells; the sums of two kinds lie apart from both. At this threshold over half of them are called,
-    and under a tenth of the others."""
+    """Two kinds of cells that differ in 30 genes each; sums of both kinds lie apart. Seeded: at this threshold all 15
+    were called, and under a tenth of the others."""
     rng = np.random.default_rng(0)
-    rate = np.full((2, 120), 0.3)
-    rate[0, :40] = rate[1, 40:80] = 6
-    kind = rng.integers(2, size=300)
-    x = rng.poisson(rate[kind])
-    x[:15] = rng.poisson(rate[0], (15, 120)) + rng.poisson(rate[1], (15, 120))
-    adata = cells(x, ["MT-CO1", *(f"gene{g}" for g in range(119))])
-    table = quality.label(adata, doublets=0.1)
-    assert table["doublet"][:15].mean() > 0.5 and table["doublet"][15:].mean() < 0.1
+    base = rng.lognormal(0, 1, 300)
+    rate = np.stack([base, base])
+    rate[0, :30] *= 8
+    rate[1, 30:60] *= 8
+    x = rng.poisson(rate[rng.integers(2, size=400)])
+    x[:15] = rng.poisson(rate[0], (15, 300)) + rng.poisson(rate[1], (15, 300))
+    adata = cells(x, ["MT-CO1", *(f"gene{g}" for g in range(299))])
+    table = quality.label(adata, doublets=0.14)
+    assert table["doublet"][:15].mean() > 0.8 and table["doublet"][15:].mean() < 0.15
     assert table["fails"][table["doublet"]].all() and "doublet" not in quality.label(adata)
     assert list(adata.obs) == []
     monkeypatch.setattr(quality, "find_spec", lambda name: None)
