@@ -1,12 +1,21 @@
 """samslib: sparse additive mechanism shift models of cellular perturbations, and their family, in PyTorch."""
 
-from samslib import book, datasets, interpret, official, plotting, simulate, splits
+from samslib import book, datasets, interpret, official, plotting, quality, simulate, splits
 from samslib.cells import Batch, Condition, DataSummary, Plate
 from samslib.checkpoint import load, save
 from samslib.data import PerturbationData
 from samslib.effects import average_effects, counterfactual, latents
 from samslib.evaluate import held_out_iwelbo
-from samslib.models import BASELINES, CPAVAE, MODELS, SAMSVAE, BetaBernoulliSAMSVAE, ConditionalVAE, SVAEPlus
+from samslib.models import (
+    BASELINES,
+    CPAVAE,
+    CRADLEVAE,
+    MODELS,
+    SAMSVAE,
+    BetaBernoulliSAMSVAE,
+    ConditionalVAE,
+    SVAEPlus,
+)
 from samslib.training import FitConfig, History, fit
 
 __version__ = "0.1.0"
@@ -14,6 +23,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BASELINES",
     "CPAVAE",
+    "CRADLEVAE",
     "MODELS",
     "SAMSVAE",
     "Batch",
@@ -37,6 +47,7 @@ __all__ = [
     "load",
     "official",
     "plotting",
+    "quality",
     "save",
     "simulate",
     "splits",

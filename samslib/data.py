@@ -94,7 +94,7 @@ class PerturbationData:
     x (n, G) counts as CSR float32, or real values as CSR or numpy; dose (n, T) CSR float32, a zero row is a
     control; library (n,) total counts over the genes held here (1 for real values); covariate (n, C) one-hot;
     qc (n, Q) 0/1; guides (n,) how many perturbations each cell's name holds; labels and raw_labels (n,)
-    canonical and original names.
+    canonical and original names; twin (n, G) an optional reference expression of each cell (`samslib.quality`).
     """
 
     x: Any
@@ -114,6 +114,7 @@ class PerturbationData:
     separator: str | None = "+"
     counts: bool = True
     unique: bool = field(default=False)  # True once every distinct name has a column of its own
+    twin: Any = None
 
     @classmethod
     def from_anndata(
@@ -241,10 +242,11 @@ class PerturbationData:
         """The chosen cells (positions, mask or slice) with all columns kept."""
         at = self._positions(rows, len(self), "cells")
         per_cell = ("x", "cells", "labels", "raw_labels", "guides", "dose", "library", "covariate", "qc")
-        return replace(self, **{name: getattr(self, name)[at] for name in per_cell})
+        twin = None if self.twin is None else self.twin[at]
+        return replace(self, twin=twin, **{name: getattr(self, name)[at] for name in per_cell})
 
     def batch(self, rows: Any = slice(None), dtype: torch.dtype = torch.float32) -> Batch:
-        """The chosen cells as dense tensors: x (b, G) and their condition."""
+        """The chosen cells as dense tensors: x (b, G), their condition, and twin (b, G) if there is one."""
         at = self._positions(rows, len(self), "cells")
 
         def dense(m: Any) -> Tensor:
@@ -252,7 +254,7 @@ class PerturbationData:
             return torch.from_numpy(chosen).to(dtype)
 
         condition = Condition(dense(self.dose), dense(self.library[:, None]), dense(self.covariate), dense(self.qc))
-        return Batch(dense(self.x), condition)
+        return Batch(dense(self.x), condition, None if self.twin is None else dense(self.twin))
 
     def batches(self, size: int, dtype: torch.dtype = torch.float32) -> Iterator[Batch]:
         """All cells in order, `size` at a time; the last batch may be smaller. Raises DataError for a size
@@ -343,7 +345,8 @@ class PerturbationData:
         if empty := int((library == 0).sum()):
             remedy = "keep more genes, or first data = data[np.asarray(data.x[:, mask].sum(1)).ravel() > 0]"
             raise DataError(f"{_cells(empty)} have no counts on the {len(at)} selected genes; {remedy}")
-        return replace(self, x=x, genes=tuple(self.genes[i] for i in at), library=library)
+        twin = None if self.twin is None else self.twin[:, at]
+        return replace(self, x=x, genes=tuple(self.genes[i] for i in at), library=library, twin=twin)
 
     def split(
         self, splitter: Callable[[PerturbationData], np.ndarray]

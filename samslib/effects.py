@@ -104,13 +104,19 @@ def average_effects(
 
 
 def counterfactual(
-    model: Model, data: PerturbationData, perturbation: str, particles: int = 20, seed: int = 0
+    model: Model,
+    data: PerturbationData,
+    perturbation: str | None,
+    particles: int = 20,
+    seed: int = 0,
+    qc: int | None = None,
 ) -> np.ndarray:
     """(n, G) expected expression of the observed cells had they received `perturbation` instead.
 
     Abduction, action, prediction: each cell's exogenous latents are inferred under what it did receive, its dose is
-    then set, and the decoder's mean is averaged over particles. Raises ValueError for a model without exogenous
-    latents, such as SVAE+: an intervention would redraw all that it knows of the cell.
+    then set (None keeps it), its quality flags are set to `qc` (None keeps them; 0 cleans a cell of its artifact), and
+    the decoder's mean is averaged over particles. Raises ValueError for a model without exogenous latents, such as
+    SVAE+: an intervention would redraw all that it knows of the cell; and for `qc` in a model that reads no flag.
     """
     if not model.exogenous:
         raise ValueError(
@@ -121,13 +127,17 @@ def counterfactual(
     with evaluating(model, seed) as like:
         shared = Trace(particles)
         model.infer_shared(shared)
-        dose = data.dose_of(perturbation).to(like)
+        changes = {} if perturbation is None else {"dose": data.dose_of(perturbation).to(like)}
+        if qc is not None:
+            if all(site.plate is not Plate.QC for site in shared.sites.values()):
+                raise ValueError(f"{type(model).__name__} reads no quality flag, so qc={qc} changes nothing; leave it.")
+            changes["qc"] = like.new_full((1, len(data.quality)), qc)
         for rows in cell_blocks(data, particles):
             b = data.batch(rows, dtype=like.dtype).to(like.device)
             q = Trace(particles, given=shared.values)
             model.infer_cells(q, b)
             p = Trace(particles, given={n: v for n, v in q.values.items() if n in model.exogenous or n in shared.sites})
-            out[rows] = model.generate(p, b.condition.do(dose=dose)).mean.mean(0).cpu().numpy()
+            out[rows] = model.generate(p, b.condition.do(**changes)).mean.mean(0).cpu().numpy()
     return out
 
 

@@ -6,7 +6,7 @@ import inspect
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from samslib.cells import Batch, Condition, DataSummary
 from samslib.distributions import Likelihood
@@ -41,6 +41,18 @@ class Model(nn.Module, ABC):
     @abstractmethod
     def infer_cells(self, t: Trace, b: Batch) -> None:
         """The posterior of each cell's own latents, declared on `t`, which already holds the shared ones."""
+
+
+class Auxiliary(ABC):
+    """Beside `Model` in the bases of a model whose training adds to the bound; evaluation never sees any of it."""
+
+    @abstractmethod
+    def weigh(self, b: Batch) -> Tensor:
+        """(n,) factors of the cells' likelihood terms, of mean 1 in a batch unless a source has them otherwise."""
+
+    @abstractmethod
+    def penalty(self, b: Batch, q: Trace) -> dict[str, Tensor]:
+        """Scalars by name, in nats a cell, that `fit` subtracts from the bound; q is the pass that it scored."""
 
 
 def choose(what: str, value: Any, options: dict[str, Any] | tuple[str, ...]) -> Any:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from samslib.cells import Batch, Plate
 from samslib.checkpoint import TrainingState
 from samslib.data import PerturbationData
-from samslib.model import Model
+from samslib.model import Auxiliary, Model
 from samslib.objective import elbo, iwelbo, log_weights, posterior, present
 from samslib.progress import Progress
 
@@ -86,7 +86,8 @@ _CHOICES = {
 
 class History(pd.DataFrame):
     """One row a validation, indexed by step: epoch, seconds, the training loss and every term of it by name (means
-    since the last row, nats a cell), "val_..." of the same on the validation cells, and what a monitor reported.
+    since the last row, nats a cell) and of a model's penalties, "val_..." of the bound and its terms on the validation
+    cells, and what a monitor reported.
 
     `attrs` holds best_step, interrupted, device, seconds and the configuration.
     """
@@ -145,16 +146,19 @@ def fit(
         while state.step < steps and not asked:
             torch.manual_seed(_mix(config.seed, state.step))
             b, active = present(train.batch(order(state.step), dtype=dtype).to(device))
-            terms = log_weights(model, b, posterior(model, b, config.particles, active), counts, config.analytic_kl)
+            q = posterior(model, b, config.particles, active)
+            terms = log_weights(model, b, q, counts, config.analytic_kl)
+            weights, extra = (model.weigh(b), model.penalty(b, q)) if isinstance(model, Auxiliary) else (1.0, {})
             warm = min(1.0, state.step / config.kl_warmup) if config.kl_warmup else 1.0
-            loss = -bound({k: v if k == "x" else warm * v for k, v in terms.items()}).mean()
+            loss = -bound({k: weights * v if k == "x" else warm * v for k, v in terms.items()}).mean()
+            loss = loss + warm * sum(extra.values())
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             if config.clip:
                 nn.utils.clip_grad_norm_(model.parameters(), config.clip)
             optimizer.step()
             with torch.no_grad():
-                for name, value in [("loss", loss), *((k, v.mean()) for k, v in terms.items())]:
+                for name, value in [("loss", loss), *((k, v.mean()) for k, v in (terms | extra).items())]:
                     sums[name] = sums[name] + value.detach() if name in sums else value.detach().clone()
             state.step += 1
             bar.advance()

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SMALL = {"latent": 3, "encoder_width": 8, "decoder_width": 8}
 KINDS = samslib.MODELS | samslib.BASELINES
 VARIANTS: dict[str, dict] = {name: {} for name in sorted(samslib.MODELS)} | {
+    "cradle_vae sum": {"compose": "sum"},
     "learned_sparsity beta": {"mask_posterior": "beta"},
     "learned_sparsity mean_field beta": {"posterior": "mean_field", "mask_posterior": "beta"},
     "learned_sparsity mean_field point": {"posterior": "mean_field"},
@@ -25,21 +26,34 @@ VARIANTS: dict[str, dict] = {name: {} for name in sorted(samslib.MODELS)} | {
     "svae_plus original": {"cell_masks": True, "mask_initial_logit": 5.0, "embedding_initial_spread": 1.0},
 }
 ONE_PERTURBATION = (samslib.SVAEPlus,)  # models that take no combinations
+NEEDS_QUALITY = (samslib.CRADLEVAE,)  # models that read a quality flag
 
 
-def make_data(cells: int = 90, genes: int = 12, seed: int = 0) -> samslib.PerturbationData:
-    """Counts of controls, A, B, C and A+B, in turn; A and B double a gene each."""
+def make_data(cells: int = 90, genes: int = 12, seed: int = 0, quality: bool = False) -> samslib.PerturbationData:
+    """Counts of controls, A, B, C and A+B, in turn; A and B double a gene each. With `quality`, every third cell fails,
+    which its last gene shows, and has a twin."""
     rng = np.random.default_rng(seed)
     labels = np.array(["control", "A", "B", "C", "A+B"])[np.arange(cells) % 5]
     rate = np.full((cells, genes), 4.0)
     rate[np.char.find(labels, "A") >= 0, 0] *= 4
     rate[np.char.find(labels, "B") >= 0, 1] *= 4
+    fails = (np.arange(cells) % 3 == 0) & quality
+    rate[fails, -1] *= 4
     adata = anndata.AnnData(
         rng.poisson(rate * rng.lognormal(0, 0.3, (cells, 1))).astype(np.float32),
-        obs=pd.DataFrame({"perturbation": labels}, index=[f"cell{i}" for i in range(cells)]),
+        obs=pd.DataFrame(
+            {"perturbation": labels, "fails": fails.astype(int)}, index=[f"cell{i}" for i in range(cells)]
+        ),
         var=pd.DataFrame(index=[f"gene{g}" for g in range(genes)]),
     )
-    return samslib.PerturbationData.from_anndata(adata)
+    data = samslib.PerturbationData.from_anndata(adata, quality="fails" if quality else None)
+    return samslib.quality.with_twins(data) if quality else data
+
+
+def data_for(kind: type[samslib.model.Model]) -> samslib.PerturbationData:
+    """Small data that a model of this kind takes."""
+    data = make_data(quality=issubclass(kind, NEEDS_QUALITY))
+    return data.encode_unique() if issubclass(kind, ONE_PERTURBATION) else data
 
 
 def make_model(variant: str, summary: samslib.DataSummary) -> samslib.model.Model:
@@ -51,10 +65,10 @@ def make_model(variant: str, summary: samslib.DataSummary) -> samslib.model.Mode
 
 @pytest.fixture
 def data(request) -> samslib.PerturbationData:
-    """Small data; for the models that take no combinations, with A+B as a perturbation of its own."""
+    """Small data; for the models that take no combinations, with A+B as a perturbation of its own; with a quality flag
+    for those that read one."""
     variant = getattr(request.node, "callspec", None) and request.node.callspec.params.get("model")
-    unique = variant and KINDS[variant.split()[0]] in ONE_PERTURBATION
-    return make_data().encode_unique() if unique else make_data()
+    return data_for(KINDS[variant.split()[0]]) if variant else make_data()
 
 
 @pytest.fixture(params=VARIANTS)

@@ -6,7 +6,7 @@ import runpy
 
 import pytest
 import torch
-from conftest import ONE_PERTURBATION, ROOT, SMALL, make_data
+from conftest import ONE_PERTURBATION, ROOT, SMALL, data_for, make_data
 
 import samslib
 from samslib import BASELINES, MODELS, load, save
@@ -85,7 +85,7 @@ def test_drawing_only_what_is_present_keeps_every_number(model, data):
     whole = posterior(model, b, 4)
     small, active = present(b)
     assert len(active[Plate.DOSE]) < b.condition.dose.shape[1]
-    draws = {n: v if whole.sites[n].plate is Plate.CELL else v[:, active[Plate.DOSE]] for n, v in whole.values.items()}
+    draws = {n: v[:, active.get(whole.sites[n].plate, slice(None))] for n, v in whole.values.items()}
     part = Trace(4, given=draws, active=active)
     model.infer_shared(part)
     model.infer_cells(part, small)
@@ -140,7 +140,7 @@ def test_dose_zero_is_control(model, data):
     p = Trace(2)
     means = model.generate(p, c).mean
     changed = {
-        n: v if s.plate is Plate.CELL else 1 - v if n == "pi" else v + 5
+        n: v if s.plate is not Plate.DOSE else 1 - v if n == "pi" else v + 5
         for (n, v), s in zip(p.values.items(), p.sites.values(), strict=True)
     }
     other = Trace(2, given=changed)
@@ -175,7 +175,7 @@ def test_double_precision_gives_the_same_to_six_digits(model, data):
 
 @ALL
 def test_unknown_options_are_refused(name):
-    summary = make_data().summary()
+    summary = data_for(MODELS[name]).summary()
     with pytest.raises(ValueError, match="likelihood is 'gauss'.*negative_binomial"):
         MODELS[name](summary, likelihood="gauss", **SMALL)
     with pytest.raises(ValueError, match="normalization is 'sqrt'"):

@@ -8,6 +8,7 @@ from samslib.model import Model
 from samslib.models.baselines import Additive, ControlMean, DecoderOnly, LatentAdditive, Linear, PerturbationMean
 from samslib.models.conditional_vae import ConditionalVAE
 from samslib.models.cpa_vae import CPAVAE
+from samslib.models.cradle_vae import CRADLEVAE
 from samslib.models.learned_sparsity import BetaBernoulliSAMSVAE
 from samslib.models.sams_vae import SAMSVAE
 from samslib.models.svae_plus import SVAEPlus
@@ -18,6 +19,7 @@ MODELS: dict[str, type[Model]] = {
     "cpa_vae": CPAVAE,
     "svae_plus": SVAEPlus,
     "conditional_vae": ConditionalVAE,
+    "cradle_vae": CRADLEVAE,
 }
 
 BASELINES: dict[str, type[Model]] = {
@@ -29,4 +31,13 @@ BASELINES: dict[str, type[Model]] = {
     "decoder_only": DecoderOnly,
 }
 
-__all__ = ["BASELINES", "CPAVAE", "MODELS", "SAMSVAE", "BetaBernoulliSAMSVAE", "ConditionalVAE", "SVAEPlus"]
+__all__ = [
+    "BASELINES",
+    "CPAVAE",
+    "CRADLEVAE",
+    "MODELS",
+    "SAMSVAE",
+    "BetaBernoulliSAMSVAE",
+    "ConditionalVAE",
+    "SVAEPlus",
+]

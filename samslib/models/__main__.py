@@ -22,16 +22,15 @@ def example(kind: type[Model], **options: object) -> Model:
     names = tuple(f"gene_{i}" for i in range(GENES)), tuple(f"perturbation_{i}" for i in range(PERTURBATIONS))
     conditions = PERTURBATIONS + 1
     bulk = Pseudobulk(torch.ones(conditions, GENES), torch.eye(conditions, PERTURBATIONS), torch.ones(conditions), one)
-    summary = DataSummary(*names, (), (), 0, (0,) * PERTURBATIONS, (), zero, one, zero, one, None, bulk)
+    summary = DataSummary(*names, (), ("fails",), 0, (0,) * PERTURBATIONS, (0,), zero, one, zero, one, None, bulk)
     given = {"latent": LATENT} | options if "latent" in inspect.signature(kind).parameters else options
     return kind(summary, **given)  # type: ignore[arg-type]
 
 
 def sites(model: Model) -> str:
     """name:plate of every latent variable, in the order of the generative program."""
-    nothing = torch.zeros(1, 0)
     t = Trace(1)
-    model.generate(t, Condition(torch.zeros(1, PERTURBATIONS), torch.ones(1, 1), nothing, nothing))
+    model.generate(t, Condition(torch.zeros(1, PERTURBATIONS), torch.ones(1, 1), torch.zeros(1, 0), torch.zeros(1, 1)))
     return " ".join(f"{name}:{site.plate.value}" for name, site in t.sites.items())
 
 

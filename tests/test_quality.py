@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from conftest import make_data
+
+from samslib import quality
+from samslib.data import DataError
+
+GENES = ["MT-CO1", "RPS3", "RPL7", "HBA1", "HBP1", "ACTB", "RPSX", "mt-Nd1"]
+
+
+def cells(rows, names=GENES, matrix=sp.csr_matrix):
+    obs = pd.DataFrame(index=[f"cell{i}" for i in range(len(rows))])
+    return anndata.AnnData(matrix(np.array(rows, dtype=np.float32)), obs=obs, var=pd.DataFrame(index=names))
+
+
+@pytest.mark.parametrize("matrix", [sp.csr_matrix, sp.csc_matrix, np.asarray])
+def test_measures_of_one_cell_by_hand(matrix):
+    """HBP1 is no haemoglobin, and lower case no human mitochondrion."""
+    found = quality.measure(cells([[1, 2, 3, 4, 5, 5, 0, 0], [0] * 8], matrix=matrix))
+    assert found.iloc[0].to_dict() == pytest.approx(
+        {"counts": 20, "genes": 6, "percent_mt": 5, "percent_ribo": 25, "percent_hb": 20}
+    )
+    assert (found.iloc[1] == 0).all() and list(found.index) == ["cell0", "cell1"]
+
+
+def test_limits_are_k_plain_deviations_and_the_limit_itself_passes():
+    """Totals 96 to 104: median 100, MAD 2 (with the factor 1.4826 it would be 2.97)."""
+    totals = [96, 98, 98, 100, 100, 100, 102, 102, 104, 94, 93]
+    rows = [[0, 0, 0, 0, 0, t, 0, 0] for t in totals]
+    table = quality.label(cells(rows), k=3)
+    assert table.attrs["thresholds"]["counts"] == 94
+    assert table["counts"].tolist() == [False] * 10 + [True] and table["fails"].tolist() == table["counts"].tolist()
+    assert quality.label(cells(rows), k=4)["fails"].sum() == 0
+
+
+@pytest.mark.parametrize("gene, column", [(0, "percent_mt"), (2, "percent_ribo"), (3, "percent_hb")])
+def test_too_much_of_a_class_fails_and_too_little_does_not(gene, column):
+    rows = np.tile([10, 10, 10, 10, 10, 150, 0, 0], (21, 1))
+    rows[:10, gene] += 1
+    rows[:10, 5] -= 1
+    rows[0, gene], rows[0, 5] = 100, 61
+    rows[20, gene], rows[20, 5] = 1, 159
+    measured = quality.measure(cells(rows))
+    limits = quality.thresholds(measured, 5).where(lambda s: s.index == column, np.inf)
+    limits[["counts", "genes"]] = 0
+    table = quality.label(cells(rows), limits=limits)
+    assert table[column].tolist() == [True] + [False] * 20 and table["fails"].sum() == 1
+
+
+def test_few_genes_fail_and_limits_of_other_cells_can_be_used():
+    rng = np.random.default_rng(0)
+    names = [f"gene{g}" for g in range(60)] + ["MT-ND1", "RPS3", "HBB"]
+    x = rng.poisson(1.0, (200, 63))
+    x[7, :50] = 0
+    real = cells(x, names)
+    table = quality.label(real, k=5)
+    assert table.loc["cell7", "genes"] and table["genes"].sum() == 1
+    limits = pd.Series(table.attrs["thresholds"])
+    pd.testing.assert_frame_equal(quality.label(real[[3, 7]].copy(), limits=limits), table.iloc[[3, 7]])
+
+
+def test_what_cannot_be_labelled_is_refused(caplog):
+    good = cells([[1, 2, 3, 4, 5, 5, 0, 0]] * 3)
+    for adata, options, message in [
+        (good, {"layer": "raw"}, "no 'raw'"),
+        (good, {"k": 0}, "k is 0"),
+        (cells([[0.5] * 8] * 3), {}, "adata.X holds values that are no counts"),
+        (cells([[-1.0] * 8] * 3), {}, "no counts"),
+        (cells([[np.nan] * 8] * 3), {}, "no counts"),
+        (cells([[1] * 8] * 3, [f"ENSG{i}" for i in range(8)]), {}, "ENSG0.*gene symbols"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            quality.label(adata, **options)
+    quality.label(cells([[1, 1]] * 3, ["MT-CO1", "ACTB"]))
+    assert "no ribo and no hb genes among these 2" in caplog.text
+
+
+def test_doublets_are_called_by_score_and_only_when_asked(monkeypatch):
+    """Two kinds of cells that differ in 30 genes each; sums of both kinds lie apart. Seeded: at this threshold all 15
+    were called, and under a tenth of the others."""
+    rng = np.random.default_rng(0)
+    base = rng.lognormal(0, 1, 300)
+    rate = np.stack([base, base])
+    rate[0, :30] *= 8
+    rate[1, 30:60] *= 8
+    x = rng.poisson(rate[rng.integers(2, size=400)])
+    x[:15] = rng.poisson(rate[0], (15, 300)) + rng.poisson(rate[1], (15, 300))
+    adata = cells(x, ["MT-CO1", *(f"gene{g}" for g in range(299))])
+    table = quality.label(adata, doublets=0.14)
+    assert table["doublet"][:15].mean() > 0.8 and table["doublet"][15:].mean() < 0.15
+    assert table["fails"][table["doublet"]].all() and "doublet" not in quality.label(adata)
+    assert list(adata.obs) == []
+    monkeypatch.setattr(quality, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="scikit-image.*doublets=0.25"):
+        quality.label(adata, doublets=True)
+
+
+def test_a_twin_is_the_lower_median_of_failing_cells_of_the_same_label():
+    """By brute force: with one failing cell of a label its twin is that cell; else each value is one of theirs."""
+    data = make_data(quality=True)
+    fails = data.qc[:, 0] != 0
+    x, twin = data.x.toarray(), data.twin.toarray()
+    for label in ("control", "A", "B", "C", "A+B"):
+        pool = x[fails & (data.labels == label)]
+        mine = twin[data.labels == label]
+        assert len(pool) == 6 and all(np.isin(mine[:, g], pool[:, g]).all() for g in range(x.shape[1]))
+        assert len(np.unique(mine, axis=0)) > 1  # each cell draws its own
+    keep = ~fails | (np.cumsum(fails & (data.labels == "A")) == 1) & (data.labels == "A")
+    few = quality.with_twins(data[keep])
+    (only,) = np.flatnonzero(few.qc[:, 0] != 0)
+    here = few.twin.toarray()
+    assert only > 0 and (here[few.labels == "A"] == few.x[only].toarray()).all()
+    assert (here[few.labels != "A"] == 0).all()
+
+
+def test_draws_are_with_replacement_and_medians_are_the_lower_ones():
+    """From a pool of two failing cells, a twin is the first, the second, or gene by gene the smaller of both; each of
+    the three occurs among these twins unless the seed meets a chance below 1 in 50."""
+    data = make_data(quality=True)
+    pair = np.flatnonzero((data.labels == "A") & (data.qc[:, 0] != 0))[:2]
+    rest = np.flatnonzero((data.labels == "A") & (data.qc[:, 0] == 0))
+    twins = quality.with_twins(data[np.concatenate([pair, rest])]).twin.toarray()
+    x = data.x[pair].toarray()
+    possible = [x[0], x[1], x.min(0)]
+    which = [[np.array_equal(t, p) for p in possible].index(True) for t in twins]
+    assert set(which) == {0, 1, 2}
+
+
+def test_twins_follow_their_cells_into_batches():
+    data = make_data(quality=True)
+    rows = [5, 0, 33]
+    some = data[rows]
+    np.testing.assert_array_equal(some.batch().twin.numpy(), data.twin[rows].toarray())
+    np.testing.assert_array_equal(data.batch(rows).twin.numpy(), data.twin[rows].toarray())
+    assert some.select_genes([0, 3]).batch().twin.shape == (3, 2) and make_data().batch().twin is None
+    a, b, c = (quality.with_twins(data, seed=s).twin.toarray() for s in (0, 0, 1))
+    assert (a == b).all() and (a != c).any()
+
+
+def test_twins_need_a_flag():
+    with pytest.raises(DataError, match="quality flag.*quality="):
+        quality.with_twins(make_data())
+    with pytest.raises(ValueError, match="most is 0"):
+        quality.with_twins(make_data(quality=True), most=0)
