@@ -119,7 +119,8 @@ def main() -> None:
     print(f"{GENES} genes, {PERTURBATIONS} perturbations, batch {CELLS}, {PARTICLES} particles, latent {LATENT}, "
           f"width {WIDTH}; {options.device}, {options.threads} thread(s), median of {options.steps} steps")  # fmt: skip
     print(f"{'model':<12}{'textbook s':>12}{'samslib s':>12}{'ratio':>8}")
-    for name, kind in MODELS.items():
+    for name in ("sams_vae", "cpa_vae"):  # those that the textbook step is written for
+        kind = MODELS[name]
         torch.manual_seed(1)
         model = kind(summary, **dict[str, Any](latent=LATENT)).to(options.device)
         optimizer = torch.optim.Adam(model.parameters(), lr=3e-4, weight_decay=1e-6)

@@ -25,8 +25,8 @@ def test_recovery_counts():
 
 
 def test_shared_latents_are_labelled(model):
-    if isinstance(model, samslib.ConditionalVAE):
-        with pytest.raises(ValueError, match="ConditionalVAE shares no latents.*average_effects"):
+    if isinstance(model, (samslib.ConditionalVAE, *samslib.BASELINES.values())):
+        with pytest.raises(ValueError, match=f"{type(model).__name__} shares no latents.*average_effects"):
             shared_latents(model)
         return
     table = shared_latents(model, particles=50)

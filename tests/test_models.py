@@ -316,7 +316,7 @@ def test_the_table_of_models(capsys):
 
 def test_the_models_stay_small():
     files = (ROOT / "samslib" / "models").glob("[a-z]*.py")
-    assert sum(len(f.read_text(encoding="utf-8").splitlines()) for f in files) < 600
+    assert sum(len(f.read_text(encoding="utf-8").splitlines()) for f in files) < 660
     for f in (ROOT / "samslib" / "models").glob("[a-z]*.py"):
         others = set(MODELS) - {f.stem}
         assert not any(f"samslib.models.{name}" in f.read_text(encoding="utf-8") for name in others), f.name
