@@ -6,12 +6,14 @@ from samslib.checkpoint import load, save
 from samslib.data import PerturbationData
 from samslib.effects import average_effects, counterfactual, latents
 from samslib.evaluate import held_out_iwelbo
-from samslib.models import CPAVAE, MODELS, SAMSVAE, BetaBernoulliSAMSVAE, ConditionalVAE, SVAEPlus
+from samslib.models import CPA, CPAVAE, MODELS, SAMSVAE, BetaBernoulliSAMSVAE, ConditionalVAE, SVAEPlus
 from samslib.training import FitConfig, History, fit
+from samslib.uncertainty import distance_to_training
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CPA",
     "CPAVAE",
     "MODELS",
     "SAMSVAE",
@@ -29,6 +31,7 @@ __all__ = [
     "book",
     "counterfactual",
     "datasets",
+    "distance_to_training",
     "fit",
     "held_out_iwelbo",
     "interpret",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import anndata
@@ -104,9 +104,14 @@ def average_effects(
 
 
 def counterfactual(
-    model: Model, data: PerturbationData, perturbation: str, particles: int = 20, seed: int = 0
+    model: Model,
+    data: PerturbationData,
+    perturbation: str | Mapping[str, float],
+    particles: int = 20,
+    seed: int = 0,
 ) -> np.ndarray:
-    """(n, G) expected expression of the observed cells had they received `perturbation` instead.
+    """(n, G) expected expression of the observed cells had they received `perturbation` instead: a condition's name,
+    or amounts by perturbation.
 
     Abduction, action, prediction: each cell's exogenous latents are inferred under what it did receive, its dose is
     then set, and the decoder's mean is averaged over particles. Raises ValueError for a model without exogenous

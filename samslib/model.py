@@ -6,7 +6,7 @@ import inspect
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from samslib.cells import Batch, Condition, DataSummary
 from samslib.distributions import Likelihood
@@ -41,6 +41,24 @@ class Model(nn.Module, ABC):
     @abstractmethod
     def infer_cells(self, t: Trace, b: Batch) -> None:
         """The posterior of each cell's own latents, declared on `t`, which already holds the shared ones."""
+
+
+class Adversarial(Model):
+    """A model with a `critic`, a part that tries to read from the latents what they should not tell.
+
+    `fit` gives the critic an optimiser of its own; the rest of the model is trained on the bound and `penalty`.
+    """
+
+    critic: nn.Module
+
+    @abstractmethod
+    def penalty(self, b: Batch, q: Trace) -> dict[str, Tensor]:
+        """name -> scalar, nats a cell, added to the loss of everything but the critic. `b.condition.dose` may hold
+        only the columns `q.rows(Plate.DOSE)`."""
+
+    @abstractmethod
+    def critic_loss(self, b: Batch, q: Trace) -> Tensor:
+        """Scalar that the critic alone lowers; no gradient flows to the latents of `q`."""
 
 
 def choose(what: str, value: Any, options: dict[str, Any] | tuple[str, ...]) -> Any:

@@ -11,6 +11,7 @@ from conftest import ONE_PERTURBATION, ROOT, SMALL, make_data
 import samslib
 from samslib import MODELS, load, save
 from samslib.cells import Plate
+from samslib.model import Adversarial
 from samslib.objective import elbo, iwelbo, log_weights, posterior, present
 from samslib.trace import Trace
 from samslib.training import shared_counts
@@ -117,7 +118,10 @@ def test_exogenous_latents_do_not_move_under_an_intervention(model, data):
 
 def test_every_parameter_gets_a_gradient(model, data):
     b, q = passes(model, data)
-    (-elbo(log_weights(model, b, q, counts_of(data))).mean()).backward()
+    loss = -elbo(log_weights(model, b, q, counts_of(data))).mean()
+    if isinstance(model, Adversarial):
+        loss = loss + sum(model.penalty(b, q).values())
+    loss.backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
         assert (parameter.grad != 0).any(), name

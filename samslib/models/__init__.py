@@ -2,6 +2,7 @@
 
 from samslib.model import Model
 from samslib.models.conditional_vae import ConditionalVAE
+from samslib.models.cpa import CPA
 from samslib.models.cpa_vae import CPAVAE
 from samslib.models.learned_sparsity import BetaBernoulliSAMSVAE
 from samslib.models.sams_vae import SAMSVAE
@@ -13,6 +14,7 @@ MODELS: dict[str, type[Model]] = {
     "cpa_vae": CPAVAE,
     "svae_plus": SVAEPlus,
     "conditional_vae": ConditionalVAE,
+    "cpa": CPA,
 }
 
-__all__ = ["CPAVAE", "MODELS", "SAMSVAE", "BetaBernoulliSAMSVAE", "ConditionalVAE", "SVAEPlus"]
+__all__ = ["CPA", "CPAVAE", "MODELS", "SAMSVAE", "BetaBernoulliSAMSVAE", "ConditionalVAE", "SVAEPlus"]
