@@ -8,6 +8,7 @@ from samslib.effects import average_effects, counterfactual, latents
 from samslib.evaluate import held_out_iwelbo
 from samslib.models import (
     BASELINES,
+    CPA,
     CPAVAE,
     CRADLEVAE,
     MODELS,
@@ -17,11 +18,13 @@ from samslib.models import (
     SVAEPlus,
 )
 from samslib.training import FitConfig, History, fit
+from samslib.uncertainty import distance_to_training
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BASELINES",
+    "CPA",
     "CPAVAE",
     "CRADLEVAE",
     "MODELS",
@@ -40,6 +43,7 @@ __all__ = [
     "book",
     "counterfactual",
     "datasets",
+    "distance_to_training",
     "fit",
     "held_out_iwelbo",
     "interpret",

@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 import warnings
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def load(path: str | Path, device: str = "cpu") -> Model:
 
 
 class TrainingState:
-    """All that a stopped run needs to go on: weights, optimizer, best weights, history and position.
+    """All that a stopped run needs to go on: weights, optimizers, best weights, history and position.
 
     Kept in one file of the folder, so that a kill at any moment leaves the last whole state. Without a folder the same
     state lives in memory only.
@@ -55,12 +56,18 @@ class TrainingState:
     FILE = "training.safetensors"
 
     def __init__(
-        self, model: Model, optimizer: torch.optim.Optimizer, folder: str | Path | None, fingerprint: dict[str, Any]
+        self,
+        model: Model,
+        optimizers: Sequence[torch.optim.Optimizer],
+        folder: str | Path | None,
+        fingerprint: dict[str, Any],
     ):
-        self.model, self.optimizer = model, optimizer
+        self.model = model
+        # Of every parameter, the state of the optimizer that it belongs to.
+        self.moments = {p: o.state for o in optimizers for group in o.param_groups for p in group["params"]}
         self.path = None if folder is None else Path(folder) / self.FILE
         self.fingerprint = json.loads(json.dumps(fingerprint))
-        self.step, self.logged_at, self.seconds = 0, 0, 0.0
+        self.step, self.seconds = 0, 0.0
         self.rows: list[dict[str, float]] = []
         self.running: dict[str, Tensor] = {}
         self.best: dict[str, Tensor] = {}
@@ -69,7 +76,6 @@ class TrainingState:
     def log(self, row: dict[str, float], keep: str) -> None:
         """Add a row of history; remember the weights if its validation loss is the best so far."""
         self.rows.append(row)
-        self.logged_at = self.step
         if keep == "best" and row.get("val_loss", float("inf")) < self.best_loss:
             self.best_loss, self.best_step = row["val_loss"], self.step
             self.best = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
@@ -101,8 +107,8 @@ class TrainingState:
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"best.{k}": v for k, v in self.best.items()} | {f"sum.{k}": v for k, v in self.running.items()}
         for name, parameter in self.model.named_parameters():
-            tensors |= {f"adam.{name}/{k}": v for k, v in self.optimizer.state.get(parameter, {}).items()}
-        facts = {k: getattr(self, k) for k in ("fingerprint", "step", "logged_at", "rows", "best_step", "best_loss")}
+            tensors |= {f"adam.{name}/{k}": v for k, v in self.moments[parameter].get(parameter, {}).items()}
+        facts = {k: getattr(self, k) for k in ("fingerprint", "step", "rows", "best_step", "best_loss")}
         facts |= {"kind": "training", "seconds": seconds, "running": list(self.running)}
         _write(self.path, tensors, facts)
 
@@ -117,7 +123,7 @@ class TrainingState:
                     f"{self.path.parent} holds a run with another {what} ({facts['fingerprint'].get(what)}, "
                     f"now {value}); choose another folder or delete this one."
                 )
-        for k in ("step", "logged_at", "rows", "best_step", "best_loss", "seconds"):
+        for k in ("step", "rows", "best_step", "best_loss", "seconds"):
             setattr(self, k, facts[k])
         device = next(self.model.parameters()).device
         self.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
@@ -130,7 +136,7 @@ class TrainingState:
                 moments.setdefault(name, {})[key] = v if key == "step" else v.to(device)
         for name, parameter in self.model.named_parameters():
             if name in moments:
-                self.optimizer.state[parameter] = moments[name]
+                self.moments[parameter][parameter] = moments[name]
 
 
 def _summary_parts(summary: DataSummary) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -280,13 +280,20 @@ class PerturbationData:
         table = table.groupby("label").agg(cells=("guides", "size"), guides=("guides", "first"))
         return table.sort_values("guides", kind="stable")
 
-    def dose_of(self, label: str) -> Tensor:
-        """(1, T) dose of a condition by name, in any order of its parts, seen or not.
+    def dose_of(self, label: str | Mapping[str, float]) -> Tensor:
+        """(1, T) dose of a condition by name, in any order of its parts, seen or not; or of amounts by perturbation,
+        such as {"A": 0.5, "B": 2}.
 
         A condition that was seen has the commonest dose among its cells; one that was not (a new combination)
         has each part's commonest non-zero dose, 1 if there is none. Raises DataError for a name with unknown
         parts.
         """
+        if isinstance(label, Mapping):
+            wrong = [p for p, d in label.items() if not (np.isfinite(d) and d >= 0)]
+            if wrong:
+                raise DataError(f"The dose of {wrong[0]!r} is {label[wrong[0]]}; give a finite amount, 0 or above.")
+            each = [float(d) * (self.dose_of(p) != 0) for p, d in label.items()]
+            return torch.cat([torch.zeros(1, len(self.perturbations)), *each]).sum(0, keepdim=True)
         names = Names(self.control, self.separator)
         name = names.canonical(label)
         parts = [name] if name in self.perturbations or self.unique else names.genes(name)

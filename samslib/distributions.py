@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, constraints
+from torch.nn.functional import logsigmoid
 
 __all__ = [
     "Bernoulli",
@@ -22,6 +23,7 @@ __all__ = [
     "Point",
     "Poisson",
     "StraightThroughBernoulli",
+    "ZeroInflatedNegativeBinomial",
 ]
 
 
@@ -221,6 +223,43 @@ class NegativeBinomial(Distribution):
         with torch.no_grad():
             c = self.concentration.expand(shape)
             return torch.poisson(torch._standard_gamma(c) * (self._mean / c))
+
+
+class ZeroInflatedNegativeBinomial(Distribution):
+    """A negative binomial count that is set to zero with probability sigmoid(zero_logits), for each gene and cell.
+
+    mean and zero_logits (P, n, G), concentration (G,). `mean` of this law is (1 - sigmoid(zero_logits)) times the
+    mean of the count before it is set to zero (Lopez et al. 2018, scVI).
+    """
+
+    arg_constraints = {"zero_logits": constraints.real}
+    support = constraints.nonnegative_integer
+
+    def __init__(self, mean: Tensor, concentration: Tensor, zero_logits: Tensor):
+        self.counts, self.zero_logits = NegativeBinomial(mean, concentration), zero_logits
+        super().__init__(mean.shape, validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.sigmoid(-self.zero_logits) * self.counts.mean
+
+    @property
+    def variance(self) -> Tensor:
+        kept = torch.sigmoid(-self.zero_logits)
+        return kept * (self.counts.variance + (1 - kept) * self.counts.mean.square())
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        counted = logsigmoid(-self.zero_logits) + self.counts.log_prob(value)
+        return torch.where(value == 0, torch.logaddexp(logsigmoid(self.zero_logits), counted), counted)
+
+    def cell_log_prob(self, x: Tensor) -> Tensor:
+        """(n, G) -> (P, n) nats, summed over genes."""
+        return self.log_prob(x).sum(-1)
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        with torch.no_grad():
+            x = self.counts.sample(sample_shape)
+            return x * torch.bernoulli(torch.sigmoid(-self.zero_logits).expand(x.shape))
 
 
 def standard_normal(rows: int, columns: int, like: Tensor) -> Normal:

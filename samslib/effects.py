@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import anndata
@@ -106,12 +106,13 @@ def average_effects(
 def counterfactual(
     model: Model,
     data: PerturbationData,
-    perturbation: str | None,
+    perturbation: str | Mapping[str, float] | None,
     particles: int = 20,
     seed: int = 0,
     qc: int | None = None,
 ) -> np.ndarray:
-    """(n, G) expected expression of the observed cells had they received `perturbation` instead.
+    """(n, G) expected expression of the observed cells had they received `perturbation` instead: a condition's name,
+    or amounts by perturbation.
 
     Abduction, action, prediction: each cell's exogenous latents are inferred under what it did receive, its dose is
     then set (None keeps it), its quality flags are set to `qc` (None keeps them; 0 cleans a cell of its artifact), and

@@ -55,6 +55,24 @@ class Auxiliary(ABC):
         """Scalars by name, in nats a cell, that `fit` subtracts from the bound; q is the pass that it scored."""
 
 
+class Adversarial(Model):
+    """A model with a `critic`, a part that tries to read from the latents what they should not tell.
+
+    `fit` gives the critic an optimiser of its own; the rest of the model is trained on the bound and `penalty`.
+    """
+
+    critic: nn.Module
+
+    @abstractmethod
+    def penalty(self, b: Batch, q: Trace) -> dict[str, Tensor]:
+        """name -> scalar, nats a cell, added to the loss of everything but the critic. `b.condition.dose` may hold
+        only the columns `q.rows(Plate.DOSE)`."""
+
+    @abstractmethod
+    def critic_loss(self, b: Batch, q: Trace) -> Tensor:
+        """Scalar that the critic alone lowers; no gradient flows to the latents of `q`."""
+
+
 def choose(what: str, value: Any, options: dict[str, Any] | tuple[str, ...]) -> Any:
     """The option of that name. Raises ValueError that lists what exists."""
     if value not in options:

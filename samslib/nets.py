@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, linear, softplus
 
 from samslib.cells import DataSummary
-from samslib.distributions import NegativeBinomial, Normal, Poisson
+from samslib.distributions import NegativeBinomial, Normal, Point, Poisson, ZeroInflatedNegativeBinomial
 
 VARIANCE_FLOOR = 1e-4  # added to every network's variance, to every table's scale and to every count's mean
 
@@ -111,6 +111,66 @@ class CellEncoder(nn.Module):
         return self.net(self.normalize(x), *extras)
 
 
+class PointEncoder(nn.Module):
+    """A deterministic encoder: x (n, G) -> all mass on one z (n, K)."""
+
+    def __init__(self, summary: DataSummary, latent: int, width: int, layers: int, normalization: str | None):
+        super().__init__()
+        self.normalize = Standardize(normalization, summary)
+        self.trunk, self.value = Trunk((len(summary.genes),), width, layers), nn.Linear(width, latent)
+
+    def forward(self, x: Tensor) -> Point:
+        return Point(self.value(self.trunk(self.normalize(x))))
+
+
+class DoseCurves(nn.Module):
+    """dose (n, rows) -> f_t(dose) (n, rows), one curve a perturbation, 0 at dose 0.
+
+    "linear": the dose itself. "sigm": sigmoid(slope dose + bias) - sigmoid(bias), and "logsigm" the same of
+    log(1 + dose), with slope and bias a perturbation. "network": the sigmoid of a network of the dose and of which
+    perturbation it is, for doses other than 0 (so it may jump at 0). Raises ValueError for another kind.
+    """
+
+    KINDS = ("linear", "sigm", "logsigm", "network")
+
+    def __init__(self, kind: str, rows: int, width: int = 128, layers: int = 2):
+        super().__init__()
+        if kind not in self.KINDS:
+            raise ValueError(f"dose_curve is {kind!r}; choose one of {sorted(self.KINDS)}.")
+        self.kind, self.size = kind, rows
+        if kind == "network":
+            self.trunk, self.value = Trunk((1, rows), width, layers), nn.Linear(width, 1)
+        elif kind != "linear":
+            self.slope, self.bias = nn.Parameter(torch.ones(rows)), nn.Parameter(torch.zeros(rows))
+
+    def forward(self, dose: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
+        if self.kind == "linear":
+            return dose
+        if self.kind == "network":
+            cell, column = dose.nonzero(as_tuple=True)
+            which = torch.arange(self.size, device=dose.device)[rows][column]
+            value = self.value(self.trunk(dose[cell, column, None], which)).squeeze(-1).sigmoid()
+            return torch.zeros_like(dose).index_put((cell, column), value)
+        slope, bias = self.slope[rows], self.bias[rows]
+        amount = dose.log1p() if self.kind == "logsigm" else dose
+        return (slope * amount + bias).sigmoid() - bias.sigmoid()
+
+
+class Classifier(nn.Module):
+    """z (n, K) -> logits (n, outputs), of z standardised within the batch: no scale of z hides what it tells."""
+
+    def __init__(self, inputs: int, outputs: int, width: int, layers: int):
+        super().__init__()
+        self.trunk, self.logits = Trunk((inputs,), width, layers), nn.Linear(width, outputs)
+
+    @staticmethod
+    def standardize(z: Tensor) -> Tensor:
+        return (z - z.mean(0)) * (z.var(0, unbiased=False) + 1e-10).rsqrt()
+
+    def forward(self, standardized: Tensor) -> Tensor:
+        return self.logits(self.trunk(standardized))
+
+
 class NegativeBinomialDecoder(nn.Module):
     """mean = library * softmax over genes + 1e-4; one concentration a gene, shared by all cells, initially 1."""
 
@@ -124,6 +184,21 @@ class NegativeBinomialDecoder(nn.Module):
         return NegativeBinomial(
             torch.addcmul(share.new_tensor(VARIANCE_FLOOR), library, share), self.log_concentration.exp()
         )
+
+
+class ZeroInflatedNegativeBinomialDecoder(nn.Module):
+    """`NegativeBinomialDecoder` with a second linear head, the log-odds that a count is set to zero."""
+
+    def __init__(self, latent: int, genes: int, width: int, layers: int):
+        super().__init__()
+        self.trunk, self.logits = Trunk((latent,), width, layers), nn.Linear(width, genes)
+        self.zero_logits = nn.Linear(width, genes)
+        self.log_concentration = nn.Parameter(torch.zeros(genes))
+
+    def forward(self, z: Tensor, library: Tensor) -> ZeroInflatedNegativeBinomial:
+        h = self.trunk(z)
+        mean = library * self.logits(h).softmax(-1) + VARIANCE_FLOOR
+        return ZeroInflatedNegativeBinomial(mean, self.log_concentration.exp(), self.zero_logits(h))
 
 
 class PoissonDecoder(nn.Module):
@@ -165,4 +240,5 @@ DECODERS = {
     "poisson": PoissonDecoder,
     "normal": NormalDecoder,
     "normal_fixed_variance": NormalFixedVarianceDecoder,
+    "zero_inflated_negative_binomial": ZeroInflatedNegativeBinomialDecoder,
 }

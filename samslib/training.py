@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from samslib.cells import Batch, Plate
 from samslib.checkpoint import TrainingState
 from samslib.data import PerturbationData
-from samslib.model import Auxiliary, Model
+from samslib.model import Adversarial, Auxiliary, Model
 from samslib.objective import elbo, iwelbo, log_weights, posterior, present
 from samslib.progress import Progress
 
@@ -39,6 +39,12 @@ class FitConfig:
     given, so that models and splits compare) or "as_published" (shared latents charged with the validation split's own
     n_t); keep "best" or "last" weights; device "auto", "cpu", "cuda", ...; progress bar; checkpoints: a folder, in
     which training is saved at every validation and from which it resumes.
+
+    For a model with a critic (`model.Adversarial`), which has an optimizer of its own with learning rate critic_rate
+    (learning_rate if None): critic_steps None lets both learn at every step, first the model and then the critic; with
+    k, the critic learns at k - 1 of k steps and the model at the other. pretrain: steps at the start at which both
+    learn but the model is not paid for misleading the critic; warm_up: steps after them over which the weight of that
+    payment rises from 0 to 1. Until then no weights count as best, for the bound does not know of the critic.
     """
 
     steps: int | None = None
@@ -53,6 +59,10 @@ class FitConfig:
     objective: str = "elbo"
     analytic_kl: bool = False
     kl_warmup: int = 0
+    critic_steps: int | None = None
+    critic_rate: float | None = None
+    pretrain: int = 0
+    warm_up: int = 0
     validation: str = "held_out"
     keep: str = "best"
     device: str = "auto"
@@ -62,14 +72,21 @@ class FitConfig:
     def __post_init__(self) -> None:
         if self.steps is not None and self.epochs is not None:
             raise ValueError("Give steps or epochs, not both.")
-        for name in ("steps", "epochs", "batch_size", "learning_rate", "particles", "clip", "validate_every"):
+        positive = "steps epochs batch_size learning_rate particles clip validate_every critic_rate"
+        for name in positive.split():
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} is {value}; it must be above 0.")
         if not self.weight_decay >= 0:
             raise ValueError(f"weight_decay is {self.weight_decay}; it must be 0 or above.")
-        if not self.kl_warmup >= 0:
-            raise ValueError(f"kl_warmup is {self.kl_warmup}; it must be 0 or more steps.")
+        for name in ("kl_warmup", "pretrain", "warm_up"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more steps.")
+        if self.critic_steps is not None and self.critic_steps < 2:
+            raise ValueError(
+                f"critic_steps is {self.critic_steps}; give 2 or more, so that the critic learns at all but one of so "
+                "many steps, or None if both learn at every step."
+            )
         if self.analytic_kl and self.objective != "elbo":
             raise ValueError("analytic_kl needs objective='elbo'; an IWELBO weighs draws by their sampled ratios.")
         for name, choices in _CHOICES.items():
@@ -77,6 +94,7 @@ class FitConfig:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {choices}.")
 
 
+_COUNTS = ("negative_binomial", "poisson", "zero_inflated_negative_binomial")
 _CHOICES = {
     "objective": ("elbo", "iwelbo"),
     "validation": ("held_out", "as_published"),
@@ -116,29 +134,33 @@ def fit(
     """
     config = config or FitConfig()
     _check_same_data(model, train, val)
+    _check_critic(model, config)
     batches = -(-len(train) // config.batch_size)
     steps = config.steps or (config.epochs * batches if config.epochs else 30_000)
     every = config.validate_every or max(batches, -(-steps // 100))
     device = choose_device(config.device)
     model.to(device)
     dtype = next(model.parameters()).dtype
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    critic = model if isinstance(model, Adversarial) else None
+    optimizers = _optimizers(model, config)
     counts = shared_counts(train, device, dtype)
     val_counts = shared_counts(val, device, dtype) if val and config.validation == "as_published" else None
-    state = TrainingState(model, optimizer, config.checkpoints, _fingerprint(model, train, val, config))
+    state = TrainingState(model, optimizers, config.checkpoints, _fingerprint(model, train, val, config))
     state.resume()
     state.save(state.seconds)  # a folder that cannot be written is found out now, not after an hour
     sums: dict[str, Tensor] = state.running
     started, bound = time.perf_counter() - state.seconds, {"elbo": elbo, "iwelbo": iwelbo}[config.objective]
 
     def record(step: int) -> dict[str, float]:
-        since = step - state.logged_at
         row: dict[str, float] = {"step": step, "epoch": step / batches, "seconds": time.perf_counter() - started}
-        row |= {name: value.item() / since for name, value in sums.items()}
+        row |= {name: value[0].item() / value[1].item() for name, value in sums.items()}
         if val:
             row |= validate(model, val, config.particles, config.batch_size, val_counts)
         _stop_if_broken(row, state, config)
         return row | (monitor(model) if monitor else {})
+
+    def keep(step: int) -> str:
+        return config.keep if step >= config.pretrain + config.warm_up else "last"
 
     with _seeds_restored(device), _deferred_interrupt() as asked, Progress(steps, config.progress, state.step) as bar:
         model.train()
@@ -146,24 +168,36 @@ def fit(
         while state.step < steps and not asked:
             torch.manual_seed(_mix(config.seed, state.step))
             b, active = present(train.batch(order(state.step), dtype=dtype).to(device))
-            q = posterior(model, b, config.particles, active)
-            terms = log_weights(model, b, q, counts, config.analytic_kl)
-            weights, extra = (model.weigh(b), model.penalty(b, q)) if isinstance(model, Auxiliary) else (1.0, {})
-            warm = min(1.0, state.step / config.kl_warmup) if config.kl_warmup else 1.0
-            loss = -bound({k: weights * v if k == "x" else warm * v for k, v in terms.items()}).mean()
-            loss = loss + warm * sum(extra.values())
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            if config.clip:
-                nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-            optimizer.step()
-            with torch.no_grad():
-                for name, value in [("loss", loss), *((k, v.mean()) for k, v in (terms | extra).items())]:
-                    sums[name] = sums[name] + value.detach() if name in sums else value.detach().clone()
+            learns, criticises = _turns(config, state.step)
+            with torch.set_grad_enabled(learns):
+                q = posterior(model, b, config.particles, active)
+            news: dict[str, Tensor] = {}
+            if learns:
+                terms = log_weights(model, b, q, counts, config.analytic_kl)
+                warm = min(1.0, state.step / config.kl_warmup) if config.kl_warmup else 1.0
+                weights = model.weigh(b) if isinstance(model, Auxiliary) else 1.0
+                loss = -bound({k: weights * v if k == "x" else warm * v for k, v in terms.items()}).mean()
+                news = {k: v.mean() for k, v in terms.items()}
+                if isinstance(model, Auxiliary):
+                    extra = model.penalty(b, q)
+                    loss = loss + warm * sum(extra.values())
+                    news |= extra
+                if critic:
+                    penalty = critic.penalty(b, q)
+                    loss = loss + _payment(config, state.step) * torch.stack(list(penalty.values())).sum()
+                    news |= penalty
+                news = {"loss": loss} | news
+                _descend(optimizers[0], loss, config.clip)
+            if critic and criticises:
+                news["critic"] = critic.critic_loss(b, q)
+                _descend(optimizers[1], news["critic"], config.clip)
+            for name, value in news.items():
+                one = torch.stack([value.detach(), torch.ones_like(value)])
+                sums[name] = sums[name] + one if name in sums else one
             state.step += 1
             bar.advance()
             if state.step % every == 0:
-                state.log(record(state.step), config.keep)
+                state.log(record(state.step), keep(state.step))
                 sums.clear()
                 bar.note(state.rows[-1])
                 state.try_to_save(time.perf_counter() - started)
@@ -171,7 +205,7 @@ def fit(
             # Before a row that is off the schedule, so that a resumed run never sees it.
             state.try_to_save(time.perf_counter() - started)
         if not asked and state.step % every:
-            state.log(record(state.step), config.keep)
+            state.log(record(state.step), keep(state.step))
             bar.note(state.rows[-1])
     if config.keep == "best":
         state.restore_best()
@@ -186,6 +220,38 @@ def fit(
         "config": asdict(config) | {"steps": steps, "validate_every": every},
     }
     return history
+
+
+def _optimizers(model: Model, config: FitConfig) -> list[torch.optim.Optimizer]:
+    """Adam for the model, and one of its own for its critic if it has one."""
+    theirs = list(model.critic.parameters()) if isinstance(model, Adversarial) else []
+    ids = {id(p) for p in theirs}
+    groups = [([p for p in model.parameters() if id(p) not in ids], config.learning_rate)]
+    groups += [(theirs, config.critic_rate or config.learning_rate)] if theirs else []
+    return [torch.optim.Adam(group, lr=rate, weight_decay=config.weight_decay) for group, rate in groups]
+
+
+def _descend(optimizer: torch.optim.Optimizer, loss: Tensor, clip: float | None) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    if clip:
+        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip)
+    optimizer.step()
+
+
+def _turns(config: FitConfig, step: int) -> tuple[bool, bool]:
+    """Whether the model and whether its critic learns at this step."""
+    if config.critic_steps is None or step < config.pretrain:
+        return True, True
+    model = step % config.critic_steps == 0
+    return model, not model
+
+
+def _payment(config: FitConfig, step: int) -> float:
+    """The weight of the model's penalty: 0 in pre-training, then rising to 1 over the warm-up."""
+    if step < config.pretrain:
+        return 0.0
+    return min(1.0, (step - config.pretrain) / config.warm_up) if config.warm_up else 1.0
 
 
 @torch.no_grad()
@@ -297,11 +363,20 @@ def _check_same_data(model: Model, train: PerturbationData, val: PerturbationDat
                     f"The {what} data have other {name} than the model's summary; "
                     "make the model with data.summary(train)."
                 )
-        if not data.counts and model.options.get("likelihood") in ("negative_binomial", "poisson"):
+        if not data.counts and model.options.get("likelihood") in _COUNTS:
             raise ValueError(
                 f"The {what} data are real-valued, but the likelihood is {model.options['likelihood']!r}; "
                 "choose likelihood='normal' or 'normal_fixed_variance', or give counts."
             )
+
+
+def _check_critic(model: Model, config: FitConfig) -> None:
+    standard = FitConfig()
+    asked = [
+        k for k in ("critic_steps", "critic_rate", "pretrain", "warm_up") if getattr(config, k) != getattr(standard, k)
+    ]
+    if asked and not isinstance(model, Adversarial):
+        raise ValueError(f"{type(model).__name__} has no critic, so {', '.join(asked)} would do nothing; leave it out.")
 
 
 def _fingerprint(model: Model, train: PerturbationData, val: PerturbationData | None, config: FitConfig) -> dict:

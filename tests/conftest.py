@@ -18,6 +18,9 @@ SMALL = {"latent": 3, "encoder_width": 8, "decoder_width": 8}
 KINDS = samslib.MODELS | samslib.BASELINES
 VARIANTS: dict[str, dict] = {name: {} for name in sorted(samslib.MODELS)} | {
     "cradle_vae sum": {"compose": "sum"},
+    "cpa covariates": {"variational": True, "dose_curve": "sigm", "likelihood": "zero_inflated_negative_binomial"},
+    "cpa linear": {"dose_curve": "linear"},
+    "cpa network": {"dose_curve": "network", "dose_width": 8},
     "learned_sparsity beta": {"mask_posterior": "beta"},
     "learned_sparsity mean_field beta": {"posterior": "mean_field", "mask_posterior": "beta"},
     "learned_sparsity mean_field point": {"posterior": "mean_field"},
@@ -29,9 +32,11 @@ ONE_PERTURBATION = (samslib.SVAEPlus,)  # models that take no combinations
 NEEDS_QUALITY = (samslib.CRADLEVAE,)  # models that read a quality flag
 
 
-def make_data(cells: int = 90, genes: int = 12, seed: int = 0, quality: bool = False) -> samslib.PerturbationData:
+def make_data(
+    cells: int = 90, genes: int = 12, seed: int = 0, quality: bool = False, covariates: bool = False
+) -> samslib.PerturbationData:
     """Counts of controls, A, B, C and A+B, in turn; A and B double a gene each. With `quality`, every third cell fails,
-    which its last gene shows, and has a twin."""
+    which its last gene shows, and has a twin. Covariates: a line of two levels and a plate of one."""
     rng = np.random.default_rng(seed)
     labels = np.array(["control", "A", "B", "C", "A+B"])[np.arange(cells) % 5]
     rate = np.full((cells, genes), 4.0)
@@ -42,17 +47,24 @@ def make_data(cells: int = 90, genes: int = 12, seed: int = 0, quality: bool = F
     adata = anndata.AnnData(
         rng.poisson(rate * rng.lognormal(0, 0.3, (cells, 1))).astype(np.float32),
         obs=pd.DataFrame(
-            {"perturbation": labels, "fails": fails.astype(int)}, index=[f"cell{i}" for i in range(cells)]
+            {
+                "perturbation": labels,
+                "fails": fails.astype(int),
+                "line": np.where(np.arange(cells) % 3, "x", "y"),
+                "plate": "1",
+            },
+            index=[f"cell{i}" for i in range(cells)],
         ),
         var=pd.DataFrame(index=[f"gene{g}" for g in range(genes)]),
     )
-    data = samslib.PerturbationData.from_anndata(adata, quality="fails" if quality else None)
+    levels = ("line", "plate") if covariates else ()
+    data = samslib.PerturbationData.from_anndata(adata, covariates=levels, quality="fails" if quality else None)
     return samslib.quality.with_twins(data) if quality else data
 
 
-def data_for(kind: type[samslib.model.Model]) -> samslib.PerturbationData:
+def data_for(kind: type[samslib.model.Model], covariates: bool = False) -> samslib.PerturbationData:
     """Small data that a model of this kind takes."""
-    data = make_data(quality=issubclass(kind, NEEDS_QUALITY))
+    data = make_data(quality=issubclass(kind, NEEDS_QUALITY), covariates=covariates)
     return data.encode_unique() if issubclass(kind, ONE_PERTURBATION) else data
 
 
@@ -68,7 +80,7 @@ def data(request) -> samslib.PerturbationData:
     """Small data; for the models that take no combinations, with A+B as a perturbation of its own; with a quality flag
     for those that read one."""
     variant = getattr(request.node, "callspec", None) and request.node.callspec.params.get("model")
-    return data_for(KINDS[variant.split()[0]]) if variant else make_data()
+    return data_for(KINDS[variant.split()[0]], "covariates" in variant) if variant else make_data()
 
 
 @pytest.fixture(params=VARIANTS)

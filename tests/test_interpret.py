@@ -32,7 +32,7 @@ def test_shared_latents_are_labelled(model):
     table = shared_latents(model, particles=50)
     names = ["A", "A+B", "B", "C"] if isinstance(model, samslib.SVAEPlus) else ["A", "B", "C"]
     assert list(table.obs_names) == names and table.shape == (len(names), 3)
-    if isinstance(model, samslib.CPAVAE):
+    if isinstance(model, (samslib.CPAVAE, samslib.CPA)):
         assert "M" not in table.layers
     elif model.options.get("mask_posterior") == "beta":  # uniform at first; six standard errors of 50 draws
         np.testing.assert_allclose(table.layers["M"], 0.5, atol=6 * (1 / 12 / 50) ** 0.5)

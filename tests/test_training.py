@@ -202,3 +202,67 @@ def test_a_disk_that_fills_up_does_not_cost_the_training(split, tmp_path, monkey
     with pytest.warns(UserWarning, match="goes on, but step 4 was not saved.*No space left"):
         history = fit(new_model(split[0]), *split, FitConfig(steps=8, validate_every=4, checkpoints=tmp_path, **QUICK))
     assert list(history.index) == [4, 8] and (tmp_path / "training.safetensors").exists()
+
+
+# --- a model with a critic ----------------------------------------------------------------------------------
+
+SCHEDULES = {
+    "alternating": {"critic_steps": 3, "critic_rate": 0.02},
+    "pre-training": {"pretrain": 3, "warm_up": 6, "clip": 5.0},
+    "both": {"pretrain": 3, "warm_up": 6, "critic_steps": 2},
+}
+
+
+def new_cpa(data, **options):
+    torch.manual_seed(3)
+    return samslib.CPA(data.summary(), **SMALL, adversary_width=8, **options)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("stop", [1, 5, 8])
+def test_with_a_critic_too_resuming_is_bit_for_bit(split, tmp_path, schedule, stop):
+    settings = {"validate_every": 4, **SCHEDULES[schedule], **QUICK}
+    whole, again = new_cpa(split[0]), new_cpa(split[0])
+    rows = fit(whole, *split, FitConfig(steps=14, **settings))
+    fit(new_cpa(split[0]), *split, FitConfig(steps=stop, checkpoints=tmp_path, **settings))
+    resumed = fit(again, *split, FitConfig(steps=14, checkpoints=tmp_path, **settings))
+    assert same_weights(whole, again)
+    pd.testing.assert_frame_equal(rows.drop(columns="seconds"), resumed.drop(columns="seconds"), check_exact=True)
+
+
+def test_alternating_steps_move_one_part_at_a_time(split):
+    """With critic_steps=3: the model moves at steps 0 and 3, the critic at 1, 2, 4 and 5."""
+    model, moved = new_cpa(split[0]), []
+    last = {k: v.clone() for k, v in model.state_dict().items()}
+
+    def compare(m):
+        now = {k: v.clone() for k, v in m.state_dict().items()}
+        changed = {k.split(".")[0] for k in now if not torch.equal(now[k], last[k])}
+        moved.append("both" if {"critic", "encoder"} <= changed else "critic" if "critic" in changed else "model")
+        last.update(now)
+        return {}
+
+    history = fit(model, *split, FitConfig(steps=6, validate_every=1, critic_steps=3, **QUICK), monitor=compare)
+    assert moved == ["model", "critic", "critic", "model", "critic", "critic"]
+    assert list(history["loss"].notna()) == [True, False, False, True, False, False]
+    assert list(history["critic"].notna()) == [False, True, True, False, True, True]
+    moved.clear()
+    fit(new_cpa(split[0]), *split, FitConfig(steps=6, validate_every=1, critic_steps=3, pretrain=2, **QUICK), compare)
+    assert moved == ["both", "both", "critic", "model", "critic", "critic"]
+
+
+def test_the_penalty_is_off_in_pre_training_and_then_warms_up(split):
+    config = FitConfig(steps=8, validate_every=1, pretrain=2, warm_up=4, **QUICK)
+    rows = fit(new_cpa(split[0]), split[0], None, config)
+    weight = (rows["loss"] + rows[["x", "z_basal", "E"]].sum(axis=1)) / rows["adversary"]
+    np.testing.assert_allclose(weight, [0, 0, 0, 0.25, 0.5, 0.75, 1, 1], atol=1e-4)
+    assert fit(new_cpa(split[0]), *split, config).attrs["best_step"] >= 6
+
+
+def test_a_critic_asked_for_where_there_is_none_is_refused(split):
+    for name, value in [("critic_steps", 3), ("critic_rate", 0.1), ("pretrain", 1), ("warm_up", 1)]:
+        with pytest.raises(ValueError, match=f"SAMSVAE has no critic, so {name} would do nothing"):
+            fit(new_model(split[0]), *split, FitConfig(steps=1, **QUICK, **{name: value}))
+    for name, value in [("critic_steps", 1), ("critic_rate", 0.0), ("pretrain", -1), ("warm_up", -1)]:
+        with pytest.raises(ValueError, match=f"{name} is {value}"):
+            FitConfig(**{name: value})

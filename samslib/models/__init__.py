@@ -7,6 +7,7 @@ makes a table; the summary is data.summary(train, pseudobulk=True).
 from samslib.model import Model
 from samslib.models.baselines import Additive, ControlMean, DecoderOnly, LatentAdditive, Linear, PerturbationMean
 from samslib.models.conditional_vae import ConditionalVAE
+from samslib.models.cpa import CPA
 from samslib.models.cpa_vae import CPAVAE
 from samslib.models.cradle_vae import CRADLEVAE
 from samslib.models.learned_sparsity import BetaBernoulliSAMSVAE
@@ -20,6 +21,7 @@ MODELS: dict[str, type[Model]] = {
     "svae_plus": SVAEPlus,
     "conditional_vae": ConditionalVAE,
     "cradle_vae": CRADLEVAE,
+    "cpa": CPA,
 }
 
 BASELINES: dict[str, type[Model]] = {
@@ -33,6 +35,7 @@ BASELINES: dict[str, type[Model]] = {
 
 __all__ = [
     "BASELINES",
+    "CPA",
     "CPAVAE",
     "CRADLEVAE",
     "MODELS",

@@ -1,0 +1,111 @@
+"""CPA: the compositional perturbation autoencoder (Lotfollahi et al. 2023), with doses, covariates and adversaries."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+
+from samslib.cells import Batch, Condition, DataSummary, Plate
+from samslib.distributions import Likelihood, Point, standard_normal
+from samslib.model import Adversarial, choose
+from samslib.nets import DECODERS, CellEncoder, Classifier, DoseCurves, PointEncoder
+from samslib.trace import Trace
+
+
+@final
+class CPA(Adversarial):
+    """z = z_basal + sum_t f_t(d_t) E_t + sum_c U_c: a basal state from which adversaries have driven the perturbation.
+
+    f_t is a dose curve ("linear", "sigm", "logsigm" or "network", see `nets.DoseCurves`), 0 at dose 0; E_t and U_c,
+    one vector a perturbation and one a level of each covariate, are parameters (E is written as a latent variable with
+    a single value). x ~ likelihood(decoder(z), library); published are "normal", "negative_binomial" and
+    "zero_inflated_negative_binomial". The encoder sees x alone and gives one z_basal, or a Normal if `variational`;
+    either way z_basal is charged under N(0, I).
+    The critic has one classifier for the perturbations (a yes or no each) and one for each covariate of two levels or
+    more. It lowers its cross-entropy, in nats a cell, plus `gradient_penalty` times the mean squared slope of its
+    summed logits; the rest of the model is paid `adversary_weight` times the cross-entropy. With one particle a step
+    nothing is lost unless `variational`. FitConfig says when which part learns.
+
+    Raises ValueError for an unknown likelihood, dose_curve or normalization, or a weight below 0.
+    """
+
+    exogenous = ("z_basal",)
+    source = "doi:10.15252/msb.202211517"
+
+    def __init__(
+        self, summary: DataSummary, latent: int = 128, likelihood: str = "negative_binomial",
+        dose_curve: str = "logsigm", variational: bool = False, adversary_weight: float = 1.0,
+        gradient_penalty: float = 1.0, encoder_layers: int = 3, encoder_width: int = 256, decoder_layers: int = 3,
+        decoder_width: int = 256, adversary_layers: int = 3, adversary_width: int = 64,
+        dose_layers: int = 2, dose_width: int = 128, normalization: str | None = "log",
+    ):  # fmt: skip
+        super().__init__(summary, locals())
+        if not min(adversary_weight, gradient_penalty) >= 0:
+            weights = f"adversary_weight is {adversary_weight} and gradient_penalty {gradient_penalty}"
+            raise ValueError(f"{weights}; neither may be below 0.")
+        T, G, C = len(summary.perturbations), len(summary.genes), len(summary.covariates)
+        self.adversary_weight, self.gradient_penalty = adversary_weight, gradient_penalty
+        self.embedding = nn.Parameter(torch.randn(T, latent))
+        self.covariate_embedding = nn.Parameter(torch.randn(C, latent)) if C else None
+        self.dose_curves = DoseCurves(dose_curve, T, dose_width, dose_layers)
+        self.encoder: nn.Module = (
+            CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, ())
+            if variational
+            else PointEncoder(summary, latent, encoder_width, encoder_layers, normalization)
+        )
+        self.decoder = choose("likelihood", likelihood, DECODERS)(latent, G, decoder_width, decoder_layers)
+        levels: dict[str, list[int]] = {}
+        for column, name in enumerate(summary.covariates):
+            levels.setdefault(name.split("=")[0], []).append(column)
+        self.levels = [columns for columns in levels.values() if len(columns) > 1]
+        self.critic: nn.ModuleList = nn.ModuleList(
+            Classifier(latent, size, adversary_width, adversary_layers) for size in (T, *map(len, self.levels))
+        )
+
+    def embed(self, c: Condition) -> Tensor:
+        """(n, K) what the condition adds to the basal state; the doses hold all T columns."""
+        return self._shift(self.embedding, c, slice(None))
+
+    def generate(self, t: Trace, c: Condition) -> Likelihood:
+        rows = t.rows(Plate.DOSE)
+        z_basal = t.sample("z_basal", standard_normal(len(c), self.embedding.shape[1], self.embedding), Plate.CELL)
+        E = t.sample("E", Point(self.embedding[rows]), Plate.DOSE)
+        return self.decoder(z_basal + self._shift(E, c, rows), c.library)
+
+    def infer_shared(self, t: Trace) -> None:
+        t.sample("E", Point(self.embedding[t.rows(Plate.DOSE)]), Plate.DOSE)
+
+    def infer_cells(self, t: Trace, b: Batch) -> None:
+        t.sample("z_basal", self.encoder(b.x), Plate.CELL)
+
+    def penalty(self, b: Batch, q: Trace) -> dict[str, Tensor]:
+        return {"adversary": -self.adversary_weight * self._read(b, q, Classifier.standardize(_cells(q)))[0]}
+
+    def critic_loss(self, b: Batch, q: Trace) -> Tensor:
+        with torch.enable_grad():
+            seen = Classifier.standardize(_cells(q).detach()).requires_grad_()
+            loss, logits = self._read(b, q, seen)
+            slopes = (torch.autograd.grad(one.sum(), seen, create_graph=True)[0] for one in logits)
+            return loss + self.gradient_penalty * torch.stack([s.square().mean() for s in slopes]).sum()
+
+    def _shift(self, E: Tensor, c: Condition, rows: Tensor | slice) -> Tensor:
+        shift = self.dose_curves(c.dose, rows) @ E
+        return shift if self.covariate_embedding is None else shift + c.covariate @ self.covariate_embedding
+
+    def _read(self, b: Batch, q: Trace, seen: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The critic's cross-entropy in nats a cell, summed over what it reads, and its logits."""
+        dose = seen.new_zeros(len(b), len(self.embedding))
+        dose[:, q.rows(Plate.DOSE)] = b.condition.touched(Plate.DOSE)
+        logits = [self.critic[i](seen) for i in range(len(self.levels) + 1)]
+        loss = binary_cross_entropy_with_logits(logits[0], dose.repeat(q.particles, 1), reduction="none").sum(1).mean()
+        for one, columns in zip(logits[1:], self.levels, strict=True):
+            loss = loss + cross_entropy(one, b.condition.covariate[:, columns].repeat(q.particles, 1))
+        return loss, logits
+
+
+def _cells(q: Trace) -> Tensor:
+    """(P n, K): every draw of the basal state, as the critic reads it."""
+    return q["z_basal"].flatten(0, 1)
