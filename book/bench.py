@@ -59,7 +59,7 @@ def textbook_step(model, batch, counts):
         M = soft.round().detach() + (soft - soft.detach())
         shared.append(Bernoulli(probs=torch.full_like(M, 0.01)).log_prob(M) - Bernoulli(logits=logits).log_prob(M))
         codes = torch.eye(T, device=x.device).expand(P, -1, -1)
-        q_E = plain_normal(model.embedding, torch.cat([M, codes], -1))
+        q_E = plain_normal(model.embedding.net, torch.cat([M, codes], -1))
         E = q_E.rsample()
         effect = M * E
     else:

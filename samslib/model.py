@@ -71,10 +71,3 @@ class Adversarial(Model):
     @abstractmethod
     def critic_loss(self, b: Batch, q: Trace) -> Tensor:
         """Scalar that the critic alone lowers; no gradient flows to the latents of `q`."""
-
-
-def choose(what: str, value: Any, options: dict[str, Any] | tuple[str, ...]) -> Any:
-    """The option of that name. Raises ValueError that lists what exists."""
-    if value not in options:
-        raise ValueError(f"{what} is {value!r}; choose one of {sorted(options)}.")
-    return options[value] if isinstance(options, dict) else value

@@ -11,10 +11,11 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import leaky_relu, linear, softplus
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, leaky_relu, linear, softplus
 
 from samslib.cells import DataSummary
 from samslib.distributions import NegativeBinomial, Normal, Point, Poisson, ZeroInflatedNegativeBinomial
+from samslib.options import choose
 
 VARIANCE_FLOOR = 1e-4  # added to every network's variance, to every table's scale and to every count's mean
 
@@ -59,15 +60,38 @@ class NormalNet(nn.Module):
 
 
 class NormalTable(nn.Module):
-    """A free Normal for every (row, axis): q = N(loc, exp(log_scale) + 1e-4), the mean-field posterior."""
+    """A free Normal for every (row, axis), whatever the mask: q = N(loc, exp(log_scale) + 1e-4)."""
 
     def __init__(self, rows: int, columns: int, loc_spread: float = 0.0, scale: float = 1.0):
         super().__init__()
         self.loc = nn.Parameter(loc_spread * torch.randn(rows, columns))
         self.log_scale = nn.Parameter(torch.full((rows, columns), scale).log())
 
-    def forward(self, rows: Tensor | slice) -> Normal:
+    def forward(self, rows: Tensor | slice, mask: Tensor | None = None) -> Normal:
         return Normal(self.loc[rows], self.log_scale[rows].exp() + VARIANCE_FLOOR)
+
+
+class NormalOfMask(nn.Module):
+    """A Normal for every (row, axis), of a network of that row's mask (P, rows, K) and of which row it is."""
+
+    def __init__(self, rows: int, columns: int, width: int, layers: int):
+        super().__init__()
+        self.size, self.net = rows, NormalNet((columns, rows), columns, width, layers)
+
+    def forward(self, rows: Tensor | slice, mask: Tensor) -> Normal:
+        return self.net(mask, torch.arange(self.size, device=mask.device)[rows])
+
+
+def effect_posterior(
+    kind: str, rows: int, columns: int, width: int, layers: int, spread: float, scale: float
+) -> NormalTable | NormalOfMask:
+    """q(E | M), called with (rows, M): "mean_field" or "correlated" (paper, section 4); raises ValueError if neither.
+
+    The first is a table that starts at N(spread * noise, scale^2), the second a network of that width and depth.
+    """
+    if choose("posterior", kind, ("mean_field", "correlated")) == "mean_field":
+        return NormalTable(rows, columns, spread, scale)
+    return NormalOfMask(rows, columns, width, layers)
 
 
 class Standardize(nn.Module):
@@ -78,9 +102,7 @@ class Standardize(nn.Module):
 
     def __init__(self, kind: str | None, summary: DataSummary):
         super().__init__()
-        if kind not in ("log", "raw", None):
-            raise ValueError(f"normalization is {kind!r}; choose 'log', 'raw' or None.")
-        self.kind = kind
+        self.kind = choose("normalization", kind, ("log", "raw", None))
         if kind:
             self.register_buffer("mean", (summary.log_mean if kind == "log" else summary.mean).clone())
             self.register_buffer("std", (summary.log_std if kind == "log" else summary.std).clone())
@@ -135,9 +157,7 @@ class DoseCurves(nn.Module):
 
     def __init__(self, kind: str, rows: int, width: int = 128, layers: int = 2):
         super().__init__()
-        if kind not in self.KINDS:
-            raise ValueError(f"dose_curve is {kind!r}; choose one of {sorted(self.KINDS)}.")
-        self.kind, self.size = kind, rows
+        self.kind, self.size = choose("dose_curve", kind, self.KINDS), rows
         if kind == "network":
             self.trunk, self.value = Trunk((1, rows), width, layers), nn.Linear(width, 1)
         elif kind != "linear":
@@ -169,6 +189,29 @@ class Classifier(nn.Module):
 
     def forward(self, standardized: Tensor) -> Tensor:
         return self.logits(self.trunk(standardized))
+
+
+class Critic(nn.Module):
+    """Reads from z (n, K) which perturbations a cell had, a yes or no each, and its level of each covariate."""
+
+    def __init__(self, summary: DataSummary, latent: int, width: int, layers: int):
+        super().__init__()
+        levels: dict[str, list[int]] = {}
+        for column, name in enumerate(summary.covariates):
+            levels.setdefault(name.split("=")[0], []).append(column)
+        self.levels = [columns for columns in levels.values() if len(columns) > 1]
+        sizes = (len(summary.perturbations), *map(len, self.levels))
+        self.heads = nn.ModuleList(Classifier(latent, size, width, layers) for size in sizes)
+
+    def forward(self, standardized: Tensor) -> list[Tensor]:
+        return [head(standardized) for head in self.heads]
+
+    def cross_entropy(self, logits: list[Tensor], touched: Tensor, covariate: Tensor) -> Tensor:
+        """Scalar, nats a cell, summed over what is read; touched (n, T) is 0 or 1, covariate (n, C) one-hot."""
+        loss = binary_cross_entropy_with_logits(logits[0], touched, reduction="none").sum(1).mean()
+        for one, columns in zip(logits[1:], self.levels, strict=True):
+            loss = loss + cross_entropy(one, covariate[:, columns])
+        return loss
 
 
 class NegativeBinomialDecoder(nn.Module):

@@ -54,6 +54,12 @@ class Trace:
         """Index of the rows of a shared plate that this pass draws; all of them unless said otherwise."""
         return self.active.get(plate, slice(None))
 
+    def widen(self, of_rows: Tensor, perturbations: int) -> Tensor:
+        """(n, rows) -> (n, T), with zeros for the perturbations that this pass leaves out."""
+        wide = of_rows.new_zeros(len(of_rows), perturbations)
+        wide[:, self.rows(Plate.DOSE)] = of_rows
+        return wide
+
     def sample(self, name: str, distribution: Distribution, plate: Plate) -> Tensor:
         """Declare a latent variable and get its value (P, rows, K): given, replayed, or drawn."""
         if name in self.sites:

@@ -3,10 +3,8 @@ from __future__ import annotations
 import inspect
 import json
 
-import pytest
-
 from samslib import BASELINES, MODELS
-from samslib.model import Model, choose
+from samslib.model import Model
 
 
 def test_models_are_final_and_override_nothing(model):
@@ -27,9 +25,3 @@ def test_options_are_those_given_and_can_be_written(model):
 
 def test_every_model_says_its_source():
     assert all(kind.source and kind.__doc__ for kind in (MODELS | BASELINES).values())
-
-
-def test_choose():
-    assert choose("x", "a", {"a": 1}) == 1 and choose("x", "a", ("a", "b")) == "a"
-    with pytest.raises(ValueError, match="x is 'c'; choose one of \\['a', 'b'\\]"):
-        choose("x", "c", ("a", "b"))

@@ -4,8 +4,6 @@ The first four are closed forms of `data.summary(train, pseudobulk=True)`, ready
 nothing but their concentrations. The last two are networks and are trained.
 """
 
-from __future__ import annotations
-
 import warnings
 from abc import abstractmethod
 from typing import Any, ClassVar, final
@@ -15,8 +13,9 @@ from torch import Tensor, nn
 
 from samslib.cells import Batch, Condition, DataSummary, Plate
 from samslib.distributions import Likelihood, NegativeBinomial
-from samslib.model import Model, choose
+from samslib.model import Model
 from samslib.nets import DECODERS, VARIANCE_FLOOR
+from samslib.options import above, choose
 from samslib.trace import Trace
 
 STANDARD, PERTURBENCH = "standard baseline", "arXiv:2408.10609"
@@ -41,8 +40,7 @@ class ClosedForm(WithoutLatents):
 
     def __init__(self, summary: DataSummary, arguments: dict[str, Any]):
         super().__init__(summary, arguments)
-        if wrong := {name: value for name, value in self.options.items() if not value > 0}:
-            raise ValueError(f"{wrong} must be above 0.")
+        above(0, **self.options)
         if summary.pseudobulk is None:
             name = type(self).__name__
             raise ValueError(f"{name} is a function of pseudobulk; give it data.summary(train, pseudobulk=True).")
@@ -168,6 +166,5 @@ class DecoderOnly(WithoutLatents):
         self.decoder = choose("likelihood", likelihood, DECODERS)(T, G, decoder_width, decoder_layers)
 
     def generate(self, t: Trace, c: Condition) -> Likelihood:
-        dose = c.dose.new_zeros(len(c), len(self.summary.perturbations))
-        dose[:, t.rows(Plate.DOSE)] = c.dose
+        dose = t.widen(c.dose, len(self.summary.perturbations))
         return self.decoder(dose.expand(t.particles, -1, -1), c.library)

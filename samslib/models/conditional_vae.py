@@ -1,16 +1,14 @@
 """Conditional VAE: doses as inputs of encoder and decoder (Sohn et al. 2015), a baseline of the SAMS-VAE paper."""
 
-from __future__ import annotations
-
 from typing import final
 
 import torch
-from torch import Tensor
 
 from samslib.cells import Batch, Condition, DataSummary, Plate
 from samslib.distributions import Likelihood, standard_normal
-from samslib.model import Model, choose
+from samslib.model import Model
 from samslib.nets import DECODERS, CellEncoder
+from samslib.options import choose
 from samslib.trace import Trace
 
 
@@ -40,17 +38,10 @@ class ConditionalVAE(Model):
 
     def generate(self, t: Trace, c: Condition) -> Likelihood:
         z = t.sample("z", standard_normal(len(c), self.size[1], c.library), Plate.CELL)
-        dose = self._all_doses(t, c).expand(*z.shape[:2], -1)
+        dose = t.widen(c.dose, self.size[0]).expand(*z.shape[:2], -1)
         return self.decoder(torch.cat([z, dose], -1), c.library)
 
-    def infer_shared(self, t: Trace) -> None:
-        pass
+    def infer_shared(self, t: Trace) -> None: ...
 
     def infer_cells(self, t: Trace, b: Batch) -> None:
-        t.sample("z", self.encoder(b.x, self._all_doses(t, b.condition)), Plate.CELL)
-
-    def _all_doses(self, t: Trace, c: Condition) -> Tensor:
-        """(n, T), with zeros for the perturbations that this pass leaves out."""
-        dose = c.dose.new_zeros(len(c), self.size[0])
-        dose[:, t.rows(Plate.DOSE)] = c.dose
-        return dose
+        t.sample("z", self.encoder(b.x, t.widen(b.condition.dose, self.size[0])), Plate.CELL)

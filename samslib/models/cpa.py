@@ -1,17 +1,15 @@
 """CPA: the compositional perturbation autoencoder (Lotfollahi et al. 2023), with doses, covariates and adversaries."""
 
-from __future__ import annotations
-
 from typing import final
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from samslib.cells import Batch, Condition, DataSummary, Plate
 from samslib.distributions import Likelihood, Point, standard_normal
-from samslib.model import Adversarial, choose
-from samslib.nets import DECODERS, CellEncoder, Classifier, DoseCurves, PointEncoder
+from samslib.model import Adversarial
+from samslib.nets import DECODERS, CellEncoder, Classifier, Critic, DoseCurves, PointEncoder
+from samslib.options import at_least, choose
 from samslib.trace import Trace
 
 
@@ -43,9 +41,7 @@ class CPA(Adversarial):
         dose_layers: int = 2, dose_width: int = 128, normalization: str | None = "log",
     ):  # fmt: skip
         super().__init__(summary, locals())
-        if not min(adversary_weight, gradient_penalty) >= 0:
-            weights = f"adversary_weight is {adversary_weight} and gradient_penalty {gradient_penalty}"
-            raise ValueError(f"{weights}; neither may be below 0.")
+        at_least(0, adversary_weight=adversary_weight, gradient_penalty=gradient_penalty)
         T, G, C = len(summary.perturbations), len(summary.genes), len(summary.covariates)
         self.adversary_weight, self.gradient_penalty = adversary_weight, gradient_penalty
         self.embedding = nn.Parameter(torch.randn(T, latent))
@@ -57,13 +53,7 @@ class CPA(Adversarial):
             else PointEncoder(summary, latent, encoder_width, encoder_layers, normalization)
         )
         self.decoder = choose("likelihood", likelihood, DECODERS)(latent, G, decoder_width, decoder_layers)
-        levels: dict[str, list[int]] = {}
-        for column, name in enumerate(summary.covariates):
-            levels.setdefault(name.split("=")[0], []).append(column)
-        self.levels = [columns for columns in levels.values() if len(columns) > 1]
-        self.critic: nn.ModuleList = nn.ModuleList(
-            Classifier(latent, size, adversary_width, adversary_layers) for size in (T, *map(len, self.levels))
-        )
+        self.critic: Critic = Critic(summary, latent, adversary_width, adversary_layers)
 
     def embed(self, c: Condition) -> Tensor:
         """(n, K) what the condition adds to the basal state; the doses hold all T columns."""
@@ -96,14 +86,10 @@ class CPA(Adversarial):
         return shift if self.covariate_embedding is None else shift + c.covariate @ self.covariate_embedding
 
     def _read(self, b: Batch, q: Trace, seen: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The critic's cross-entropy in nats a cell, summed over what it reads, and its logits."""
-        dose = seen.new_zeros(len(b), len(self.embedding))
-        dose[:, q.rows(Plate.DOSE)] = b.condition.touched(Plate.DOSE)
-        logits = [self.critic[i](seen) for i in range(len(self.levels) + 1)]
-        loss = binary_cross_entropy_with_logits(logits[0], dose.repeat(q.particles, 1), reduction="none").sum(1).mean()
-        for one, columns in zip(logits[1:], self.levels, strict=True):
-            loss = loss + cross_entropy(one, b.condition.covariate[:, columns].repeat(q.particles, 1))
-        return loss, logits
+        """The critic's cross-entropy and its logits."""
+        logits, touched = self.critic(seen), q.widen(b.condition.touched(Plate.DOSE), len(self.embedding))
+        given = (part.repeat(q.particles, 1) for part in (touched, b.condition.covariate))
+        return self.critic.cross_entropy(logits, *given), logits
 
 
 def _cells(q: Trace) -> Tensor:

@@ -1,13 +1,12 @@
 """CPA-VAE: additive perturbation effects without sparsity (Bereket & Karaletsos 2023, baselines of section 6)."""
 
-from __future__ import annotations
-
 from typing import final
 
 from samslib.cells import Batch, Condition, DataSummary, Plate
 from samslib.distributions import Likelihood, Normal, standard_normal
-from samslib.model import Model, choose
+from samslib.model import Model
 from samslib.nets import DECODERS, CellEncoder, NormalTable
+from samslib.options import choose
 from samslib.trace import Trace
 
 

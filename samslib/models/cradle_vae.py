@@ -1,7 +1,5 @@
 """CRADLE-VAE: SAMS-VAE with a latent for the artifact of cells that fail quality control (Baek et al. 2025)."""
 
-from __future__ import annotations
-
 from typing import final
 
 import torch
@@ -10,8 +8,9 @@ from torch.distributions import kl_divergence
 
 from samslib.cells import Batch, Condition, DataSummary, Plate
 from samslib.distributions import Bernoulli, Likelihood, Normal, StraightThroughBernoulli, standard_normal
-from samslib.model import Auxiliary, Model, choose
-from samslib.nets import DECODERS, CellEncoder, NormalNet
+from samslib.model import Auxiliary, Model
+from samslib.nets import DECODERS, CellEncoder, NormalNet, NormalOfMask
+from samslib.options import above, at_least, choose
 from samslib.trace import Trace
 
 
@@ -51,17 +50,14 @@ class CRADLEVAE(Model, Auxiliary):
                 f"CRADLE-VAE needs one quality flag, and the data have {len(summary.quality)}; label the cells with "
                 "samslib.quality.label and name the column in from_anndata(..., quality='fails')."
             )
-        for name, value in (("mask_prior", mask_prior), ("alpha", 0.5 if alpha is None else alpha)):
-            if not 0 < value < 1:
-                raise ValueError(f"{name} is {value}; a number strictly between 0 and 1 is needed.")
-        if not auxiliary_weight >= 0:
-            raise ValueError(f"auxiliary_weight is {auxiliary_weight}; it must be 0 or above.")
+        above(0, 1, mask_prior=mask_prior, alpha=0.5 if alpha is None else alpha)
+        at_least(0, auxiliary_weight=auxiliary_weight)
         T, G, K = len(summary.perturbations), len(summary.genes), latent
         self.mask_prior, self.embedding_scale, self.temperature = mask_prior, embedding_scale, temperature
         self.alpha, self.auxiliary_weight, self.as_published = alpha, auxiliary_weight, as_published
         self.concatenate = choose("compose", compose, {"concatenate": True, "sum": False})
         self.mask_logits = nn.Parameter(torch.full((T, K), float(mask_initial_logit)))
-        self.embedding = NormalNet((K, T), K, embedding_width, embedding_layers)
+        self.embedding = NormalOfMask(T, K, embedding_width, embedding_layers)
         self.artifact = NormalNet((K,), K, embedding_width, embedding_layers)
         self.encoder = CellEncoder(summary, K, encoder_width, encoder_layers, normalization, (K, K))
         decoder = choose("likelihood", likelihood, DECODERS)
@@ -80,7 +76,7 @@ class CRADLEVAE(Model, Auxiliary):
     def infer_shared(self, t: Trace) -> None:
         rows = t.rows(Plate.DOSE)
         M = t.sample("M", StraightThroughBernoulli(self.mask_logits[rows], self.temperature), Plate.DOSE)
-        t.sample("E", self.embedding(M, torch.arange(len(self.mask_logits), device=M.device)[rows]), Plate.DOSE)
+        t.sample("E", self.embedding(rows, M), Plate.DOSE)
         t.sample("A", self.artifact(M.new_ones(1, M.shape[-1])), Plate.QC)
 
     def infer_cells(self, t: Trace, b: Batch) -> None:

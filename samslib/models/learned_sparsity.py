@@ -1,7 +1,5 @@
 """SAMS-VAE with learned sparsity: Beta-Bernoulli masks, in the paper's code but not among its experiments."""
 
-from __future__ import annotations
-
 from typing import final
 
 import torch
@@ -9,8 +7,9 @@ from torch import nn
 
 from samslib.cells import Batch, Condition, DataSummary, Plate
 from samslib.distributions import Bernoulli, Beta, Likelihood, Normal, Point, StraightThroughBernoulli, standard_normal
-from samslib.model import Model, choose
-from samslib.nets import DECODERS, CellEncoder, NormalNet, NormalTable
+from samslib.model import Model
+from samslib.nets import DECODERS, CellEncoder, effect_posterior
+from samslib.options import above, choose
 from samslib.trace import Trace
 
 
@@ -39,30 +38,25 @@ class BetaBernoulliSAMSVAE(Model):
         embedding_initial_spread: float = 0.0, embedding_initial_scale: float = 1.0,
     ):  # fmt: skip
         super().__init__(summary, locals())
-        if not min(mask_alpha, mask_beta) > 0:
-            raise ValueError(f"mask_alpha is {mask_alpha} and mask_beta {mask_beta}; both must be above 0.")
+        above(0, mask_alpha=mask_alpha, mask_beta=mask_beta)
         T, G = len(summary.perturbations), len(summary.genes)
         self.mask_alpha, self.mask_beta, self.embedding_scale = mask_alpha, mask_beta, embedding_scale
-        self.temperature, self.encoder_offset, self.size = temperature, encoder_offset, (T, latent)
-        self.correlated = choose("posterior", posterior, {"correlated": True, "mean_field": False})
+        self.temperature, self.latent = temperature, latent
         self.pointwise = choose("mask_posterior", mask_posterior, {"point": True, "beta": False})
         if self.pointwise:
             self.mask_logits = nn.Parameter(torch.full((T, latent), float(mask_initial_logit)))
         else:
             self.mask_log_alpha = nn.Parameter(torch.zeros(T, latent))
             self.mask_log_beta = nn.Parameter(torch.zeros(T, latent))
-        self.embedding: nn.Module = (
-            NormalNet((latent, T), latent, embedding_width, embedding_layers)
-            if self.correlated
-            else NormalTable(T, latent, embedding_initial_spread, embedding_initial_scale)
-        )
-        shift = (latent,) * encoder_offset
+        initial = embedding_initial_spread, embedding_initial_scale
+        self.embedding = effect_posterior(posterior, T, latent, embedding_width, embedding_layers, *initial)
+        self.encoder_offset, shift = encoder_offset, (latent,) * encoder_offset
         self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, shift)
         self.decoder = choose("likelihood", likelihood, DECODERS)(latent, G, decoder_width, decoder_layers)
 
     def generate(self, t: Trace, c: Condition) -> Likelihood:
-        full = c.library.new_ones(c.dose.shape[1], self.size[1])
-        z_basal = t.sample("z_basal", standard_normal(len(c), self.size[1], full), Plate.CELL)
+        full = c.library.new_ones(c.dose.shape[1], self.latent)
+        z_basal = t.sample("z_basal", standard_normal(len(c), self.latent, full), Plate.CELL)
         pi = t.sample("pi", Beta(self.mask_alpha * full, self.mask_beta * full), Plate.DOSE)
         M = t.sample("M", Bernoulli(logits=pi.logit(), validate_args=False), Plate.DOSE)
         E = t.sample("E", Normal(0 * full, self.embedding_scale * full), Plate.DOSE)
@@ -70,15 +64,14 @@ class BetaBernoulliSAMSVAE(Model):
 
     def infer_shared(self, t: Trace) -> None:
         rows = t.rows(Plate.DOSE)
-        if self.pointwise:
-            pi = t.sample("pi", Point.probability(self.mask_logits[rows]), Plate.DOSE)
-        else:
-            pi = t.sample("pi", Beta(self.mask_log_alpha[rows].exp(), self.mask_log_beta[rows].exp()), Plate.DOSE)
+        law = (
+            Point.probability(self.mask_logits[rows])
+            if self.pointwise
+            else Beta(self.mask_log_alpha[rows].exp(), self.mask_log_beta[rows].exp())
+        )
+        pi = t.sample("pi", law, Plate.DOSE)
         M = t.sample("M", StraightThroughBernoulli(pi.logit(), self.temperature), Plate.DOSE)
-        if self.correlated:
-            t.sample("E", self.embedding(M, torch.arange(self.size[0], device=M.device)[rows]), Plate.DOSE)
-        else:
-            t.sample("E", self.embedding(rows), Plate.DOSE)
+        t.sample("E", self.embedding(rows, M), Plate.DOSE)
 
     def infer_cells(self, t: Trace, b: Batch) -> None:
         shift = (b.condition.dose @ (t["E"] * t["M"]),) * self.encoder_offset

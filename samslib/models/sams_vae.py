@@ -1,7 +1,5 @@
 """SAMS-VAE: sparse additive mechanism shifts (Bereket & Karaletsos 2023, sections 3 and 4)."""
 
-from __future__ import annotations
-
 from typing import final
 
 import torch
@@ -9,8 +7,9 @@ from torch import nn
 
 from samslib.cells import Batch, Condition, DataSummary, Plate
 from samslib.distributions import Bernoulli, Likelihood, Normal, StraightThroughBernoulli, standard_normal
-from samslib.model import Model, choose
-from samslib.nets import DECODERS, CellEncoder, NormalNet, NormalTable
+from samslib.model import Model
+from samslib.nets import DECODERS, CellEncoder, effect_posterior
+from samslib.options import above, choose
 from samslib.trace import Trace
 
 
@@ -38,19 +37,13 @@ class SAMSVAE(Model):
         embedding_initial_spread: float = 0.0, embedding_initial_scale: float = 1.0,
     ):  # fmt: skip
         super().__init__(summary, locals())
-        if not 0 < mask_prior < 1:
-            raise ValueError(f"mask_prior is {mask_prior}; a probability strictly between 0 and 1 is needed.")
+        above(0, 1, mask_prior=mask_prior)
         T, G = len(summary.perturbations), len(summary.genes)
         self.mask_prior, self.embedding_scale, self.temperature = mask_prior, embedding_scale, temperature
-        self.correlated = choose("posterior", posterior, {"correlated": True, "mean_field": False})
-        self.encoder_offset = encoder_offset
         self.mask_logits = nn.Parameter(torch.full((T, latent), float(mask_initial_logit)))
-        self.embedding: nn.Module = (
-            NormalNet((latent, T), latent, embedding_width, embedding_layers)
-            if self.correlated
-            else NormalTable(T, latent, embedding_initial_spread, embedding_initial_scale)
-        )
-        shift = (latent,) * encoder_offset
+        initial = embedding_initial_spread, embedding_initial_scale
+        self.embedding = effect_posterior(posterior, T, latent, embedding_width, embedding_layers, *initial)
+        self.encoder_offset, shift = encoder_offset, (latent,) * encoder_offset
         self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, shift)
         self.decoder = choose("likelihood", likelihood, DECODERS)(latent, G, decoder_width, decoder_layers)
 
@@ -65,11 +58,7 @@ class SAMSVAE(Model):
     def infer_shared(self, t: Trace) -> None:
         rows = t.rows(Plate.DOSE)
         M = t.sample("M", StraightThroughBernoulli(self.mask_logits[rows], self.temperature), Plate.DOSE)
-        if self.correlated:
-            index = torch.arange(len(self.mask_logits), device=M.device)[rows]
-            t.sample("E", self.embedding(M, index), Plate.DOSE)
-        else:
-            t.sample("E", self.embedding(rows), Plate.DOSE)
+        t.sample("E", self.embedding(rows, M), Plate.DOSE)
 
     def infer_cells(self, t: Trace, b: Batch) -> None:
         shift = (b.condition.dose @ (t["E"] * t["M"]),) * self.encoder_offset

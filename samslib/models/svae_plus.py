@@ -1,7 +1,5 @@
 """SVAE+: sparse mechanism shifts of the latent prior (Lopez et al. 2023), as reimplemented for the SAMS-VAE paper."""
 
-from __future__ import annotations
-
 from typing import final
 
 import torch
@@ -9,8 +7,9 @@ from torch import Tensor, nn
 
 from samslib.cells import Batch, Condition, DataSummary, Plate
 from samslib.distributions import Bernoulli, Beta, Likelihood, Normal, Point, StraightThroughBernoulli
-from samslib.model import Model, choose
+from samslib.model import Model
 from samslib.nets import DECODERS, CellEncoder
+from samslib.options import above, choose
 from samslib.trace import Trace
 
 
@@ -37,8 +36,7 @@ class SVAEPlus(Model):
         normalization: str | None = "log", mask_initial_logit: float = 0.0, embedding_initial_spread: float = 0.1,
     ):  # fmt: skip
         super().__init__(summary, locals())
-        if not min(mask_alpha, mask_beta) > 0:
-            raise ValueError(f"mask_alpha is {mask_alpha} and mask_beta {mask_beta}; both must be above 0.")
+        above(0, mask_alpha=mask_alpha, mask_beta=mask_beta)
         T, G = len(summary.perturbations), len(summary.genes)
         self.mask_alpha, self.mask_beta, self.temperature = mask_alpha, mask_beta, temperature
         self.mask_plate = Plate.CELL if cell_masks else Plate.DOSE

@@ -1,0 +1,28 @@
+"""What a wrong option is told: one sentence that names the option, its value and what would do."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Any
+
+
+def choose(what: str, value: Any, options: dict[str, Any] | tuple[Any, ...]) -> Any:
+    """The option of that name. Raises ValueError that lists what exists."""
+    if value not in options:
+        raise ValueError(f"{what} is {value!r}; choose one of {sorted(options, key=str)}.")
+    return options[value] if isinstance(options, dict) else value
+
+
+def above(low: float, below: float = inf, /, **values: float) -> None:
+    """Raises ValueError that names the first value that is not strictly between the two limits."""
+    for name, value in values.items():
+        if not low < value < below:
+            range = f"above {low:g}" if below == inf else f"strictly between {low:g} and {below:g}"
+            raise ValueError(f"{name} is {value}; it must be {range}.")
+
+
+def at_least(low: float, /, **values: float) -> None:
+    """Raises ValueError that names the first value that is below the limit."""
+    for name, value in values.items():
+        if not value >= low:
+            raise ValueError(f"{name} is {value}; it must be {low:g} or above.")

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from samslib.options import above, at_least, choose
+
+
+def test_a_wrong_choice_lists_what_exists():
+    assert choose("kind", "b", {"a": 1, "b": 2}) == 2 and choose("kind", "a", ("a", "b")) == "a"
+    assert choose("kind", None, ("a", None)) is None
+    with pytest.raises(ValueError, match=r"kind is 'c'; choose one of \['a', 'b'\]"):
+        choose("kind", "c", ("b", "a"))
+    with pytest.raises(ValueError, match="kind is 'c'.*None.*'a'"):
+        choose("kind", "c", ("a", None))
+
+
+def test_limits_are_named_with_their_value():
+    above(0, 1, p=0.5)
+    above(0, a=1e-9, b=3)
+    at_least(0, a=0, b=2)
+    with pytest.raises(ValueError, match="q is 1; it must be strictly between 0 and 1"):
+        above(0, 1, p=0.5, q=1)
+    with pytest.raises(ValueError, match="b is 0; it must be above 0"):
+        above(0, a=1, b=0)
+    with pytest.raises(ValueError, match="b is -1; it must be 0 or above"):
+        at_least(0, a=1, b=-1)
+    for check in (above, at_least):  # NaN is on no side of anything
+        with pytest.raises(ValueError, match="a is nan"):
+            check(0, a=math.nan)
