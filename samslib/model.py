@@ -53,7 +53,7 @@ class Model(nn.Module, ABC):
         """The posterior of each cell's own latents, declared on `t`, which already holds the shared ones."""
 
 
-def _kinds(kind: type[Model]) -> Iterator[type[Model]]:
+def _kinds(kind: type[Any]) -> Iterator[type[Any]]:
     """All classes below this one."""
     for below in kind.__subclasses__():
         yield below
