@@ -114,8 +114,8 @@ def test_cpa_recovers_its_responses_at_doses_never_seen():
     than with 999 truths whose genes are in random order would happen once in 1,000 runs; and more than for a straight
     line in the dose (the linear baseline).
 
-    The claim is about shape. The height is not recovered: the encoder keeps a part of the effect in the basal state,
-    and with 1,000 counts a cell, or without the adversary, most of it.
+    The claim is about shape. The height is not recovered (0.66 of the true one here): the encoder keeps a part of the
+    effect in the basal state, a larger one with 1,000 counts a cell or without the adversary.
     """
     size = SIZES | {"encoder_layers": 1, "decoder_layers": 1, "dose_curve": "sigm", "variational": True}
     size |= {"adversary_weight": 20.0, "adversary_layers": 2, "adversary_width": 32}
