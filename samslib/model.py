@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -18,10 +20,13 @@ class Model(nn.Module, ABC):
 
     A subclass is final, is one file, and begins its constructor with `super().__init__(summary, locals())`, which
     records the options so that the model can be saved by name, options and weights. `exogenous` names the cell
-    latents that no intervention moves: they may be held fixed between the arms of a comparison.
+    latents that no intervention moves: they may be held fixed between the arms of a comparison. `uses` names what the
+    model reads of the cells beside genes and doses: "covariates", "quality", both or (by default) neither. Columns that
+    it does not read are a warning when it is made, not an error, so that one data set serves all models of a table.
     """
 
     exogenous: ClassVar[tuple[str, ...]] = ()
+    uses: ClassVar[tuple[str, ...]] = ()
     source: ClassVar[str] = ""
 
     def __init__(self, summary: DataSummary, arguments: dict[str, Any]):
@@ -29,6 +34,11 @@ class Model(nn.Module, ABC):
         self.summary = summary
         names = [n for n in inspect.signature(type(self)).parameters if n != "summary"]
         self.options: dict[str, Any] = {name: arguments[name] for name in names}
+        for what in ("covariates", "quality"):
+            if (columns := getattr(summary, what)) and what not in self.uses:
+                readers = " and ".join(sorted(kind.__name__ for kind in _kinds(Model) if what in kind.uses))
+                text = f"{type(self).__name__} ignores the {what} {', '.join(columns)}, which {readers} would read."
+                warnings.warn(text, stacklevel=3)
 
     @abstractmethod
     def generate(self, t: Trace, c: Condition) -> Likelihood:
@@ -41,6 +51,13 @@ class Model(nn.Module, ABC):
     @abstractmethod
     def infer_cells(self, t: Trace, b: Batch) -> None:
         """The posterior of each cell's own latents, declared on `t`, which already holds the shared ones."""
+
+
+def _kinds(kind: type[Any]) -> Iterator[type[Any]]:
+    """All classes below this one."""
+    for below in kind.__subclasses__():
+        yield below
+        yield from _kinds(below)
 
 
 class Auxiliary(ABC):

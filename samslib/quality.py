@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import re
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import Any
 
 import anndata
@@ -78,13 +77,14 @@ def label(
     """True where a cell fails: a column for each measure, "doublet" if asked for, and "fails", any of them.
 
     limits: thresholds of other cells, to judge generated cells as the real ones were; by default those of these cells.
-    doublets: True for Scrublet's own threshold (needs scikit-image), or a score between 0 and 1 above which a cell
-    counts as a doublet. `attrs["thresholds"]` holds the limits used, by name. Then:
+    doublets: True for Scrublet's own threshold, between the two modes of the scores of doublets that it simulates, or a
+    score between 0 and 1 above which a cell counts as a doublet. `attrs["thresholds"]` holds the limits used, by name.
+    Then:
 
         adata.obs["fails"] = quality.label(adata)["fails"]
         data = PerturbationData.from_anndata(adata, quality="fails")
 
-    Raises as `measure` and `thresholds` do; ImportError without scikit-image, DataError where Scrublet finds no limit.
+    Raises as `measure` and `thresholds` do; DataError where Scrublet finds no limit.
     """
     measured = measure(adata, layer)
     limits = thresholds(measured, k) if limits is None else limits
@@ -99,8 +99,6 @@ def label(
 
 
 def _doublets(adata: Any, layer: str | None, limit: float, seed: int) -> np.ndarray:
-    if limit is True and not find_spec("skimage"):
-        raise ImportError("Scrublet's own threshold needs scikit-image: install it, or give a score, doublets=0.25.")
     import scanpy
 
     counts = adata.X if layer is None else adata.layers[layer]

@@ -62,9 +62,9 @@ def make_data(
     return samslib.quality.with_twins(data) if quality else data
 
 
-def data_for(kind: type[samslib.model.Model], covariates: bool = False) -> samslib.PerturbationData:
+def data_for(kind: type[samslib.model.Model], covariates: bool = False, genes: int = 12) -> samslib.PerturbationData:
     """Small data that a model of this kind takes."""
-    data = make_data(quality=issubclass(kind, NEEDS_QUALITY), covariates=covariates)
+    data = make_data(genes=genes, quality=issubclass(kind, NEEDS_QUALITY), covariates=covariates)
     return data.encode_unique() if issubclass(kind, ONE_PERTURBATION) else data
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import warnings
 
 import anndata
 import numpy as np
@@ -10,12 +11,12 @@ import pandas as pd
 import pytest
 import scipy.stats as st
 import torch
-from conftest import ONE_PERTURBATION, ROOT, SMALL, data_for, make_data
+from conftest import KINDS, ONE_PERTURBATION, ROOT, SMALL, VARIANTS, data_for, make_data, make_model
 from sklearn.linear_model import LogisticRegression
 
 import samslib
 from samslib import BASELINES, MODELS, load, save
-from samslib.cells import Plate
+from samslib.cells import Batch, Plate
 from samslib.distributions import Bernoulli
 from samslib.model import Adversarial
 from samslib.nets import DoseCurves
@@ -142,6 +143,70 @@ def test_cells_are_exchangeable(model, data):
     model.infer_cells(moved, b[order])
     a = iwelbo(log_weights(model, b, q, counts_of(data)))
     torch.testing.assert_close(iwelbo(log_weights(model, b[order], moved, counts_of(data))), a[order])
+
+
+def test_genes_are_exchangeable(model_of_many_genes):
+    """The data's genes in another order, and with them every axis of the weights that runs over genes (and, after
+    them, over an encoder's other inputs): each term of each cell is the same."""
+    model, again, data, moved, order = model_of_many_genes
+    G = len(order)
+
+    def follow(value):
+        for axis in [i for i, size in enumerate(value.shape) if size >= G]:
+            value = value.index_select(axis, torch.cat([order, torch.arange(G, value.shape[axis])]))
+        return value
+
+    expected = {name: follow(value) for name, value in model.state_dict().items()}
+    for name, buffer in again.named_buffers():  # functions of the data: they follow without help
+        torch.testing.assert_close(buffer, expected[name], rtol=1e-4, atol=1e-5)
+    b, q = passes(model, data)
+    first, same = log_weights(model, b, q, counts_of(data)), []
+    for weights in (model.state_dict(), expected):
+        again.load_state_dict(weights)
+        t = Trace(4, given=q.values)
+        again.infer_shared(t)
+        again.infer_cells(t, moved.batch())
+        terms = log_weights(again, moved.batch(), t, counts_of(data))
+        same.append([torch.allclose(terms[n], v, rtol=1e-4, atol=1e-2) for n, v in first.items()])
+    assert all(same[1]) and not all(same[0])
+
+
+@pytest.fixture(params=VARIANTS)
+def model_of_many_genes(request):
+    """A model, a second one of the same cells with their genes in another order, both data, and the order. There are
+    more genes than any other axis of any model has entries."""
+    kind = KINDS[request.param.split()[0]]
+    order = torch.randperm(503, generator=torch.Generator().manual_seed(0))
+    data = data_for(kind, "covariates" in request.param, genes=len(order))
+    moved = data.select_genes(order.numpy())
+    models = [make_model(request.param, d.summary(pseudobulk=True)) for d in (data, moved)]
+    return *models, data, moved, order
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_model_says_which_columns_it_does_not_read(variant):
+    """And `uses` is true: a cell's terms change with the columns that it names, and with no others."""
+    kind = KINDS[variant.split()[0]]
+    data = make_data(quality=True, covariates=True)
+    data = data.encode_unique() if issubclass(kind, ONE_PERTURBATION) else data
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = make_model(variant, data.summary(pseudobulk=True))
+    said = [str(w.message) for w in caught if w.category is UserWarning]
+    texts = {
+        "covariates": f"{kind.__name__} ignores the covariates line=x, line=y, plate=1, which CPA would read.",
+        "quality": f"{kind.__name__} ignores the quality fails, which CRADLEVAE would read.",
+    }
+    assert said == [text for what, text in texts.items() if what not in kind.uses]
+    b, q = passes(model, data)
+    before = log_weights(model, b, q, counts_of(data))
+    for what, field in (("covariates", "covariate"), ("quality", "qc")):
+        other = Batch(b.x, b.condition.do(**{field: 1 - getattr(b.condition, field)}), b.twin)
+        t = Trace(4, given=q.values)
+        model.infer_shared(t)
+        model.infer_cells(t, other)
+        after = log_weights(model, other, t, counts_of(data))
+        assert any(not torch.equal(before[n], after[n]) for n in before) == (what in kind.uses), what
 
 
 def test_dose_zero_is_control(model, data):

@@ -80,7 +80,7 @@ def test_what_cannot_be_labelled_is_refused(caplog):
     assert "no ribo and no hb genes among these 2" in caplog.text
 
 
-def test_doublets_are_called_by_score_and_only_when_asked(monkeypatch):
+def test_doublets_are_called_by_score_and_only_when_asked():
     """Two kinds of cells that differ in 30 genes each; sums of both kinds lie apart. Seeded: at this threshold all 15
     were called, and under a tenth of the others."""
     rng = np.random.default_rng(0)
@@ -95,9 +95,26 @@ def test_doublets_are_called_by_score_and_only_when_asked(monkeypatch):
     assert table["doublet"][:15].mean() > 0.8 and table["doublet"][15:].mean() < 0.15
     assert table["fails"][table["doublet"]].all() and "doublet" not in quality.label(adata)
     assert list(adata.obs) == []
-    monkeypatch.setattr(quality, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match="scikit-image.*doublets=0.25"):
-        quality.label(adata, doublets=True)
+
+
+def test_scrublets_own_threshold_lies_between_the_modes():
+    """Four kinds of cells, 60 genes each twentyfold, and 25 sums of two kinds. Seeded; with ten other seeds 24 or
+    25 of them were called, and at most 3 % of the others."""
+    rng = np.random.default_rng(0)
+    rate = np.tile(4 * rng.lognormal(0, 1, 300), (4, 1))
+    for kind in range(4):
+        rate[kind, 60 * kind : 60 * (kind + 1)] *= 20
+    kind = rng.integers(4, size=500)
+    x = rng.poisson(rate[kind])
+    x[:25] += rng.poisson(rate[(kind[:25] + 1) % 4])
+    table = quality.label(cells(x, ["MT-CO1", *(f"gene{g}" for g in range(299))]), doublets=True)
+    assert table["doublet"][:25].mean() > 0.9 and table["doublet"][25:].mean() < 0.05
+
+
+def test_without_two_modes_a_score_is_asked_for(monkeypatch):
+    monkeypatch.setattr("scanpy.pp.scrublet", lambda adata, **settings: None)  # what it leaves if it finds no threshold
+    with pytest.raises(DataError, match="no threshold.*doublets=0.25"):
+        quality.label(cells([[1] * 8] * 3), doublets=True)
 
 
 def test_a_twin_is_the_lower_median_of_failing_cells_of_the_same_label():

@@ -22,7 +22,9 @@ def example(kind: type[Model], **options: object) -> Model:
     names = tuple(f"gene_{i}" for i in range(GENES)), tuple(f"perturbation_{i}" for i in range(PERTURBATIONS))
     conditions = PERTURBATIONS + 1
     bulk = Pseudobulk(torch.ones(conditions, GENES), torch.eye(conditions, PERTURBATIONS), torch.ones(conditions), one)
-    summary = DataSummary(*names, (), ("fails",), 0, (0,) * PERTURBATIONS, (0,), zero, one, zero, one, None, bulk)
+    flags = ("fails",) if "quality" in kind.uses else ()
+    n_cells, n_treated, n_flagged = 0, (0,) * PERTURBATIONS, (0,) * len(flags)
+    summary = DataSummary(*names, (), flags, n_cells, n_treated, n_flagged, zero, one, zero, one, None, bulk)
     given = {"latent": LATENT} | options if "latent" in inspect.signature(kind).parameters else options
     return kind(summary, **given)  # type: ignore[arg-type]
 

@@ -31,6 +31,7 @@ class CPA(Adversarial):
     """
 
     exogenous = ("z_basal",)
+    uses = ("covariates",)
     source = "doi:10.15252/msb.202211517"
 
     def __init__(

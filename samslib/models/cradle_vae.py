@@ -34,6 +34,7 @@ class CRADLEVAE(Model, Auxiliary):
     """
 
     exogenous = ("z_basal",)
+    uses = ("quality",)
     source = "arXiv:2409.05484"
 
     def __init__(
