@@ -70,14 +70,11 @@ def test_the_weights_give_both_classes_the_same_say():
     torch.testing.assert_close(new(data).weigh(b[failing]), torch.ones(int(failing.sum())))
 
 
-def switched_laws(model, b, q):
-    """q(z_basal | x or twin, flag switched), by the posterior program alone."""
-    laws = []
-    for x in (b.twin, b.x):
-        t = Trace(q.particles, given={k: v for k, v in q.values.items() if k != "z_basal"}, active=q.active)
-        model.infer_cells(t, samslib.Batch(x, b.condition.do(qc=1 - b.condition.qc)))
-        laws.append(t.sites["z_basal"].distribution)
-    return laws
+def law(model, x, b, q, switched):
+    """q(z_basal | x, flag or its opposite), by the posterior program alone."""
+    t = Trace(q.particles, given={k: v for k, v in q.values.items() if k != "z_basal"}, active=q.active)
+    model.infer_cells(t, samslib.Batch(x, b.condition.do(qc=1 - b.condition.qc) if switched else b.condition))
+    return t.sites["z_basal"].distribution
 
 
 def test_the_auxiliary_term_is_a_divergence_averaged_over_cells():
@@ -86,8 +83,8 @@ def test_the_auxiliary_term_is_a_divergence_averaged_over_cells():
     b, active = present(data.batch(slice(0, 40)))
     b.twin[5:9] = 0
     q = posterior(model, b, 3, active)
-    twin, cell = switched_laws(model, b, q)
-    plain = [torch.distributions.Normal(law.loc, law.scale) for law in (twin, cell)]
+    laws = law(model, b.twin, b, q, switched=True), law(model, b.x, b, q, switched=False)
+    plain = [torch.distributions.Normal(one.loc, one.scale) for one in laws]
     each = torch.distributions.kl_divergence(*plain).sum(-1).mean(0)
     each[5:9] = 0
     penalty = model.penalty(b, q)
@@ -118,7 +115,7 @@ def test_the_published_formula_and_reduction():
     torch.manual_seed(4)
     second = Trace(3)
     model.infer_shared(second)
-    twin, cell = switched_laws(model, b, second)[0], switched_laws(model, b, q)[1]
+    twin, cell = law(model, b.twin, b, second, switched=True), law(model, b.x, b, q, switched=True)
     torch.testing.assert_close(penalty, 0.1 * as_published(twin, cell).sum((1, 2)).mean())
 
 
