@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,8 +30,8 @@ import samslib
 from samslib import FitConfig, PerturbationData, fit, latents
 from samslib.book import write_results
 
-CPA = {"latent": 6, "encoder_width": 32, "encoder_layers": 1, "decoder_width": 32, "decoder_layers": 1}
-CRADLE = {
+CPA: dict[str, Any] = {"latent": 6, "encoder_width": 32, "encoder_layers": 1, "decoder_width": 32, "decoder_layers": 1}
+CRADLE: dict[str, Any] = {
     "latent": 6, "encoder_width": 32, "decoder_width": 32, "decoder_layers": 2, "embedding_width": 16,
     "embedding_layers": 1, "mask_prior": 0.1,
 }  # fmt: skip
@@ -87,19 +88,27 @@ def perturbation_probe(seed: int, adversary_weight: float, held_out: int = 1000)
     train, test = data[:400], data[400:]
     torch.manual_seed(seed)
     model = samslib.CPA(train.summary(), adversary_weight=adversary_weight, adversary_layers=2, **CPA)
-    schedule = {"steps": 300, "pretrain": 60, "warm_up": 60, "learning_rate": 5e-3, "particles": 1, "seed": seed}
-    fit(model, train, None, FitConfig(batch_size=200, progress=False, device="cpu", **schedule))
+    config = FitConfig(
+        steps=300, pretrain=60, warm_up=60, learning_rate=5e-3, batch_size=200, particles=1, seed=seed, progress=False,
+        device="cpu",
+    )  # fmt: skip
+    fit(model, train, None, config)
     z = [latents(model, part, particles=1)["z_basal"] for part in (train, test)]
     probe = LOGISTIC.fit(z[0], train.labels)
     bound = samslib.held_out_iwelbo(model, test, particles=1)["iwelbo"].mean()
     return {"accuracy of the perturbation": probe.score(z[1], test.labels), "held-out bound, nats": bound}
 
 
-def fitted_cradle(train: PerturbationData, seed: int, steps: int, particles: int = 2, **options) -> samslib.CRADLEVAE:
+def trained(
+    kind: Any, train: PerturbationData, seed: int = 0, steps: int = 250, particles: int = 2, **options: Any
+) -> Any:
+    """A small model of this kind, trained for `steps`."""
     torch.manual_seed(seed)
-    model = samslib.CRADLEVAE(train.summary(), **CRADLE, **options)
-    settings = {"batch_size": 128, "learning_rate": 5e-3, "particles": particles, "progress": False, "device": "cpu"}
-    fit(model, train, None, FitConfig(steps=steps, seed=seed, **settings))
+    model = kind(train.summary(), **CRADLE, **options)
+    config = FitConfig(
+        steps=steps, seed=seed, particles=particles, batch_size=128, learning_rate=5e-3, progress=False, device="cpu"
+    )
+    fit(model, train, None, config)
     return model
 
 
@@ -113,7 +122,7 @@ def flag_probe(seed: int, auxiliary_weight: float, as_published: bool = False) -
     """CRADLE-VAE on 1,500 cells, of which three in ten fail in every treatment; 1,500 other cells are probed."""
     data, truth = screen_with_artifact(seed, (0.3,) * 4, cells=3000)
     train, test = samslib.quality.with_twins(data[:1500], as_published=as_published), data[1500:]
-    model = fitted_cradle(train, seed, 400, auxiliary_weight=auxiliary_weight, as_published=as_published)
+    model = trained(samslib.CRADLEVAE, train, seed, 400, auxiliary_weight=auxiliary_weight, as_published=as_published)
     effects = samslib.average_effects(model, test, ["A", "B", "C"], particles=500, library=600.0).X
     return {
         "AUC of the flag": flag_auc(model, test),
