@@ -26,10 +26,10 @@ def test_the_interval_and_the_verdicts_of_a_table():
 def test_cpa_adversary_hides_the_perturbation_from_a_probe():
     """Over three seeds, the 95 % interval (t, paired) of the change in the probe's held-out accuracy lies below zero;
     if the adversary did nothing, this would happen in one run of forty."""
-    table = probes.compare("CPA", "adversary", probes.perturbation_probe, 20.0, seeds=3).set_index("measure")
+    table = probes.compare("CPA", "adversary", probes.perturbation_probe, 1.0, seeds=3).set_index("measure")
     row = table.loc["accuracy of the perturbation"]
     print(row)
-    assert row["high"] < 0 and row["on"] < 0.9
+    assert row["high"] < 0
 
 
 def auc(seed: int, weight: float) -> dict[str, float]:
