@@ -1,5 +1,5 @@
 # One target an artefact. Each makes .venv when it is missing, and does not redo what is done.
-.PHONY: book test lint bench serve clean
+.PHONY: book test lint bench probes serve clean
 .DEFAULT_GOAL := book
 .DELETE_ON_ERROR:
 
@@ -33,6 +33,9 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python book/bench.py
+
+probes: $(READY)
+	$(BIN)/python book/probes.py
 
 serve: book
 	@echo "The book is at http://localhost:$(PORT) (Ctrl-C stops it)"

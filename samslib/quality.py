@@ -1,4 +1,4 @@
-"""Which cells are of poor quality, and a typical poor cell beside each: what CRADLE-VAE must be told of the data.
+"""Which cells are of poor quality, and how each would look otherwise: what CRADLE-VAE must be told of the data.
 
 The rules are those of Baek et al. 2025: a cell fails if a measure of it lies more than k median absolute deviations
 (MAD, without the factor 1.4826) on the bad side of the median of all cells. Label all cells before splitting and
@@ -109,12 +109,17 @@ def _doublets(adata: Any, layer: str | None, limit: float, seed: int) -> np.ndar
     return copy.obs["predicted_doublet"].to_numpy(dtype=bool)
 
 
-def with_twins(data: PerturbationData, most: int = 50, seed: int = 0) -> PerturbationData:
-    """The same cells, each with a twin: what a cell of its treatment looks like when it fails quality control.
+def with_twins(data: PerturbationData, most: int = 50, seed: int = 0, as_published: bool = False) -> PerturbationData:
+    """The same cells, each with a twin: the cell as it would look in the other class, failing or passing.
 
-    A twin is, gene by gene, the lower median (that of `torch.median`) of `most` cells drawn with replacement, or of as
-    many as there are if fewer, from the failing cells of the same label; zeros if there are none. Call it on each part
-    of a split, so that no cell's twin is made of another part's cells. Raises DataError without a quality flag.
+    Gene by gene, its counts are multiplied by the other class's mean over that of its own, both among the cells of its
+    label (real values are shifted by the difference). The label's own mean joins each class as one more cell, so that
+    few cells give mild ratios; a twin is all zero where its label lacks a class.
+    as_published: a twin is what a cell of its label looks like when it fails, for passing and failing cells alike: the
+    lower median (that of `torch.median`) of `most` cells drawn with replacement, or of as many as there are if fewer,
+    from the failing cells of the label; zeros if there are none. Only this uses `most` and `seed`.
+    Call it on each part of a split, so that no cell's twin is made of another part's cells. Raises DataError without a
+    quality flag.
     """
     if not data.quality:
         raise DataError("Twins need a quality flag; make the data with from_anndata(..., quality=<column of obs>).")
@@ -125,13 +130,33 @@ def with_twins(data: PerturbationData, most: int = 50, seed: int = 0) -> Perturb
     blocks, order = [sp.csr_matrix((0, len(data.genes)), dtype=np.float32)], [np.zeros(0, dtype=int)]
     for name in pd.unique(data.labels):
         cells = np.flatnonzero(data.labels == name)
-        pool = data.x[cells[failing[cells]]]  # draws are positions in this table, and only in it
-        found = torch.from_numpy(pool.toarray() if sp.issparse(pool) else pool)
-        for some in np.array_split(cells, -(-len(cells) // 64)):
-            twins = np.zeros((len(some), len(data.genes)), dtype=np.float32)
-            if len(found):
-                drawn = rng.integers(len(found), size=(len(some), min(most, len(found))))
-                twins = found[torch.from_numpy(drawn)].median(1).values.numpy()
-            blocks.append(sp.csr_matrix(twins))
-            order.append(some)
-    return replace(data, twin=sp.vstack(blocks, format="csr")[np.argsort(np.concatenate(order))])
+        x, fails = sp.csr_matrix(data.x[cells]), failing[cells]
+        blocks += _failing_medians(x, fails, most, rng) if as_published else _other_class(x, fails, data.counts)
+        order += [cells] if as_published else [cells[~fails], cells[fails]]
+    return replace(data, twin=sp.vstack(blocks, format="csr", dtype=np.float32)[np.argsort(np.concatenate(order))])
+
+
+def _other_class(x: sp.csr_matrix, fails: np.ndarray, counts: bool) -> list[sp.csr_matrix]:
+    """Twins of the passing and of the failing cells of one label."""
+    classes = [x[~fails], x[fails]]
+    if not all(c.shape[0] for c in classes):
+        return [sp.csr_matrix(c.shape) for c in classes]
+    overall = np.asarray(x.mean(0))
+    means = [(np.asarray(c.sum(0)) + overall) / (1 + c.shape[0]) for c in classes]
+    pairs = zip(classes, means, means[::-1], strict=True)
+    if not counts:
+        return [sp.csr_matrix(c.toarray() + other - own) for c, own, other in pairs]
+    return [c.multiply(other / np.where(own > 0, own, 1)) for c, own, other in pairs]
+
+
+def _failing_medians(x: sp.csr_matrix, fails: np.ndarray, most: int, rng: np.random.Generator) -> list[sp.csr_matrix]:
+    """Twins of the cells of one label, in blocks that fit into memory."""
+    found = torch.from_numpy(x[fails].toarray())  # draws are positions in this table, and only in it
+    blocks = []
+    for some in np.array_split(fails, -(-len(fails) // 64)):
+        twins = np.zeros((len(some), x.shape[1]), dtype=np.float32)
+        if len(found):
+            drawn = rng.integers(len(found), size=(len(some), min(most, len(found))))
+            twins = found[torch.from_numpy(drawn)].median(1).values.numpy()
+        blocks.append(sp.csr_matrix(twins))
+    return blocks

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-import anndata
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from conftest import SMALL, make_data
+from probes import screen_with_artifact, trained
 
 import samslib
 from samslib import FitConfig, fit
@@ -70,14 +69,11 @@ def test_the_weights_give_both_classes_the_same_say():
     torch.testing.assert_close(new(data).weigh(b[failing]), torch.ones(int(failing.sum())))
 
 
-def switched_laws(model, b, q):
-    """q(z_basal | x or twin, flag switched), by the posterior program alone."""
-    laws = []
-    for x in (b.twin, b.x):
-        t = Trace(q.particles, given={k: v for k, v in q.values.items() if k != "z_basal"}, active=q.active)
-        model.infer_cells(t, samslib.Batch(x, b.condition.do(qc=1 - b.condition.qc)))
-        laws.append(t.sites["z_basal"].distribution)
-    return laws
+def law(model, x, b, q, switched):
+    """q(z_basal | x, flag or its opposite), by the posterior program alone."""
+    t = Trace(q.particles, given={k: v for k, v in q.values.items() if k != "z_basal"}, active=q.active)
+    model.infer_cells(t, samslib.Batch(x, b.condition.do(qc=1 - b.condition.qc) if switched else b.condition))
+    return t.sites["z_basal"].distribution
 
 
 def test_the_auxiliary_term_is_a_divergence_averaged_over_cells():
@@ -86,8 +82,8 @@ def test_the_auxiliary_term_is_a_divergence_averaged_over_cells():
     b, active = present(data.batch(slice(0, 40)))
     b.twin[5:9] = 0
     q = posterior(model, b, 3, active)
-    twin, cell = switched_laws(model, b, q)
-    plain = [torch.distributions.Normal(law.loc, law.scale) for law in (twin, cell)]
+    laws = law(model, b.twin, b, q, switched=True), law(model, b.x, b, q, switched=False)
+    plain = [torch.distributions.Normal(one.loc, one.scale) for one in laws]
     each = torch.distributions.kl_divergence(*plain).sum(-1).mean(0)
     each[5:9] = 0
     penalty = model.penalty(b, q)
@@ -118,7 +114,7 @@ def test_the_published_formula_and_reduction():
     torch.manual_seed(4)
     second = Trace(3)
     model.infer_shared(second)
-    twin, cell = switched_laws(model, b, second)[0], switched_laws(model, b, q)[1]
+    twin, cell = law(model, b.twin, b, second, switched=True), law(model, b.x, b, q, switched=True)
     torch.testing.assert_close(penalty, 0.1 * as_published(twin, cell).sum((1, 2)).mean())
 
 
@@ -160,52 +156,13 @@ def test_what_it_cannot_do_is_said():
 
 # --- what it is for ---------------------------------------------------------------------------------------
 
-OPTIONS = {
-    "latent": 6, "encoder_width": 32, "decoder_width": 32, "decoder_layers": 2, "embedding_width": 16,
-    "embedding_layers": 1, "mask_prior": 0.1,
-}  # fmt: skip
-
-
-def simulate(seed, failing, cells=1500, genes=40):
-    """Poisson counts of control, A, B and C; failing cells, more or fewer by perturbation, share one artifact.
-
-    Returns the data and the true effects (3, G) of clean cells at 600 counts a cell, from 4,000 draws."""
-    rng = np.random.default_rng(seed)
-    loadings, base = rng.normal(0, 0.4, (3, genes)), rng.normal(0, 0.5, genes)
-    shift, artifact = np.zeros((4, genes)), np.zeros(genes)
-    for t in (1, 2, 3):
-        shift[t, rng.choice(genes, 6, replace=False)] = rng.choice([-1, 1], 6)
-    artifact[rng.choice(genes, 12, replace=False)] = 1.2
-
-    def draw(kind, fails, depth):
-        z = rng.normal(size=(len(kind), 3))
-        share = np.exp(base + z @ loadings + shift[kind] + np.outer(fails, artifact))
-        return rng.poisson(depth[:, None] * share / share.sum(1, keepdims=True)).astype(np.float32)
-
-    kind = np.arange(cells) % 4
-    fails = rng.random(cells) < np.array(failing)[kind]
-    names = np.array(["control", "A", "B", "C"])[kind]
-    obs = pd.DataFrame({"perturbation": names, "fails": fails.astype(int)}, index=[f"c{i}" for i in range(cells)])
-    adata = anndata.AnnData(draw(kind, fails, rng.lognormal(np.log(600), 0.2, cells)), obs=obs)
-    seen = [draw(np.full(4000, t), np.zeros(4000), np.full(4000, 600.0)) for t in range(4)]
-    read = [np.log2(1 + 1e4 * x / x.sum(1, keepdims=True)).mean(0) for x in seen]
-    return samslib.PerturbationData.from_anndata(adata, quality="fails"), np.array(read[1:]) - read[0]
-
-
-def trained(kind, data, seed, steps, **options):
-    torch.manual_seed(seed)
-    model = kind(data.summary(), **OPTIONS, **options)
-    settings = {"batch_size": 128, "learning_rate": 5e-3, "particles": 2, "progress": False}
-    fit(model, data, None, FitConfig(steps=steps, seed=seed, **settings))
-    return model
-
 
 @pytest.fixture(scope="module")
 def confounded():
     """A fails often and the control seldom, so that the artifact looks like an effect of A."""
-    data, truth = simulate(0, failing=(0.1, 0.7, 0.1, 0.4))
+    data, truth = screen_with_artifact(0, failing=(0.1, 0.7, 0.1, 0.4))
     data = samslib.quality.with_twins(data)
-    return data, truth, trained(samslib.CRADLEVAE, data, 0, 250)
+    return data, truth, trained(samslib.CRADLEVAE, data)
 
 
 def test_clean_effects_are_closer_to_the_truth_than_those_that_ignore_the_flag(confounded):
@@ -213,7 +170,7 @@ def test_clean_effects_are_closer_to_the_truth_than_those_that_ignore_the_flag(c
     0.76, 0.78 and 0.85 (mean 0.73, standard deviation 0.11), so a correct model would fail at about 1 seed in 100."""
     data, truth, cradle = confounded
     errors = []
-    for model in (cradle, trained(samslib.SAMSVAE, data, 0, 250)):
+    for model in (cradle, trained(samslib.SAMSVAE, data)):
         effects = samslib.average_effects(model, data, ["A", "B", "C"], particles=500, library=600.0).X
         errors.append(np.sqrt(np.square(effects - truth).mean()))
     assert errors[0] < errors[1]

@@ -117,9 +117,37 @@ def test_without_two_modes_a_score_is_asked_for(monkeypatch):
         quality.label(cells([[1] * 8] * 3), doublets=True)
 
 
-def test_a_twin_is_the_lower_median_of_failing_cells_of_the_same_label():
-    """By brute force: with one failing cell of a label its twin is that cell; else each value is one of theirs."""
+@pytest.mark.parametrize("counts", [True, False])
+def test_a_twin_is_the_cell_in_the_other_class(counts):
+    """By hand, cell by cell; the means over a label's classes then change places but for the cell that joins them."""
     data = make_data(quality=True)
+    x = data.x.toarray() if counts else data.x.toarray() - 5
+    data = quality.with_twins(quality.replace(data, x=sp.csr_matrix(x), counts=counts))
+    fails, twin = data.qc[:, 0] != 0, data.twin.toarray()
+    for i in (0, 7, 14, 33, 60):
+        same = data.labels == data.labels[i]
+        means = []
+        for k in (fails[i], not fails[i]):
+            pool = x[same & (fails == k)]
+            means.append((pool.sum(0) + x[same].mean(0)) / (len(pool) + 1))
+        expected = x[i] * means[1] / means[0] if counts else x[i] + means[1] - means[0]
+        np.testing.assert_allclose(twin[i], expected, rtol=1e-4)
+    assert twin[fails, -1].mean() < 0.5 * x[fails, -1].mean() or not counts
+
+
+def test_a_label_without_one_of_the_classes_has_no_twins_and_a_gene_nobody_expresses_stays_out():
+    data = make_data(quality=True)
+    x = data.x.toarray()
+    x[data.labels == "B", 3] = 0
+    part = quality.replace(data, x=sp.csr_matrix(x))[~((data.labels == "A") & (data.qc[:, 0] != 0))]
+    twin = quality.with_twins(part).twin.toarray()
+    assert (twin[part.labels == "A"] == 0).all() and (twin[part.labels == "B", 3] == 0).all()
+    assert (twin[part.labels != "A"] != 0).any(1).all() and np.isfinite(twin).all()
+
+
+def test_a_published_twin_is_the_lower_median_of_failing_cells_of_the_same_label():
+    """By brute force: with one failing cell of a label its twin is that cell; else each value is one of theirs."""
+    data = quality.with_twins(make_data(quality=True), as_published=True)
     fails = data.qc[:, 0] != 0
     x, twin = data.x.toarray(), data.twin.toarray()
     for label in ("control", "A", "B", "C", "A+B"):
@@ -128,7 +156,7 @@ def test_a_twin_is_the_lower_median_of_failing_cells_of_the_same_label():
         assert len(pool) == 6 and all(np.isin(mine[:, g], pool[:, g]).all() for g in range(x.shape[1]))
         assert len(np.unique(mine, axis=0)) > 1  # each cell draws its own
     keep = ~fails | (np.cumsum(fails & (data.labels == "A")) == 1) & (data.labels == "A")
-    few = quality.with_twins(data[keep])
+    few = quality.with_twins(data[keep], as_published=True)
     (only,) = np.flatnonzero(few.qc[:, 0] != 0)
     here = few.twin.toarray()
     assert only > 0 and (here[few.labels == "A"] == few.x[only].toarray()).all()
@@ -141,7 +169,7 @@ def test_draws_are_with_replacement_and_medians_are_the_lower_ones():
     data = make_data(quality=True)
     pair = np.flatnonzero((data.labels == "A") & (data.qc[:, 0] != 0))[:2]
     rest = np.flatnonzero((data.labels == "A") & (data.qc[:, 0] == 0))
-    twins = quality.with_twins(data[np.concatenate([pair, rest])]).twin.toarray()
+    twins = quality.with_twins(data[np.concatenate([pair, rest])], as_published=True).twin.toarray()
     x = data.x[pair].toarray()
     possible = [x[0], x[1], x.min(0)]
     which = [[np.array_equal(t, p) for p in possible].index(True) for t in twins]
@@ -155,7 +183,7 @@ def test_twins_follow_their_cells_into_batches():
     np.testing.assert_array_equal(some.batch().twin.numpy(), data.twin[rows].toarray())
     np.testing.assert_array_equal(data.batch(rows).twin.numpy(), data.twin[rows].toarray())
     assert some.select_genes([0, 3]).batch().twin.shape == (3, 2) and make_data().batch().twin is None
-    a, b, c = (quality.with_twins(data, seed=s).twin.toarray() for s in (0, 0, 1))
+    a, b, c = (quality.with_twins(data, seed=s, as_published=True).twin.toarray() for s in (0, 0, 1))
     assert (a == b).all() and (a != c).any()
 
 

@@ -23,10 +23,12 @@ class CRADLEVAE(Model, Auxiliary):
     Posterior: that of SAMS-VAE ("correlated"); q(A) a network of a constant input; q(z_basal | x, D (E * M), q A).
     Training adds two things to the bound. Likelihood terms are weighed in proportion to `alpha` for passing and to
     1 - alpha for failing cells; alpha, the batch's share of failing cells unless set, gives both classes the same say.
-    And auxiliary_weight * KL(q(z_basal | twin, flag switched) || q(z_basal | x, flag switched)), the mean over the
-    batch, is subtracted; a cell whose twin is all zero (none was found) counts as 0.
-    as_published: weights alpha and 1 - alpha as they are, not of mean 1; in place of the divergence
-    -1/2 sum [1 + log v1 - log v2 - (m1 - m2)^2 - v1 / v2], a sum over the batch, of two draws of what cells share.
+    And auxiliary_weight * KL(q(z_basal | twin, flag switched) || q(z_basal | x, flag)), the mean over the batch, is
+    subtracted: a cell and its twin, the same cell in the other class, have one basal state. A cell whose twin is all
+    zero (none was found) counts as 0.
+    as_published: weights alpha and 1 - alpha as they are, not of mean 1; twins of `with_twins(..., as_published=True)`;
+    both encoded with the flag switched, and in place of the divergence -1/2 sum [1 + log v1 - log v2 - (m1 - m2)^2
+    - v1 / v2], a sum over the batch, of two draws of what cells share.
     The published auxiliary_weight (0.05 to 0.5) times its batch of 512 compares with ours, which is for each cell.
 
     Raises ValueError for an unknown likelihood, compose or normalization, a mask_prior or alpha outside (0, 1), a
@@ -100,12 +102,12 @@ class CRADLEVAE(Model, Auxiliary):
                 "CRADLE-VAE's auxiliary term needs twins; make them with train = samslib.quality.with_twins(train), or "
                 "switch the term off with auxiliary_weight=0."
             )
-        switched, other = b.condition.do(qc=1 - b.condition.qc), q
+        own, switched, other = b.condition, b.condition.do(qc=1 - b.condition.qc), q
         if self.as_published:
-            other = Trace(q.particles, active=q.active)
+            own, other = switched, Trace(q.particles, active=q.active)
             self.infer_shared(other)
         twin = self.encoder(b.twin, *_shifts(other, switched))
-        cell = self.encoder(b.x, *_shifts(q, switched))
+        cell = self.encoder(b.x, *_shifts(q, own))
         apart = as_published(twin, cell) if self.as_published else kl_divergence(twin, cell)
         found = (b.twin != 0).any(1)
         total = (apart.sum(-1) * found).mean(0).sum()
