@@ -108,11 +108,11 @@ def linear_r2(truth: np.ndarray, inferred: np.ndarray) -> float:
     return float(LinearRegression().fit(found, true).score(found, true))
 
 
-def dci(truth: np.ndarray, inferred: np.ndarray, trees: int = 50, seed: int = 0) -> pd.DataFrame:
+def dci(truth: np.ndarray, inferred: np.ndarray, trees: int = 20, seed: int = 0) -> pd.DataFrame:
     """Disentanglement, completeness and informativeness (Eastwood and Williams 2018): one row, 1 is best in each.
 
-    R (K', K) holds how much each inferred axis matters in a random forest that predicts each true axis (the
-    impurity-based importance, one of the paper's two choices). Disentanglement of an inferred axis is 1 minus the
+    R (K', K) holds how much each inferred axis matters in a random forest that predicts each true axis (leaves of
+    five rows; its impurity-based importance, one of the paper's two choices). Disentanglement of an inferred axis is 1 minus the
     entropy, to base K, of its row of R made to sum to 1: does it tell of one true axis only? Averaged with the axes'
     shares of R as weights, so that unused ones do not count. Completeness of a true axis is the same of its column, to
     base K': is it told by one inferred axis only? Averaged over true axes. Informativeness is the R2 of the
@@ -129,7 +129,7 @@ def dci(truth: np.ndarray, inferred: np.ndarray, trees: int = 50, seed: int = 0)
     sizes = f"{true.shape[1]} true and {found.shape[1]} inferred axes"
     _require(min(true.shape[1], found.shape[1]) > 1, f"DCI of {sizes}; at least two that vary are needed on each side.")
     x, x_test, y, y_test = train_test_split(found, true, random_state=seed)
-    forests = [RandomForestRegressor(trees, random_state=seed).fit(x, column) for column in y.T]
+    forests = [RandomForestRegressor(trees, min_samples_leaf=5, random_state=seed).fit(x, column) for column in y.T]
     importance = np.stack([forest.feature_importances_ for forest in forests], 1)
     scores = [forest.score(x_test, column) for forest, column in zip(forests, y_test.T, strict=True)]
     used = importance.sum(1) / importance.sum()

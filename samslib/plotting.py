@@ -262,8 +262,8 @@ def dose_response(
             seen = seen if hue is None else seen[seen[hue] == name]
             bars = len(band) == 2 and set(band) <= set(seen)
             error = np.stack([seen[y] - seen[low], seen[high] - seen[y]]) if bars else None
-            at = seen[[x, y]].to_numpy().T
-            ax.errorbar(*at, yerr=error, fmt=marker, color=colour, markersize=5, capsize=2, linewidth=1)
+            at, height = seen[x].to_numpy(), seen[y].to_numpy()
+            ax.errorbar(at, height, yerr=error, fmt=marker, color=colour, markersize=5, capsize=2, linewidth=1)
     ax.set(xlabel=x, ylabel=y)
     if hue is not None:
         _legend_above(ax)
