@@ -132,12 +132,8 @@ def dci(truth: np.ndarray, inferred: np.ndarray, trees: int = 20, seed: int = 0)
     forests = [RandomForestRegressor(trees, min_samples_leaf=5, random_state=seed).fit(x, column) for column in y.T]
     importance = np.stack([forest.feature_importances_ for forest in forests], 1)
     scores = [forest.score(x_test, column) for forest, column in zip(forests, y_test.T, strict=True)]
-    used = importance.sum(1) / importance.sum()
-    row = {
-        "disentanglement": used @ (1 - _entropy(importance)),
-        "completeness": np.mean(1 - _entropy(importance.T)),
-        "informativeness": np.mean(scores),
-    }
+    disentanglement, completeness = _purity(importance)
+    row = {"disentanglement": disentanglement, "completeness": completeness, "informativeness": np.mean(scores)}
     return pd.DataFrame([row])
 
 
@@ -158,6 +154,12 @@ def _paired(truth: np.ndarray, inferred: np.ndarray) -> tuple[np.ndarray, np.nda
     _require(true.ndim == found.ndim == 2 and len(true) == len(found), f"{shapes}; give tables with the same rows.")
     _require(np.isfinite(true).all() and np.isfinite(found).all(), "The latents have missing values; drop these rows.")
     return true[:, true.std(0) > 0], found
+
+
+def _purity(importance: np.ndarray) -> tuple[float, float]:
+    """Disentanglement and completeness of (K', K) importances."""
+    used = importance.sum(1) / importance.sum()
+    return float(used @ (1 - _entropy(importance))), float(np.mean(1 - _entropy(importance.T)))
 
 
 def _entropy(importance: np.ndarray) -> np.ndarray:
