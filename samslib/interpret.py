@@ -111,11 +111,11 @@ def linear_r2(truth: np.ndarray, inferred: np.ndarray) -> float:
 def dci(truth: np.ndarray, inferred: np.ndarray, trees: int = 20, seed: int = 0) -> pd.DataFrame:
     """Disentanglement, completeness and informativeness (Eastwood and Williams 2018): one row, 1 is best in each.
 
-    R (K', K) holds how much each inferred axis matters in a random forest that predicts each true axis (leaves of
-    five rows; its impurity-based importance, one of the paper's two choices). Disentanglement of an inferred axis is 1 minus the
-    entropy, to base K, of its row of R made to sum to 1: does it tell of one true axis only? Averaged with the axes'
-    shares of R as weights, so that unused ones do not count. Completeness of a true axis is the same of its column, to
-    base K': is it told by one inferred axis only? Averaged over true axes. Informativeness is the R2 of the
+    R (K', K) holds how much each inferred axis matters in a random forest that predicts each true axis (leaves of five
+    rows; its impurity-based importance, one of the paper's two choices). Disentanglement of an inferred axis is 1 minus
+    the entropy, to base K, of its row of R made to sum to 1: does it tell of one true axis only? Averaged with the
+    axes' shares of R as weights, so that unused ones do not count. Completeness of a true axis is the same of its
+    column, to base K': is it told by one inferred axis only? Averaged over true axes. Informativeness is the R2 of the
     predictions on the quarter of the rows that the forest was not fitted to, mean over true axes; the paper gives the
     error, the square root of 1 - R2.
 
@@ -158,7 +158,7 @@ def _paired(truth: np.ndarray, inferred: np.ndarray) -> tuple[np.ndarray, np.nda
 
 def _purity(importance: np.ndarray) -> tuple[float, float]:
     """Disentanglement and completeness of (K', K) importances."""
-    used = importance.sum(1) / importance.sum()
+    used = importance.sum(1) / (importance.sum() or 1)  # no importance at all: both are 0
     return float(used @ (1 - _entropy(importance))), float(np.mean(1 - _entropy(importance.T)))
 
 
@@ -229,7 +229,7 @@ def pathway_prediction(
     layer: str | None = None,
     folds: int = 5,
     permutations: int = 20,
-    trees: int = 100,
+    trees: int = 50,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:

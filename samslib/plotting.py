@@ -325,6 +325,7 @@ def predictive(frame: pd.DataFrame, ax: Axes | None = None, most: int = 30) -> A
     ax = ax if ax is not None else axes(height=0.24 * len(table) + 1.4)
     at = np.arange(len(table))
     width = table["replicated_high"] - table["replicated_low"]
+    ax.use_sticky_edges = False  # a bar that does not start at zero needs room on both sides
     ax.barh(at, width, left=table["replicated_low"], height=0.6, color=PALETTE[5], alpha=0.5, label="replicated, 95%")
     ax.errorbar(
         table["observed"], at, xerr=2 * table["standard_error"], fmt="o", color=PALETTE[1], markersize=4, capsize=2,

@@ -125,6 +125,7 @@ def test_axes_weigh_as_much_as_they_are_used():
     disentanglement, completeness = interpret._purity(importance)
     assert disentanglement == pytest.approx((3 * 1 + 3 * 1 + 2 * 0) / 8)
     assert completeness == pytest.approx(1 - entropy([3, 0, 1, 0], base=4))
+    assert interpret._purity(np.zeros((3, 2))) == pytest.approx((0, 0))
 
 
 def test_recovery_is_one_row_of_all_scores():

@@ -135,6 +135,7 @@ def test_predictive_shows_the_worst_first():
     )  # fmt: skip
     ax = plotting.predictive(frame, most=2)
     assert names(ax.get_yticklabels()) == ["b", "c"] and ax.get_xlabel() == "zero fraction (all)"
+    assert ax.get_xlim()[0] < 0 and ax.get_xlim()[1] > 5.2
     with pytest.raises(ValueError, match="2 pairs of summary and genes"):
         plotting.predictive(frame.assign(genes=["all", "all", "few"]))
 
