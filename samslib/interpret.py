@@ -414,7 +414,7 @@ def _classifiers(trees: int, seed: int) -> dict:
     from sklearn.preprocessing import StandardScaler
 
     linear = LogisticRegression(class_weight="balanced", max_iter=1000)
-    forest = RandomForestClassifier(trees, class_weight="balanced_subsample", random_state=seed)
+    forest = RandomForestClassifier(trees, class_weight="balanced", random_state=seed)
     return {"logistic regression": make_pipeline(StandardScaler(), linear), "random forest": forest}
 
 
