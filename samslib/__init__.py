@@ -1,6 +1,6 @@
 """samslib: sparse additive mechanism shift models of cellular perturbations, and their family, in PyTorch."""
 
-from samslib import book, datasets, interpret, official, plotting, quality, simulate, splits
+from samslib import book, datasets, interpret, official, plotting, predictive, quality, simulate, splits
 from samslib.cells import Batch, Condition, DataSummary, Plate
 from samslib.checkpoint import load, save
 from samslib.data import PerturbationData
@@ -17,6 +17,7 @@ from samslib.models import (
     ConditionalVAE,
     SVAEPlus,
 )
+from samslib.predictive import predictive_check
 from samslib.training import FitConfig, History, fit
 from samslib.uncertainty import distance_to_training
 
@@ -51,6 +52,8 @@ __all__ = [
     "load",
     "official",
     "plotting",
+    "predictive",
+    "predictive_check",
     "quality",
     "save",
     "simulate",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -38,8 +39,9 @@ def axes(columns: int = 1, width: float = 6.4, height: float = 3.6, **options) -
 def matrix(frame: pd.DataFrame, label: str, ax: Axes | None = None, centre: float | None = None, **options) -> Axes:
     """Heat map of a labelled table (perturbations x latent axes, say): diverging about `centre`, else sequential."""
     ax = ax if ax is not None else axes(height=max(2.4, 0.16 * len(frame) + 1))
-    colours = {"cmap": SEQUENTIAL} if centre is None else {"cmap": DIVERGING, "center": centre}
-    sns.heatmap(frame, ax=ax, linewidths=0.2, linecolor="white", cbar_kws={"label": label}, **(colours | options))
+    colours: dict[str, Any] = {"cmap": SEQUENTIAL} if centre is None else {"cmap": DIVERGING, "center": centre}
+    colours |= {"linewidths": 0.2, "linecolor": "white", "cbar_kws": {"label": label}}
+    sns.heatmap(frame, ax=ax, **(colours | options))
     ax.tick_params(length=0, labelsize=8)
     ax.tick_params(axis="y", rotation=0)
     return ax
@@ -112,3 +114,298 @@ def summarise(frame: pd.DataFrame, value: str, by: str) -> pd.DataFrame:
     n = groups.size()
     half = groups.std(ddof=1) / np.sqrt(n) * t.ppf(0.975, (n - 1).clip(lower=1))
     return pd.DataFrame({"mean": groups.mean(), "half_width": half, "repeats": n})
+
+
+def bounds(
+    frame: pd.DataFrame, x: str = "particles", y: str = "bound", hue: str | None = None, ax: Axes | None = None
+) -> Axes:
+    """A bound in nats a cell against the number of particles, on a logarithmic axis that names each number used.
+
+    One row a value, or several of a number, whose mean and 95% interval are drawn. The axis of nats does not start at
+    zero, because a bound's zero means nothing.
+    """
+    ax = lines(_with(frame, x, y, hue), x, y, hue, ax=ax, log_x=True)
+    ax.set_xticks(used := sorted(frame[x].unique()), [f"{value:g}" for value in used])
+    ax.minorticks_off()
+    ax.set(xlabel="particles", ylabel="bound (nats a cell)")
+    return ax
+
+
+def effects_scatter(
+    frame: pd.DataFrame, x: str = "observed", y: str = "model", ax: Axes | None = None, unit: str = "log2 fold change"
+) -> Axes:
+    """One quantity against another over many (perturbation, gene) pairs, as the density of hexagons, with y = x.
+
+    A row a pair; both axes have one linear scale; colours count pairs, logarithmically. The title holds Pearson's r and
+    the number of pairs. Raises ValueError for missing columns or values.
+    """
+    ax = ax if ax is not None else axes(width=5.2, height=4.2)
+    table = _with(frame, x, y)[[x, y]]
+    if not np.isfinite(table.to_numpy(dtype=float)).all():
+        raise ValueError(f"{x!r} or {y!r} has missing values; drop these rows.")
+    low, high = float(table.min().min()), float(table.max().max())
+    margin = 0.04 * (high - low or 1)
+    ends = (low - margin, high + margin)
+    drawn = ax.hexbin(
+        table[x], table[y], gridsize=45, extent=(*ends, *ends), bins="log", mincnt=1, cmap=SEQUENTIAL, linewidths=0.1
+    )
+    ax.plot(ends, ends, color=PALETTE[1], linewidth=1.2, linestyle="--")
+    ax.set(xlim=ends, ylim=ends, xlabel=f"{x} ({unit})", ylabel=f"{y} ({unit})")
+    ax.set_aspect("equal")
+    ax.figure.colorbar(drawn, ax=ax, label="pairs a hexagon", fraction=0.046, pad=0.03)
+    ax.set_title(f"r = {table.corr().iloc[0, 1]:.2f}, {len(table):,} pairs", loc="left")
+    return ax
+
+
+def effect_map(table: Any, label: str = "effect", layer: str | None = None, ax: Axes | None = None) -> Axes:
+    """Heat map of effects, perturbations x genes, with like rows and like columns side by side.
+
+    A DataFrame or an AnnData (X or a layer). Rows and columns are ordered by average linkage of their Euclidean
+    distances; colours diverge about zero and saturate at the 99th percentile of absolute values, so that one gene does
+    not hide the others. Names are left out where they would not be readable.
+    """
+    from scipy.cluster.hierarchy import leaves_list, linkage
+
+    frame = _frame(table, layer)
+    order = lambda v: leaves_list(linkage(v, "average", optimal_ordering=True)) if len(v) > 2 else np.arange(len(v))  # noqa: E731
+    values = frame.to_numpy(dtype=float)
+    frame = frame.iloc[order(values), order(values.T)]
+    limit = float(np.quantile(np.abs(values), 0.99)) or float(np.abs(values).max()) or 1.0
+    return _heat(frame, label, ax, cmap=DIVERGING, vmin=-limit, vmax=limit)
+
+
+def mask_map(
+    table: Any,
+    annotations: Mapping[str, str] | pd.Series | None = None,
+    label: str = "probability that the mask is on",
+    layer: str | None = "M",
+    ax: Axes | None = None,
+) -> Axes:
+    """Heat map of mask probabilities, perturbations x latent axes, rows ordered by annotation and named by it.
+
+    A DataFrame, or an AnnData with the layer. Rows without an annotation come last; without `annotations` rows keep
+    their order and their names. Axes are ordered by the row of their centre, so that blocks lie along a diagonal.
+    Raises ValueError if no row is annotated.
+    """
+    frame = _frame(table, layer)
+    groups = None
+    if annotations is not None:
+        groups = pd.Series(annotations, dtype=object).reindex(frame.index)
+        if groups.isna().all():
+            raise ValueError("No row is annotated; the annotations must have the names of the rows.")
+        groups = groups.fillna("not annotated")
+        rank = {name: i for i, name in enumerate([*sorted(set(groups) - {"not annotated"}), "not annotated"])}
+        frame = frame.iloc[np.argsort(groups.map(rank).to_numpy(), kind="stable")]
+        groups = groups.loc[frame.index]
+    weight = frame.to_numpy(dtype=float) ** 2
+    centre = (np.arange(len(frame)) @ weight) / np.where(weight.sum(0) > 0, weight.sum(0), np.nan)
+    frame = frame.iloc[:, np.argsort(np.nan_to_num(centre, nan=np.inf), kind="stable")]
+    ax = _heat(frame, label, ax, cmap=SEQUENTIAL, vmin=0, vmax=1)
+    if groups is not None:
+        _name_blocks(ax, groups)
+    return ax
+
+
+def calibration(
+    frame: pd.DataFrame, p: str = "p_two_sided", hue: str | None = "summary", ax: Axes | None = None
+) -> Axes:
+    """Ordered p-values against the quantiles of a uniform law, with the band that holds 95% of each under that law.
+
+    A row a p-value, groups of `hue` apart. The band is pointwise, from the Beta law of order statistics, for the
+    largest group: points below it say that small p-values are too many. Raises ValueError for values outside [0, 1].
+    """
+    from scipy.stats import beta
+
+    if not _with(frame, p, hue)[p].between(0, 1).all():
+        raise ValueError(f"Column {p!r} holds values that are no probabilities.")
+    ax = ax if ax is not None else axes(width=4.8, height=4.4)
+    groups = {"": frame} if hue is None else dict(list(frame.groupby(hue, sort=False)))
+    n = max(map(len, groups.values()))
+    rank = np.arange(1, n + 1)
+    low, high = beta.ppf([[0.025], [0.975]], rank, n + 1 - rank)
+    ax.fill_between(rank / (n + 1), low, high, color=PALETTE[-1], alpha=0.18, linewidth=0, label="95% if true")
+    ax.plot([0, 1], [0, 1], color=PALETTE[-1], linewidth=1, linestyle="--")
+    for (name, group), colour, marker in zip(groups.items(), _cycle(PALETTE), _cycle(MARKERS), strict=False):
+        expected = np.arange(1, len(group) + 1) / (len(group) + 1)
+        ax.plot(expected, np.sort(group[p]), marker, color=colour, markersize=3.5, label=_text(name) or None)
+    ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="uniform quantile", ylabel="ordered p-value", aspect="equal")
+    ax.legend(loc="upper left")
+    return ax
+
+
+def dose_response(
+    frame: pd.DataFrame,
+    x: str = "dose",
+    y: str = "effect",
+    hue: str | None = None,
+    low: str | None = None,
+    high: str | None = None,
+    points: pd.DataFrame | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Curves of a response against the dose, with bands from `low` to `high`, and observed `points` on top.
+
+    A row a (group of `hue`, dose); `points` has the same columns x, y and hue, and may have low and high, drawn as
+    error bars. Zero on the axis of effects is marked, since it means no effect.
+    """
+    ax = ax if ax is not None else axes()
+    band = [name for name in (low, high) if name]
+    table = _with(frame, x, y, hue, *band).sort_values(x, kind="stable")
+    ax.axhline(0, color=PALETTE[-1], linewidth=0.8)
+    groups = {"": table} if hue is None else dict(list(table.groupby(hue, sort=False)))
+    for (name, group), colour, marker in zip(groups.items(), _cycle(PALETTE), _cycle(MARKERS), strict=False):
+        ax.plot(group[x], group[y], color=colour, label=name or None)
+        if len(band) == 2:
+            ax.fill_between(group[x], group[low], group[high], color=colour, alpha=0.2, linewidth=0)
+        if points is not None:
+            seen = _with(points, x, y, hue)
+            seen = seen if hue is None else seen[seen[hue] == name]
+            bars = len(band) == 2 and set(band) <= set(seen)
+            error = np.stack([seen[y] - seen[low], seen[high] - seen[y]]) if bars else None
+            at, height = seen[x].to_numpy(), seen[y].to_numpy()
+            ax.errorbar(at, height, yerr=error, fmt=marker, color=colour, markersize=5, capsize=2, linewidth=1)
+    ax.set(xlabel=x, ylabel=y)
+    if hue is not None:
+        _legend_above(ax)
+    return ax
+
+
+def intervals(
+    frame: pd.DataFrame,
+    value: str,
+    by: str,
+    low: str = "low",
+    high: str = "high",
+    hue: str | None = None,
+    reference: float | None = None,
+    zero: bool = False,
+    ax: Axes | None = None,
+    unit: str = "",
+) -> Axes:
+    """Values with intervals that the table itself holds: a row for each group of `by`, a dot for each of `hue`.
+
+    `reference` draws a line (chance, a ceiling, no effect). `zero` draws bars from zero to the dots and starts the axis
+    there, for values whose zero means something, such as a share; dots alone claim nothing about zero.
+    `comparison` is the figure for tables of repeats.
+    """
+    table = _with(frame, value, by, low, high, hue)
+    rows, kinds = list(table[by].unique()), [""] if hue is None else list(table[hue].unique())
+    ax = ax if ax is not None else axes(height=(0.3 + 0.2 * len(kinds)) * len(rows) + 1.2)
+    for j, (kind, colour, marker) in enumerate(zip(kinds, _cycle(PALETTE), _cycle(MARKERS), strict=False)):
+        group = table if hue is None else table[table[hue] == kind]
+        at = group[by].map(rows.index) + (j - (len(kinds) - 1) / 2) * 0.6 / max(len(kinds), 2)
+        error = [group[value] - group[low], group[high] - group[value]]
+        if zero:
+            ax.barh(at, group[value], height=0.4 / len(kinds), color=colour, alpha=0.35, linewidth=0)
+        ax.errorbar(group[value], at, xerr=error, fmt=marker, color=colour, capsize=3, markersize=6, label=kind or None)
+    if reference is not None:
+        ax.axvline(reference, color=PALETTE[-1], linewidth=1, linestyle="--")
+    if zero:
+        ax.set_xlim(left=min(0, ax.get_xlim()[0]) if (table[low] < 0).any() else 0)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel=f"{_text(value)} ({unit})" if unit else _text(value))
+    ax.grid(axis="y", visible=False)
+    if hue is not None:
+        _legend_above(ax)
+    return ax
+
+
+def predictive(frame: pd.DataFrame, ax: Axes | None = None, most: int = 30) -> Axes:
+    """One summary of a predictive check: the 95% interval of replicates as a bar, the observed value with twice
+    its standard error, a row a perturbation, those that fit worst first.
+
+    Needs the columns of `predictive_check`, of one summary and gene set, which the axis names; at most `most` rows are
+    drawn. Raises ValueError for a table of several.
+    """
+    columns = "perturbation summary genes observed standard_error replicated_low replicated_high p_two_sided".split()
+    kinds = _with(frame, *columns)[["summary", "genes"]].drop_duplicates()
+    if len(kinds) != 1:
+        raise ValueError(f"The table has {len(kinds)} pairs of summary and genes; choose the rows of one.")
+    table = frame.sort_values("p_two_sided", kind="stable").head(most)
+    ax = ax if ax is not None else axes(height=0.24 * len(table) + 1.4)
+    at = np.arange(len(table))
+    width = table["replicated_high"] - table["replicated_low"]
+    ax.use_sticky_edges = False  # a bar that does not start at zero needs room on both sides
+    ax.barh(at, width, left=table["replicated_low"], height=0.6, color=PALETTE[5], alpha=0.5, label="replicated, 95%")
+    ax.errorbar(
+        table["observed"], at, xerr=2 * table["standard_error"], fmt="o", color=PALETTE[1], markersize=4, capsize=2,
+        label="observed, 2 standard errors",
+    )  # fmt: skip
+    ax.set_yticks(at, table["perturbation"])
+    ax.tick_params(axis="y", labelsize=9)
+    summary, genes = kinds.iloc[0]
+    ax.set(ylim=(len(table) - 0.5, -0.5), xlabel=f"{_text(summary)} ({genes})")
+    ax.grid(axis="y", visible=False)
+    _legend_above(ax)
+    return ax
+
+
+def _with(frame: pd.DataFrame, *columns: str | None) -> pd.DataFrame:
+    """The table, if it has rows and these columns; else a ValueError that names the first missing one."""
+    if missing := [name for name in columns if name is not None and name not in frame]:
+        raise ValueError(f"The table has no column {missing[0]!r}; its columns are {list(map(str, frame))}.")
+    if not len(frame):
+        raise ValueError("The table has no rows; there is nothing to draw.")
+    return frame
+
+
+def _frame(table: Any, layer: str | None) -> pd.DataFrame:
+    """A DataFrame as it is, an AnnData's X or layer as a DataFrame."""
+    frame = table if isinstance(table, pd.DataFrame) else table.to_df(layer)
+    if not frame.size or not np.isfinite(frame.to_numpy(dtype=float)).all():
+        raise ValueError("The table is empty or has missing values; drop these rows.")
+    return frame
+
+
+def _text(name: object) -> str:
+    """A column's name as a reader would write it."""
+    return str(name).replace("_", " ")
+
+
+def _legend_above(ax: Axes) -> None:
+    """Off the data whatever their shape, and in one column where a row of names would not fit a narrow figure."""
+    names = ax.get_legend_handles_labels()[1]
+    columns = len(names) if sum(len(name) + 5 for name in names) < 30 else 1
+    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
+    ax.legend(ncols=columns, columnspacing=1, handlelength=1.5, **place)
+
+
+def _cycle(values: Sequence[str]) -> Iterator[str]:
+    return itertools.cycle(values)
+
+
+def _heat(frame: pd.DataFrame, label: str, ax: Axes | None, **colours) -> Axes:
+    """A heat map with as many names as can be read."""
+    frame = frame.rename(columns=lambda name: str(name).removeprefix(f"{frame.columns.name}_"))
+    ax = ax if ax is not None else axes(height=float(np.clip(0.16 * len(frame) + 1.2, 2.6, 9)))
+    named = {"yticklabels": len(frame) <= 50, "xticklabels": frame.shape[1] <= 40}
+    matrix(
+        frame,
+        label,
+        ax=ax,
+        linewidths=0.2 if frame.size < 2000 else 0,
+        rasterized=frame.size > 2000,
+        **named,
+        **colours,
+    )
+    ax.tick_params(axis="x", rotation=90 if frame.shape[1] > 12 else 0)
+    ax.set(
+        xlabel=_counted(frame.columns.name, frame.shape[1], not named["xticklabels"]),
+        ylabel=_counted(frame.index.name, len(frame), not named["yticklabels"]),
+    )
+    return ax
+
+
+def _counted(name: object, number: int, wanted: bool) -> str:
+    """ "gene", or "722 genes" where the names are left out."""
+    noun = {"axis": "axes"}.get(str(name), f"{name or 'row'}s")
+    return f"{number} {noun}" if wanted else str(name or "")
+
+
+def _name_blocks(ax: Axes, groups: pd.Series) -> None:
+    """Names of consecutive rows of one group in place of the rows' own, and lines between groups."""
+    edge = np.flatnonzero(np.r_[True, groups.to_numpy()[1:] != groups.to_numpy()[:-1], True])
+    for position in edge[1:-1]:
+        ax.axhline(position, color="white", linewidth=1.5)
+    ax.set_yticks((edge[:-1] + edge[1:]) / 2, groups.iloc[edge[:-1]])
+    ax.set(ylabel="")

@@ -21,7 +21,7 @@ TOP = {
     "tests", "Snakefile", ".ci", ".github", ".gitattributes", ".gitignore", ".pre-commit-config.yaml",
 }  # fmt: skip
 OPTIONAL = {"Snakefile"}
-CONDA_NAMES = {"torch": "pytorch"}
+CONDA_NAMES = {"torch": "pytorch", "igraph": "python-igraph"}
 
 
 def tracked() -> list[Path]:

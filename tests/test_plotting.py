@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import anndata
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -37,3 +38,113 @@ def test_every_figure_draws_what_it_is_given():
     ax = plotting.comparison(frame, "y", "kind", unit="nats")
     assert ax.get_xlabel() == "y (nats)" and [t.get_text() for t in ax.get_yticklabels()] == list("abc")
     assert len(plotting.axes(3)) == 3
+
+
+def names(labels) -> list[str]:
+    return [label.get_text() for label in labels]
+
+
+def test_bounds_name_the_numbers_of_particles():
+    frame = pd.DataFrame({"particles": [1, 5, 100] * 2, "bound": [3.0, 2, 1, 4, 3, 2], "model": list("aaabbb")})
+    ax = plotting.bounds(frame, hue="model")
+    assert names(ax.get_xticklabels()) == ["1", "5", "100"] and ax.get_xscale() == "log"
+    assert ax.get_ylim()[0] > 0.5  # nats do not start at zero
+
+
+def test_scatter_counts_every_pair_on_equal_axes():
+    x = np.random.default_rng(0).normal(size=2000)
+    frame = pd.DataFrame({"observed": x, "model": 0.5 * x + 0.01})
+    ax = plotting.effects_scatter(frame)
+    assert ax.collections[0].get_array().sum() == 2000 and ax.get_xlim() == ax.get_ylim()
+    assert ax.get_title(loc="left") == "r = 1.00, 2,000 pairs"
+    with pytest.raises(ValueError, match="'observed' or 'model' has missing values"):
+        plotting.effects_scatter(frame.assign(model=np.nan))
+
+
+def test_effect_map_puts_like_beside_like_and_takes_anndata():
+    rng = np.random.default_rng(0)
+    kind = np.arange(10) % 2
+    values = 5 * kind[:, None] + 0.1 * rng.normal(size=(10, 4))
+    frame = pd.DataFrame(values, index=[f"P{i}" for i in range(10)], columns=list("abcd"))
+    ax = plotting.effect_map(frame, "effect")
+    order = [int(name[1:]) % 2 for name in names(ax.get_yticklabels())]
+    assert order in ([0] * 5 + [1] * 5, [1] * 5 + [0] * 5)
+    low, high = ax.collections[0].get_clim()
+    assert low == -high and high < np.abs(values).max()
+    table = anndata.AnnData(np.zeros((3, 60)), layers={"se": rng.normal(size=(3, 60))})
+    table.var.index.name = "gene"
+    assert plotting.effect_map(table, layer="se").get_xlabel() == "60 genes"
+
+
+def test_mask_map_is_ordered_by_annotation():
+    mask = pd.DataFrame(np.eye(4)[[0, 1, 0, 2, 3]], index=list("pqrst"), columns=[f"axis_{k}" for k in range(4)])
+    mask = mask.rename_axis(index="perturbation", columns="axis")
+    ax = plotting.mask_map(mask, {"p": "z", "r": "z", "q": "b"})
+    assert names(ax.get_yticklabels()) == ["b", "z", "not annotated"]
+    drawn = np.asarray(ax.collections[0].get_array()).reshape(5, 4)
+    np.testing.assert_array_equal(drawn, np.eye(4)[[0, 1, 1, 2, 3]])  # columns follow the rows
+    assert names(ax.get_xticklabels()) == ["1", "0", "2", "3"]
+    assert names(plotting.mask_map(mask).get_yticklabels()) == list("pqrst")
+    with pytest.raises(ValueError, match="No row is annotated"):
+        plotting.mask_map(mask, {"x": "z"})
+
+
+def test_calibration_draws_the_band_of_order_statistics():
+    """The band is the central 95% of each order statistic of 50 uniform draws: 2,000 samples, five standard errors."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"p_two_sided": rng.random(100), "summary": ["variance", "zero_fraction"] * 50})
+    ax = plotting.calibration(frame)
+    band = ax.collections[0].get_paths()[0].vertices
+    samples = np.sort(rng.random((2000, 50)), axis=1)[:, 24]
+    low, high = (edge(band[np.isclose(band[:, 0], 25 / 51), 1]) for edge in (np.min, np.max))
+    inside = ((samples > low) & (samples < high)).mean()
+    assert abs(inside - 0.95) < 5 * (0.95 * 0.05 / 2000) ** 0.5
+    assert names(ax.get_legend().get_texts()) == ["95% if true", "variance", "zero fraction"]
+    with pytest.raises(ValueError, match="no probabilities"):
+        plotting.calibration(frame.assign(p_two_sided=2))
+
+
+def test_dose_response_draws_curves_bands_and_points():
+    frame = pd.DataFrame({"dose": [2.0, 1, 0] * 2, "effect": [3.0, 2, 0] * 2, "drug": list("aaabbb")})
+    frame = frame.assign(low=frame["effect"] - 1, high=frame["effect"] + 1)
+    ax = plotting.dose_response(frame, hue="drug", low="low", high="high", points=frame.iloc[[0, 3]])
+    assert len(ax.collections) >= 2 and names(ax.get_legend().get_texts()) == ["a", "b"]
+    curve = next(line for line in ax.get_lines() if line.get_label() == "a")
+    assert list(curve.get_xdata()) == [0, 1, 2]
+    assert len(plotting.dose_response(frame.iloc[:3]).get_lines()) == 2
+
+
+def test_intervals_draw_bars_from_zero_only_when_asked():
+    frame = pd.DataFrame({"model": list("aabb"), "kind": list("xyxy"), "score": [0.6, 0.5, 0.7, 0.8]})
+    frame = frame.assign(low=frame["score"] - 0.1, high=frame["score"] + 0.2)
+    ax = plotting.intervals(frame, "score", "model", hue="kind", reference=0.5)
+    assert not ax.patches and ax.get_xlim()[0] > 0 and names(ax.get_yticklabels()) == ["a", "b"]
+    ends = ax.collections[0].get_segments()[0][:, 0]
+    np.testing.assert_allclose(ends, [0.5, 0.8])
+    bars = plotting.intervals(frame, "score", "model", hue="kind", zero=True, unit="share")
+    assert len(bars.patches) == 4 and bars.get_xlim()[0] == 0 and bars.get_xlabel() == "score (share)"
+    assert {bar.get_x() for bar in bars.patches} == {0}
+
+
+def test_predictive_shows_the_worst_first():
+    frame = pd.DataFrame(
+        {
+            "perturbation": list("abc"), "summary": "zero_fraction", "genes": "all", "observed": [1.0, 5, 3],
+            "standard_error": 0.1, "replicated_low": 0.0, "replicated_high": 2.0, "p_two_sided": [0.9, 0.01, 0.1],
+        }
+    )  # fmt: skip
+    ax = plotting.predictive(frame, most=2)
+    assert names(ax.get_yticklabels()) == ["b", "c"] and ax.get_xlabel() == "zero fraction (all)"
+    assert ax.get_xlim()[0] < 0 and ax.get_xlim()[1] > 5.2
+    with pytest.raises(ValueError, match="2 pairs of summary and genes"):
+        plotting.predictive(frame.assign(genes=["all", "all", "few"]))
+
+
+def test_missing_columns_rows_and_values_are_named():
+    frame = pd.DataFrame({"particles": [1.0], "bound": [2.0]})
+    with pytest.raises(ValueError, match="no column 'value'; its columns are"):
+        plotting.bounds(frame, y="value")
+    with pytest.raises(ValueError, match="no rows"):
+        plotting.bounds(frame.iloc[:0])
+    with pytest.raises(ValueError, match="missing values"):
+        plotting.effect_map(frame * np.nan)
