@@ -4,8 +4,8 @@ from samslib import book, datasets, interpret, official, plotting, quality, simu
 from samslib.cells import Batch, Condition, DataSummary, Plate
 from samslib.checkpoint import load, save
 from samslib.data import PerturbationData
-from samslib.effects import average_effects, counterfactual, latents
-from samslib.evaluate import held_out_iwelbo
+from samslib.effects import average_effects, counterfactual, latents, sample_cells
+from samslib.evaluate import bound_by_particles, bound_spread, held_out_iwelbo
 from samslib.models import (
     BASELINES,
     CPA,
@@ -17,6 +17,7 @@ from samslib.models import (
     ConditionalVAE,
     SVAEPlus,
 )
+from samslib.observed import data_effects
 from samslib.training import FitConfig, History, fit
 from samslib.uncertainty import distance_to_training
 
@@ -40,8 +41,11 @@ __all__ = [
     "Plate",
     "SVAEPlus",
     "average_effects",
+    "bound_by_particles",
+    "bound_spread",
     "book",
     "counterfactual",
+    "data_effects",
     "datasets",
     "distance_to_training",
     "fit",
@@ -52,6 +56,7 @@ __all__ = [
     "official",
     "plotting",
     "quality",
+    "sample_cells",
     "save",
     "simulate",
     "splits",
