@@ -76,8 +76,8 @@ def linear_gaussian():
 @pytest.mark.parametrize("hold", [True, False])
 def test_effects_are_unbiased_and_their_errors_honest(hold):
     """100 repeats against the closed form of a linear Gaussian model. Standardised errors are near-normal: their means
-    over repeats stay within 5 / sqrt(100), and twice the error covers the truth in 94.9% (t, 49 degrees of freedom). That
-    share has standard deviation 1.3% if every repeat counts as three independent arms; 6.4% is five of them."""
+    over repeats stay within 5 / sqrt(100), and twice the error covers the truth in 94.9% (t, 49 degrees of freedom).
+    That share has standard deviation 1.3% if every repeat counts as three independent arms; 6.4% is five of them."""
     model, data = linear_gaussian()
     names = ["A", "B", "A+C"]
     truth = model.effects(torch.cat([data.dose_of(name) for name in names]))
@@ -125,18 +125,21 @@ def test_as_published_is_a_library_of_10000_without_holding(trained):
 
 
 def test_the_default_takes_depths_and_covariates_of_control_cells_together():
-    """CPA with covariates: the mixture of levels gives the mixture of effects (five standard errors of the three runs,
-    24 entries)."""
+    """CPA with covariates: the mixture of levels gives the mixture of effects and of control means (five standard errors
+    of three runs, 36 entries)."""
     data = make_data(covariates=True)
     model = make_model("cpa covariates", data.summary())
     with torch.no_grad():
         model.covariate_embedding.mul_(20)
-    ask = lambda levels: samslib.average_effects(model, data, ["A", "B"], 4000, "mean", library=50, covariates=levels)  # noqa: E731
-    mixed, x, y = (ask(levels) for levels in ((), ["line=x", "plate=1"], ["line=y", "plate=1"]))
+    ask = lambda levels: samslib.average_effects(model, data, ["A", "B"], 2000, "mean", library=50, covariates=levels)  # noqa: E731
+    runs = [ask(levels) for levels in ((), ["line=x", "plate=1"], ["line=y", "plate=1"])]
     share = data.covariate[data.labels == "control"][:, data.covariates.index("line=x")].mean()
-    expected = share * x.X + (1 - share) * y.X
-    error = np.sqrt(sum(run.layers["standard_error"] ** 2 for run in (mixed, x, y)))
-    assert (abs(mixed.X - expected) < 5 * error).all() and (abs(x.X - y.X) > 5 * error).any()
+    mix = lambda mixed, x, y: abs(mixed - share * x - (1 - share) * y)  # noqa: E731
+    error = np.sqrt(sum(run.layers["standard_error"] ** 2 for run in runs))
+    assert (mix(*(run.X for run in runs)) < 5 * error).all()
+    controls = [run.var["control"].to_numpy() for run in runs]
+    error = np.sqrt(sum(run.var["control_variance"].to_numpy() / 2000 for run in runs))
+    assert (mix(*controls) < 5 * error).all() and (abs(controls[1] - controls[2]) > 10 * error).any()
     with pytest.raises(ValueError, match="no level"):
         ask(["line=z", "plate=1"])
 
