@@ -18,6 +18,8 @@ from samslib.models import (
     SVAEPlus,
 )
 from samslib.observed import data_effects
+from samslib.predictors import predictors
+from samslib.scores import cell_scores, effect_scores, noise_ceiling, score_table
 from samslib.training import FitConfig, History, fit
 from samslib.uncertainty import distance_to_training
 
@@ -44,8 +46,13 @@ __all__ = [
     "bound_by_particles",
     "bound_spread",
     "book",
+    "cell_scores",
     "counterfactual",
     "data_effects",
+    "effect_scores",
+    "noise_ceiling",
+    "predictors",
+    "score_table",
     "datasets",
     "distance_to_training",
     "fit",

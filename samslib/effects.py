@@ -88,7 +88,7 @@ def effect_table(
             {"control": control[0], "control_variance": control[1]}, index=pd.Index(data.genes, name="gene")
         ),
         layers=dict(layers),
-        uns={"samslib": dict(settings)},
+        uns={"samslib": dict(settings) | {"separator": data.separator or ""}},
     )
 
 
