@@ -1,5 +1,5 @@
 # One target an artefact. Each makes .venv when it is missing, and does not redo what is done.
-.PHONY: book test lint bench serve clean
+.PHONY: book test lint bench scores serve clean
 .DEFAULT_GOAL := book
 .DELETE_ON_ERROR:
 
@@ -33,6 +33,10 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python book/bench.py
+
+# Every model, baseline and data-only predictor on the bundled pairs, with intervals and ceiling.
+scores: $(READY)
+	$(BIN)/python -m samslib.compare
 
 serve: book
 	@echo "The book is at http://localhost:$(PORT) (Ctrl-C stops it)"

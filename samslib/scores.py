@@ -49,7 +49,8 @@ def effect_scores(
 
     `cells`, those of which `observed` are the effects, gives intervals: the value plus the `level` quantiles of its
     deviation from the mean over bootstrap resamples of cells within conditions. They say how far another sample of as
-    many cells would move it; resampled effects carry noise twice, so their own mean lies lower.
+    many cells would move it. Resampled effects carry noise twice, so their own mean lies lower, and the intervals are
+    rather too wide: in simulated repeats those of 95% covered the mean score 98 times of 100.
 
     Returns tidy columns perturbation, score, value, low, high; what is undefined (a constant effect, no variance
     predicted, no pair) is left out. Raises ValueError for tables of different genes or readouts, for perturbations that
@@ -72,8 +73,8 @@ def noise_ceiling(
     sqrt(2 c / (1 + c)), the Spearman-Brown reliability of all cells under a root, because the truth has no noise of its
     own; that of an R2 is 2 c / (1 + c) with c = (1 + R2 of the halves) / 2; that of a root mean square error is half of
     the halves', for their difference has four times the variance. Ranks and overlaps have no such formula: theirs is
-    the halves' own score, which all cells would exceed. A c below 0 counts as 0. Conditions of one cell have no halves and
-    no ceiling.
+    the halves' own score, which all cells would exceed. A c below 0 counts as 0. Conditions of one cell
+    have no halves and no ceiling.
 
     Returns tidy columns perturbation, score, ceiling. Raises ValueError for a perturbation that the cells lack.
     """
@@ -277,7 +278,7 @@ def _scored(
             for key, value in trial.score(resample).items():
                 samples.setdefault((name, key), []).append(value)
     rows = [
-        (name, *key, value, *_interval(value, np.array(samples.get((name, key), [])), level))
+        (name, *key, value, *_possible(key[1], _interval(value, np.array(samples.get((name, key), [])), level)))
         for name, found in values.items()
         for key, value in found.items()
     ]
@@ -413,6 +414,13 @@ def _interval(value: float, samples: np.ndarray, level: float) -> tuple[float, f
     if not len(samples):
         return np.nan, np.nan
     low, high = value + np.quantile(samples, [(1 - level) / 2, (1 + level) / 2]) - samples.mean()
+    return float(low), float(high)
+
+
+def _possible(score: str, interval: tuple[float, float]) -> tuple[float, float]:
+    """An interval within the values that the score can have."""
+    bounded = CORRELATIONS + DETERMINATIONS
+    low, high = np.clip(interval, None if score in bounded else 0, None if score.startswith("rmse") else 1)
     return float(low), float(high)
 
 

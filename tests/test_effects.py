@@ -125,8 +125,8 @@ def test_as_published_is_a_library_of_10000_without_holding(trained):
 
 
 def test_the_default_takes_depths_and_covariates_of_control_cells_together():
-    """CPA with covariates: the mixture of levels gives the mixture of effects and of control means (five standard errors
-    of three runs, 36 entries)."""
+    """CPA with covariates: the mixture of levels gives the mixture of effects and of control means (five standard
+    errors of three runs, 36 entries)."""
     data = make_data(covariates=True)
     model = make_model("cpa covariates", data.summary())
     with torch.no_grad():

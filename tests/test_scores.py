@@ -124,34 +124,34 @@ def test_what_is_undefined_is_left_out(pair):
 
 
 def test_intervals_cover_the_mean_of_repeats():
-    """80 repeats of an experiment against a fixed prediction: the intervals cover the mean of the score over repeats in
-    95% of them if they are right. Between 84% and 100% is allowed: 4.5 standard deviations below."""
+    """30 repeats of an experiment against a fixed prediction: intervals of 95% cover the mean score over repeats at
+    least 80% of the time (3.8 standard deviations below), and are not more than half as wide again as the repeats' spread
+    says; in 60 repeats they were 1.1 to 1.2 times as wide and covered 98%."""
     predicted = data_effects(screen(999, 400))
-    repeats = [screen(seed) for seed in range(80)]
-    runs = [effect_scores(predicted, data_effects(data), data, ["C"], 60) for data in repeats]
+    runs = [effect_scores(predicted, data_effects(d), d, ["C"], 40) for d in map(screen, range(30))]
     table = pd.concat(runs).query("perturbation == 'C'").groupby("score")
     for score in ("pearson", "r2", "rmse"):
         rows = table.get_group(score)
-        covered = rows["value"].mean().item() * np.ones(len(rows))
-        inside = (rows["low"] < covered) & (covered < rows["high"])
-        assert 0.84 <= inside.mean(), score
-        assert (rows["high"] - rows["low"]).mean() < 6 * rows["value"].std(), score
+        mean = rows["value"].mean()
+        assert ((rows["low"] < mean) & (mean < rows["high"])).mean() >= 0.8, score
+        assert 0.7 < (rows["high"] - rows["low"]).mean() / (2 * 1.96 * rows["value"].std()) < 1.7, score
 
 
-def test_the_ceiling_is_what_the_truth_reaches():
-    """The truth (40,000 cells) scores on 30 experiments of 100 cells, on average, what the mean ceiling says, within 0.04;
-    over ten seeds of the truth the differences had standard deviations below 0.01."""
-    truth = data_effects(screen(999, 40_000))
-    experiments = [screen(seed, 100) for seed in range(30)]
+@pytest.mark.parametrize("size", [0.3, 0.6])
+def test_the_ceiling_is_what_the_truth_reaches(size):
+    """The truth (40,000 cells) scores on 20 experiments of 200 cells, on average, what the mean ceiling says. In three
+    sets of 30 experiments the two differed by less than 0.006; 0.03 is allowed."""
+    truth = data_effects(screen(999, 40_000, size))
+    experiments = [screen(seed, 200, size) for seed in range(20)]
     reached = pd.concat([effect_scores(truth, data_effects(data)) for data in experiments])
     ceilings = pd.concat([noise_ceiling(data, repeats=5) for data in experiments])
     reached, ceilings = (
         t.query("perturbation == 'pooled'").groupby("score")[column].mean()
         for t, column in ((reached, "value"), (ceilings, "ceiling"))
     )
-    for score in ("pearson", "r2", "cosine", "rmse", "cpa_r2_mean"):
-        assert reached[score] == pytest.approx(ceilings[score], abs=0.04), score
-    assert reached["pearson"] < 0.97  # or there would be nothing to see
+    for score in ("pearson", "r2", "cosine", "rmse", "cpa_r2_mean", "cpa_r2_variance", "rmse_average"):
+        assert reached[score] == pytest.approx(ceilings[score], abs=0.03), score
+    assert reached["pearson"] < 0.96  # or there would be nothing to see
 
 
 def test_energy_and_mmd_are_those_of_scipy_and_scikit_learn():
