@@ -125,8 +125,8 @@ def test_what_is_undefined_is_left_out(pair):
 
 def test_intervals_cover_the_mean_of_repeats():
     """30 repeats of an experiment against a fixed prediction: intervals of 95% cover the mean score over repeats at
-    least 80% of the time (3.8 standard deviations below), and are at most 1.7 times as wide as the repeats' spread says;
-    in 60 repeats they were 1.1 to 1.2 times as wide and covered 98%."""
+    least 80% of the time (3.8 standard deviations below), and are at most 1.7 times as wide as the repeats'
+    spread says; in 60 repeats they were 1.1 to 1.2 times as wide and covered 98%."""
     predicted = data_effects(screen(999, 400))
     runs = [effect_scores(predicted, data_effects(d), d, ["C"], 40) for d in map(screen, range(30))]
     table = pd.concat(runs).query("perturbation == 'C'").groupby("score")
