@@ -74,8 +74,8 @@ def compare(
     dataset: str = "sams-pairs",
     models: Sequence[str] = tuple(KINDS),
     holdout: str = "cells",
-    steps: int = 400,
-    particles: int = 500,
+    steps: int = 600,
+    particles: int = 1000,
     bound_particles: int = 30,
     resamples: int = 100,
     seed: int = 0,
@@ -142,7 +142,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dataset", default="sams-pairs", help="a name of samslib.datasets, of counts with controls")
     parser.add_argument("--models", nargs="+", default=list(KINDS), choices=list(KINDS), metavar="NAME")
     parser.add_argument("--holdout", default="cells", choices=("cells", "combinations"))
-    for name, default in (("steps", 400), ("particles", 500), ("bound-particles", 30), ("resamples", 100), ("seed", 0)):
+    for name, default in (("steps", 600), ("particles", 1000), ("bound-particles", 30), ("resamples", 100), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--write", nargs="?", const="scores-small", help="name of the table in data/results")
     options = vars(parser.parse_args(arguments))
