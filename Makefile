@@ -1,5 +1,5 @@
 # One target an artefact. Each makes .venv when it is missing, and does not redo what is done.
-.PHONY: book test lint bench probes serve clean
+.PHONY: book test lint bench probes scores serve clean
 .DEFAULT_GOAL := book
 .DELETE_ON_ERROR:
 
@@ -36,6 +36,10 @@ bench: $(READY)
 
 probes: $(READY)
 	$(BIN)/python book/probes.py
+
+# Every model, baseline and data-only predictor on the bundled pairs, with intervals and ceiling.
+scores: $(READY)
+	$(BIN)/python -m samslib.compare
 
 serve: book
 	@echo "The book is at http://localhost:$(PORT) (Ctrl-C stops it)"

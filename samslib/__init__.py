@@ -4,8 +4,8 @@ from samslib import book, datasets, interpret, official, plotting, predictive, q
 from samslib.cells import Batch, Condition, DataSummary, Plate
 from samslib.checkpoint import load, save
 from samslib.data import PerturbationData
-from samslib.effects import average_effects, counterfactual, latents
-from samslib.evaluate import held_out_iwelbo
+from samslib.effects import average_effects, counterfactual, latents, sample_cells
+from samslib.evaluate import bound_by_particles, bound_spread, held_out_iwelbo
 from samslib.models import (
     BASELINES,
     CPA,
@@ -17,7 +17,10 @@ from samslib.models import (
     ConditionalVAE,
     SVAEPlus,
 )
+from samslib.observed import data_effects
 from samslib.predictive import predictive_check
+from samslib.predictors import predictors
+from samslib.scores import cell_scores, effect_scores, noise_ceiling, score_table
 from samslib.training import FitConfig, History, fit
 from samslib.uncertainty import distance_to_training
 
@@ -41,8 +44,16 @@ __all__ = [
     "Plate",
     "SVAEPlus",
     "average_effects",
+    "bound_by_particles",
+    "bound_spread",
     "book",
+    "cell_scores",
     "counterfactual",
+    "data_effects",
+    "effect_scores",
+    "noise_ceiling",
+    "predictors",
+    "score_table",
     "datasets",
     "distance_to_training",
     "fit",
@@ -55,6 +66,7 @@ __all__ = [
     "predictive",
     "predictive_check",
     "quality",
+    "sample_cells",
     "save",
     "simulate",
     "splits",

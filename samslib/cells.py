@@ -42,6 +42,7 @@ class Condition(_RowTensors):
 
     dose (n, T) amounts of each perturbation, all zero for a control; library (n, 1) total counts over the
     genes of the model; covariate (n, C) one-hot columns; qc (n, Q) 0/1 quality flags.
+    Where particles stand for different cells, library and covariate may have their axis in front, (P, n, ...).
     """
 
     dose: Tensor

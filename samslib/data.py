@@ -317,6 +317,34 @@ class PerturbationData:
                 row[0, column] = seen[times.argmax()] if len(seen) else 1
         return torch.from_numpy(row)
 
+    def levels_of(self, given: Sequence[str]) -> Tensor:
+        """(1, C) one-hot row with one level of every covariate, such as ["line=K562"].
+
+        Raises DataError for a level that is unknown, missing or given twice.
+        """
+        for level in given:
+            if level not in self.covariates:
+                known = f"; the levels are {', '.join(self.covariates) or 'none'}."
+                raise DataError(
+                    f"{level!r} is no level of the data's covariates{did_you_mean(level, self.covariates) or known}"
+                )
+        asked, there = ([name.split("=")[0] for name in names] for names in (given, self.covariates))
+        if len(asked) != len(set(there)) or set(asked) != set(there):
+            raise DataError(f"The query has levels of {asked}; give one level of each of {sorted(set(there))}.")
+        return torch.tensor([[float(name in given) for name in self.covariates]])
+
+    def describe(self, dose: Any, levels: Any = ()) -> str:
+        """ "A+B" at dose 1 each, "A=0.5+B" otherwise, with the covariates' levels in brackets; the inverse of `dose_of`
+        and `levels_of`."""
+        parts = [
+            name if amount == 1 else f"{name}={float(amount):g}"
+            for name, amount in zip(self.perturbations, dose, strict=True)
+            if amount
+        ]
+        name = (self.separator or "+").join(parts) or str(self.control)
+        chosen = [level for level, on in zip(self.covariates, levels, strict=False) if on]
+        return f"{name} [{', '.join(chosen)}]" if chosen else name
+
     def encode_unique(self) -> PerturbationData:
         """The same cells with one column a distinct label, so that a combination is a perturbation of its
         own.

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import anndata
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from samslib.cells import Condition, Plate
-from samslib.data import PerturbationData
+from samslib.cells import Batch, Condition, Plate
+from samslib.data import Names, PerturbationData
 from samslib.model import Model
+from samslib.options import choose
 from samslib.trace import Trace
 
 ELEMENTS = 2**24  # largest number of (particle, cell, gene) values held at once
+PARTICLES, ARMS = 25, 32  # draws and arms of a tile: fixed, so that no number depends on how the work is cut
+Named = str | Mapping[str, float]  # a condition's name, or amounts by perturbation
 
 
 @contextmanager
@@ -33,6 +38,11 @@ def evaluating(model: Model, seed: int) -> Iterator[torch.nn.Parameter]:
             model.train(was_training)
 
 
+def reseed(*key: int) -> None:
+    """A random stream of its own for every key, so that draws are the same in whatever portions they are made."""
+    torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1)))
+
+
 def perturbseq(x: Tensor) -> Tensor:
     """(..., G) counts -> log2(1 + 10,000 x / sum of x), the published readout; a cell without counts reads as zero."""
     return (1e4 * x / x.sum(-1, keepdim=True).clamp(min=1)).log1p() / np.log(2)
@@ -41,65 +51,144 @@ def perturbseq(x: Tensor) -> Tensor:
 READOUTS = {"perturbseq": perturbseq, "mean": lambda x: x}
 
 
+def choose_readout(readout: str, data: PerturbationData) -> Callable[[Tensor], Tensor]:
+    """The readout of that name. Raises ValueError for another name, or for shares of counts where there are none."""
+    if not data.counts and readout == "perturbseq":
+        raise ValueError("The readout 'perturbseq' is of counts, and these data are real values; give readout='mean'.")
+    return choose("readout", readout, READOUTS)
+
+
+def arms(data: PerturbationData, perturbations: Sequence[Named] | None) -> tuple[list[str], Tensor]:
+    """Canonical names and doses (arms, T) of perturbations given by name or by amounts (default: all conditions)."""
+    asked = perturbations if perturbations is not None else [c for c in data.conditions().index if c != data.control]
+    if isinstance(asked, str):
+        raise ValueError(f"perturbations is {asked!r}; give a list of names.")
+    if not len(asked):
+        raise ValueError("perturbations is empty; name at least one, or leave it for every condition of the data.")
+    doses = [data.dose_of(name) for name in asked]
+    names = Names(data.control, data.separator)
+    labels = [
+        names.canonical(p) if isinstance(p, str) else data.describe(row[0]) for p, row in zip(asked, doses, strict=True)
+    ]
+    return labels, torch.cat(doses)
+
+
+def effect_table(
+    data: PerturbationData,
+    labels: Sequence[str],
+    effect: np.ndarray,
+    layers: Mapping[str, np.ndarray],
+    control: tuple[np.ndarray, np.ndarray],
+    settings: Mapping[str, object],
+) -> anndata.AnnData:
+    """The form of every table of effects, of a model or of cells: see `average_effects`."""
+    return anndata.AnnData(
+        np.asarray(effect, dtype=np.float64),
+        obs=pd.DataFrame(index=pd.Index(labels, name="perturbation")),
+        var=pd.DataFrame(
+            {"control": control[0], "control_variance": control[1]}, index=pd.Index(data.genes, name="gene")
+        ),
+        layers=dict(layers),
+        uns={"samslib": dict(settings) | {"separator": data.separator or ""}},
+    )
+
+
 def average_effects(
     model: Model,
     data: PerturbationData,
-    perturbations: Sequence[str] | None = None,
+    perturbations: Sequence[Named] | None = None,
     particles: int = 2500,
     readout: str = "perturbseq",
     hold: bool = True,
     library: str | float = "data",
+    covariates: Sequence[str] = (),
+    as_published: bool = False,
     seed: int = 0,
 ) -> anndata.AnnData:
     """Average treatment effect of each perturbation against control, by simulation from the trained model.
 
-    ATE_t = E[g(x) | do(t)] - E[g(x) | do(control)] (paper, section 5), with g the readout. Every particle is one draw
-    of the shared latents from the posterior and of the exogenous cell latents from the prior. `hold` uses the same
-    exogenous draw in both arms, which is the causal reading and has less variance; without it, or in a model with no
-    exogenous latents, each arm draws its own, as published.
-    `library` is a number, or "data": sizes of the control cells (equally likely quantiles of them).
+    ATE_t = E[g(x) | do(t)] - E[g(x) | do(control)] (paper, section 5), with g the readout. Each of the `particles` is
+    one independent experiment: a draw of the shared latents from the posterior, a control cell of the data that lends
+    its library size and covariates, and counts of that cell in every arm. With `hold` its exogenous latents are drawn
+    once for all arms, which is the causal reading and has less variance; without, or in a model that has none, each
+    arm draws its own.
+    perturbations: names, new combinations, or amounts such as {"A": 0.5, "B": 2} (default: every condition of the
+    data). library: "data" for that of the control cell, or a number of counts. covariates: one level of each, such as
+    ["line=K562"], instead of the control cell's. as_published: the official estimator, library=10,000 and hold=False.
 
-    Returns AnnData, perturbations x genes: X the effect, layers["standard_error"] its Monte Carlo error, uns["samslib"]
-    the settings. Raises ValueError for an unknown perturbation or readout.
+    Returns AnnData, perturbations x genes: X the effect; layers "standard_error", its Monte Carlo error (the arms share
+    their control, so errors correlate between perturbations), and "variance" of g between cells of the arm;
+    var "control" and "control_variance", mean and variance of g in the control arm; uns["samslib"] the settings, with
+    the median library size and the share of simulated cells without counts, which read as zero.
+    Memory does not grow with particles, and numbers do not depend on it. Raises ValueError for an unknown
+    perturbation, level or readout, fewer than 2 particles, or the Perturb-seq readout of real values.
     """
-    if readout not in READOUTS:
-        raise ValueError(f"readout is {readout!r}; choose one of {sorted(READOUTS)}.")
-    names = (
-        list(perturbations) if perturbations is not None else [c for c in data.conditions().index if c != data.control]
-    )
-    read = READOUTS[readout]
+    read = choose_readout(readout, data)
+    if particles < 2:
+        raise ValueError(f"particles is {particles}; a standard error needs at least 2.")
+    hold, library = (False, 10_000.0) if as_published else (hold, library)
+    labels, dose = arms(data, perturbations)
+    moments = {name: torch.zeros(2, len(dose), len(data.genes), dtype=torch.float64) for name in ("effect", "arm")}
+    moments["control"] = torch.zeros(2, 1, len(data.genes), dtype=torch.float64)
+    empty, depths = 0, []
     with evaluating(model, seed) as like:
-        dose = torch.cat([torch.zeros(1, len(data.perturbations)), *(data.dose_of(name) for name in names)]).to(like)
-        active = dose.any(0).nonzero().squeeze(1)
-        dose = dose[:, active]
-        size = max(1, min(particles, 64, ELEMENTS // (len(dose) * len(data.genes))))
-        starts = range(0, particles, size)
-        sizes = _library_sizes(data, library, len(starts))
-        first = torch.zeros(len(names), len(data.genes), dtype=torch.float64, device=like.device)
-        second = torch.zeros_like(first)
-        for start, depth in zip(starts, sizes, strict=True):
-            P = min(size, particles - start)
-            shared = Trace(P, active={Plate.DOSE: active})
-            model.infer_shared(shared)
-            given = shared.values
-            c = _condition(dose, depth, data)
-            if hold and model.exogenous:
-                prior = Trace(P, given=given, active=shared.active)
-                model.generate(prior, c[:1])
-                given |= {n: prior[n].expand(-1, len(dose), -1) for n in model.exogenous}
-            arms = read(model.generate(Trace(P, given=given, active=shared.active), c).sample())
-            effect = (arms[:, 1:] - arms[:, :1]).double()
-            first += effect.sum(0)
-            second += effect.square().sum(0)
-    mean = first / particles
-    error = ((second / particles - mean.square()).clamp(min=0) / max(particles - 1, 1)).sqrt()
+        for tile in _simulate(model, data, dose.to(like), particles, hold, library, covariates, seed):
+            control, treated = read(tile.control), read(tile.treated)
+            parts = {"arm": (tile.arms, treated), "effect": (tile.arms, treated - control)}
+            if tile.arms.start == 0:
+                parts["control"] = (slice(None), control)
+                depths.append(tile.library)
+            for name, (rows, g) in parts.items():
+                moments[name][:, rows] += torch.stack([g.sum(0), g.square().sum(0)]).double().cpu()
+            empty += int((tile.treated.sum(-1) == 0).sum())
+    mean = {name: m[0] / particles for name, m in moments.items()}
+    variance = {
+        n: (m[1] / particles - mean[n].square()).clamp(min=0) * particles / (particles - 1) for n, m in moments.items()
+    }
     settings = {"particles": particles, "readout": readout, "hold": hold, "library": str(library), "seed": seed}
+    settings |= {"covariates": ", ".join(covariates), "median_library": float(torch.cat(depths).median())}
+    settings |= {"empty_cells": empty / (particles * max(len(dose), 1))}
+    return effect_table(
+        data,
+        labels,
+        mean["effect"].numpy(),
+        {
+            "standard_error": (variance["effect"] / particles).sqrt().numpy(),
+            "variance": variance["arm"].numpy(),
+        },
+        (mean["control"][0].numpy(), variance["control"][0].numpy()),
+        settings,
+    )
+
+
+def sample_cells(
+    model: Model,
+    data: PerturbationData,
+    perturbations: Sequence[Named] | None = None,
+    cells: int = 100,
+    library: str | float = "data",
+    covariates: Sequence[str] = (),
+    seed: int = 0,
+) -> anndata.AnnData:
+    """Cells drawn from the trained model, `cells` for each perturbation, each with shared latents, exogenous latents
+    and a lending control cell of its own; the arguments are those of `average_effects`, and the default is every
+    condition of the data with the control.
+
+    Returns AnnData, cells x genes: X the counts (CSR) or real values, obs "perturbation". Raises ValueError as
+    `average_effects` does.
+    """
+    labels, dose = arms(data, list(data.conditions().index) if perturbations is None else perturbations)
+    blocks: dict[int, list] = {}
+    with evaluating(model, seed) as like:
+        for tile in _simulate(model, data, dose.to(like), cells, False, library, covariates, seed):
+            for row, x in zip(range(tile.arms.start, tile.arms.stop), tile.treated.unbind(1), strict=True):
+                values = x.cpu().numpy()
+                blocks.setdefault(row, []).append(sp.csr_matrix(values) if data.counts else values)
+    parts = [block for row in range(len(labels)) for block in blocks[row]]
     return anndata.AnnData(
-        mean.cpu().numpy(),
-        obs=pd.DataFrame(index=pd.Index(names, name="perturbation")),
+        sp.vstack(parts, format="csr") if data.counts else np.concatenate(parts),
+        obs=pd.DataFrame({"perturbation": np.repeat(labels, cells)}, index=[f"S{i}" for i in range(cells * len(dose))]),
         var=pd.DataFrame(index=pd.Index(data.genes, name="gene")),
-        layers={"standard_error": error.cpu().numpy()},
-        uns={"samslib": settings},
     )
 
 
@@ -157,29 +246,74 @@ def latents(model: Model, data: PerturbationData, particles: int = 20, seed: int
     return {name: np.concatenate(blocks) for name, blocks in parts.items()}
 
 
-def cell_blocks(data: PerturbationData, particles: int) -> Iterator[slice]:
+def cell_blocks(cells: PerturbationData | Batch, particles: int) -> Iterator[slice]:
     """Slices of cells so small that (particles, cells, genes) stays within ELEMENTS."""
-    size = max(1, ELEMENTS // (particles * len(data.genes)))
-    for start in range(0, len(data), size):
-        yield slice(start, min(start + size, len(data)))
+    size = max(1, ELEMENTS // (particles * cells.x.shape[1]))
+    for start in range(0, len(cells), size):
+        yield slice(start, min(start + size, len(cells)))
 
 
-def _condition(dose: Tensor, library: float, data: PerturbationData) -> Condition:
-    """Arms with one library size, no covariate and no quality flag set."""
-    n = len(dose)
-    return Condition(
-        dose=dose,
-        library=dose.new_full((n, 1), library),
-        covariate=dose.new_zeros(n, len(data.covariates)),
-        qc=dose.new_zeros(n, len(data.quality)),
-    )
+@dataclass(frozen=True)
+class _Tile:
+    """A few particles of a few arms: counts treated (P, arms, G) and control (P, 1, G), library (P,)."""
+
+    arms: slice
+    treated: Tensor
+    control: Tensor
+    library: Tensor
 
 
-def _library_sizes(data: PerturbationData, library: str | float, blocks: int) -> np.ndarray:
-    if library == "data":
-        untreated = np.asarray(data.labels) == data.control
-        sizes = np.asarray(data.library).ravel()
-        return np.quantile(sizes[untreated] if untreated.any() else sizes, (np.arange(blocks) + 0.5) / blocks)
-    if isinstance(library, str) or not library > 0:
+def _simulate(
+    model: Model,
+    data: PerturbationData,
+    dose: Tensor,
+    particles: int,
+    hold: bool,
+    library: str | float,
+    covariates: Sequence[str],
+    seed: int,
+) -> Iterator[_Tile]:
+    """Experiments tile by tile. The tiles' size is fixed and each has a random stream of its own."""
+    active = dose.any(0).nonzero().squeeze(1)
+    dose = dose[:, active]
+    lend = _lender(data, library, covariates)
+    for block, start in enumerate(range(0, particles, PARTICLES)):
+        P = min(PARTICLES, particles - start)
+        reseed(seed, block)
+        shared = Trace(P, active={Plate.DOSE: active})
+        model.infer_shared(shared)
+        depth, levels = (value.to(dose) for value in lend(P))
+
+        def arm(rows: Tensor, given: Mapping[str, Tensor]) -> tuple[Trace, Tensor]:
+            t = Trace(P, given=given, active=shared.active)  # noqa: B023
+            c = Condition(rows, depth, levels, rows.new_zeros(len(rows), len(data.quality)))  # noqa: B023
+            return t, model.generate(t, c).sample()
+
+        t, control = arm(dose.new_zeros(1, len(active)), shared.values)
+        held = {name: t[name] for name in model.exogenous} if hold else {}
+        for i, first in enumerate(range(0, len(dose), ARMS)):
+            reseed(seed, block, i)
+            rows = slice(first, min(first + ARMS, len(dose)))
+            n = rows.stop - first
+            given = shared.values | {name: value.expand(-1, n, -1) for name, value in held.items()}
+            yield _Tile(rows, arm(dose[rows], given)[1], control, depth.flatten())
+
+
+def _lender(
+    data: PerturbationData, library: str | float, covariates: Sequence[str]
+) -> Callable[[int], tuple[Tensor, Tensor]]:
+    """P -> library (P, 1, 1) and covariate (P, 1, C) of P control cells drawn with replacement, or as they are set.
+    Data without controls lend from all cells."""
+    if isinstance(library, str) and library != "data" or not isinstance(library, str) and not library > 0:
         raise ValueError(f"library is {library!r}; give 'data' or a number of counts above 0.")
-    return np.full(blocks, float(library))
+    levels = data.levels_of(covariates) if covariates else None
+    untreated = np.flatnonzero(data.guides == 0)
+    cells = untreated if len(untreated) else np.arange(len(data))
+
+    def lend(P: int) -> tuple[Tensor, Tensor]:
+        at = cells[torch.randint(len(cells), (P,)).numpy()]
+        depth = data.library[at] if library == "data" else np.full(P, float(library))
+        chosen = torch.as_tensor(data.covariate[at]) if levels is None else levels.expand(P, -1)
+        return torch.as_tensor(depth)[:, None, None], chosen[:, None]
+
+    return lend

@@ -12,7 +12,7 @@ from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from samslib.cells import Condition
-from samslib.data import DataError, PerturbationData, did_you_mean
+from samslib.data import PerturbationData
 from samslib.effects import evaluating
 from samslib.model import Model
 
@@ -53,46 +53,22 @@ def distance_to_training(
         raise ValueError(f"No training condition has more than {cells} cells (the largest has {times.max()}).")
     T = len(train.perturbations)
     dose = torch.cat([train.dose_of(query) for query in queries])
-    levels = _levels(train, covariates)
+    levels = train.levels_of(covariates)
     with evaluating(model, 0) as like:
         place = lambda d, u: Condition(d.to(like), d.new_ones(len(d), 1), u.to(like), d.new_zeros(len(d), 0))  # noqa: E731
         known = model.embed(place(*torch.from_numpy(kinds[kept]).split([T, both.shape[1] - T], dim=1)))
         asked = model.embed(place(dose, levels.expand(len(dose), -1)))
     a, b = asked.double().cpu().numpy(), known.double().cpu().numpy()
     euclidean, cosine = cdist(a, b), _cosine(a, b)
-    names = np.array([_describe(train, row[:T], row[T:]) for row in kinds[kept]], dtype=object)
+    names = np.array([train.describe(row[:T], row[T:]) for row in kinds[kept]], dtype=object)
     table: dict[str, object] = {}
     for what, distance, other in (("cosine", cosine, euclidean), ("euclidean", euclidean, cosine)):
         nearest = [np.lexsort((second, one.round(6)))[0] for one, second in zip(distance, other, strict=True)]
         table |= {what: distance[np.arange(len(a)), nearest], f"nearest_{what}": names[nearest]}
-    index = [_describe(train, row, levels[0].numpy()) for row in dose.numpy()]
+    index = [train.describe(row, levels[0].numpy()) for row in dose.numpy()]
     return pd.DataFrame(table, index=pd.Index(index, name="query"))
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     norms = np.linalg.norm(a, axis=1)[:, None] * np.linalg.norm(b, axis=1)
     return 1 - np.divide(a @ b.T, norms, out=np.zeros_like(norms), where=norms > 0)
-
-
-def _levels(data: PerturbationData, given: Sequence[str]) -> Tensor:
-    """(1, C) one-hot row with one level of every covariate."""
-    for level in given:
-        if level not in data.covariates:
-            hint = did_you_mean(level, data.covariates) or f"; the levels are {', '.join(data.covariates) or 'none'}."
-            raise DataError(f"{level!r} is no level of the data's covariates{hint}")
-    asked, there = ([name.split("=")[0] for name in names] for names in (given, data.covariates))
-    if len(asked) != len(set(there)) or set(asked) != set(there):
-        raise DataError(f"The query has levels of {asked}; give one level of each of {sorted(set(there))}.")
-    return torch.tensor([[float(name in given) for name in data.covariates]])
-
-
-def _describe(data: PerturbationData, dose: np.ndarray, levels: np.ndarray) -> str:
-    """ "A+B" at dose 1 each, "A=0.5+B" otherwise, with the covariates' levels in brackets."""
-    parts = [
-        name if amount == 1 else f"{name}={amount:g}"
-        for name, amount in zip(data.perturbations, dose, strict=True)
-        if amount
-    ]
-    name = (data.separator or "+").join(parts) or str(data.control)
-    chosen = [level for level, on in zip(data.covariates, levels, strict=True) if on]
-    return f"{name} [{', '.join(chosen)}]" if chosen else name

@@ -10,8 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import multivariate_normal
 
 import samslib
+from samslib.cells import Plate
+from samslib.distributions import Normal, standard_normal
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {"latent": 3, "encoder_width": 8, "decoder_width": 8}
@@ -86,6 +89,65 @@ def data(request) -> samslib.PerturbationData:
 @pytest.fixture(params=VARIANTS)
 def model(request, data) -> samslib.model.Model:
     return make_model(request.param, data.summary(pseudobulk=True))
+
+
+class LinearGaussian(samslib.model.Model):
+    """x = W (z + D E) + noise of standard deviation 0.5, z ~ N(0, I): everything is known in closed form.
+
+    q(E) = N(centre, posterior_spread^2); q(z | x, E) is the exact posterior but for a mean that is off by 0.3 and a
+    spread that is 1.5 times too wide.
+    """
+
+    exogenous = ("z",)
+    NOISE = 0.5
+
+    def __init__(self, summary, posterior_spread=0.4):
+        super().__init__(summary, locals())
+        rng = np.random.default_rng(0)
+        G, T = len(summary.genes), len(summary.perturbations)
+        self.W = torch.nn.Parameter(torch.tensor(rng.normal(size=(G, 2)), dtype=torch.get_default_dtype()))
+        self.centre = torch.nn.Parameter(torch.tensor(rng.normal(size=(T, 2)), dtype=torch.get_default_dtype()))
+        self.spread = posterior_spread
+
+    def _law(self, t):
+        centre = self.centre[t.rows(Plate.DOSE)]
+        return Normal(centre, torch.full_like(centre, self.spread))
+
+    def generate(self, t, c):
+        z = t.sample("z", standard_normal(len(c), 2, self.W), Plate.CELL)
+        mean = (z + c.dose @ t.sample("E", self._law(t), Plate.DOSE)) @ self.W.T
+        return Normal(mean, torch.full_like(mean, self.NOISE))
+
+    def infer_shared(self, t):
+        t.sample("E", self._law(t), Plate.DOSE)
+
+    def infer_cells(self, t, b):
+        precision = torch.eye(2).to(self.W) + self.W.T @ self.W / self.NOISE**2
+        left = b.x - (b.condition.dose @ t["E"]) @ self.W.T
+        mean = torch.linalg.solve(precision, (left @ self.W / self.NOISE**2).mT).mT
+        t.sample("z", Normal(mean + 0.3, (1.5 * precision.inverse().diagonal().sqrt()).expand_as(mean)), Plate.CELL)
+
+    def effects(self, doses):
+        """(arms, G): the exact average treatment effects of the mean."""
+        return (doses.to(self.W) @ self.centre @ self.W.T).detach().numpy()
+
+    def exact(self, data):
+        """(n,) log of the mean of p(x | E) over q(E), in nats."""
+        W, dose = self.W.detach().double().numpy(), data.dose.toarray().astype(float)
+        mean = dose @ self.centre.detach().double().numpy() @ W.T
+        extra = 1 + self.spread**2 * (dose**2).sum(1)
+        noise = self.NOISE**2 * np.eye(len(W))
+        rows = zip(data.x, mean, extra, strict=True)
+        return np.array([multivariate_normal(m, W @ W.T * e + noise).logpdf(x) for x, m, e in rows])
+
+
+def linear_data(cells: int = 60, genes: int = 4) -> samslib.PerturbationData:
+    """Real values of the same five conditions as `make_data`."""
+    rng = np.random.default_rng(1)
+    obs = pd.DataFrame({"perturbation": np.array(["control", "A", "B", "C", "A+B"])[np.arange(cells) % 5]})
+    obs.index = [f"cell{i}" for i in range(cells)]
+    x = rng.normal(size=(cells, genes)).astype(np.float32)
+    return samslib.PerturbationData.from_anndata(anndata.AnnData(x, obs=obs), counts=False)
 
 
 def pytest_terminal_summary(terminalreporter) -> None:

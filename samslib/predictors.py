@@ -1,0 +1,104 @@
+"""Predictions of effects from training cells alone, without a model: the bar that a model must clear."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import anndata
+import numpy as np
+import pandas as pd
+
+from samslib.data import Names, PerturbationData
+from samslib.effects import effect_table
+from samslib.observed import data_effects
+
+
+def before_underscore(guide: str) -> str:
+    """The gene of a guide that is named as in Replogle et al., such as RPS5_P1P2."""
+    return guide.split("_")[0]
+
+
+def predictors(
+    train: PerturbationData,
+    val: PerturbationData,
+    data: PerturbationData,
+    perturbations: Sequence[str] | None = None,
+    readout: str = "perturbseq",
+    gene_of: Callable[[str], str] = before_underscore,
+) -> dict[str, anndata.AnnData]:
+    """Tables of effects by name, of the conditions of `data` or those named, in the form of `average_effects`:
+
+    - "training cells": x_t, the effect in training cells, which is to memorise;
+    - "mean effect": m, the mean of x_t over training conditions, for every perturbation;
+    - "shrunken": m + (x_t - m) tau^2 / (tau^2 + v / n_t), empirical Bayes gene by gene, with v the variance between
+      cells of a condition, pooled over conditions, n_t the number of cells and tau^2 the variance of x_t over
+      conditions less the mean of v / n_t, if above 0;
+    - "guides pooled": the mean of x_t over the guides of one gene, weighted by cells; there only if a gene has several;
+    - "low rank": x_t cut to the first singular vectors of the rows sqrt(n_t) x_t, as many as have the smallest squared
+      error, weighted by cells, against the effects of the validation cells (uns["samslib"]["rank"]).
+
+    A combination without training cells is predicted as the sum of its parts, of which unseen ones count as 0; so does
+    an unseen perturbation; the mean effect is the same for all. The controls are the training ones. Raises DataError
+    where training or validation cells lack control or perturbed cells.
+    """
+    seen, held = data_effects(train, readout), data_effects(val, readout)
+    x, cells = np.asarray(seen.X), seen.obs["cells"].to_numpy(float)
+    low, rank = _low_rank(x, cells, seen.obs_names, held)
+    matrices = {
+        "training cells": x,
+        "mean effect": np.broadcast_to(x.mean(0), x.shape),
+        "shrunken": _shrunken(x, cells, seen.layers["variance"]),
+        "guides pooled": _pooled(x, cells, seen.obs_names, gene_of),
+        "low rank": low,
+    }
+    if np.array_equal(matrices["guides pooled"], x):
+        del matrices["guides pooled"]
+    asked = [c for c in data.conditions().index if c != data.control] if perturbations is None else perturbations
+    names = Names(data.control, data.separator)
+    labels = [names.canonical(name) for name in asked]
+    weights = pd.DataFrame(0.0, index=pd.RangeIndex(len(labels)), columns=seen.obs_names)
+    for i, label in enumerate(labels):
+        for part in [label] if label in weights else [p for p in names.genes(label) if p in weights]:
+            weights.iloc[i, weights.columns.get_loc(part)] = 1
+    tables = {}
+    for name, matrix in matrices.items():
+        rows = matrix[:1].repeat(len(labels), 0) if name == "mean effect" else weights.to_numpy() @ matrix
+        settings = {"readout": readout, "predictor": name} | ({"rank": rank} if name == "low rank" else {})
+        control = seen.var["control"].to_numpy(), seen.var["control_variance"].to_numpy()
+        tables[name] = effect_table(data, labels, rows, {}, control, settings)
+    return tables
+
+
+def _shrunken(x: np.ndarray, cells: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    free = np.clip(cells - 1, 0, None)[:, None]
+    within = (free * np.nan_to_num(variance)).sum(0) / max(free.sum(), 1)
+    noise = within / cells[:, None]
+    mean = x.mean(0)
+    between = ((x - mean) ** 2).sum(0) / max(len(x) - 1, 1) - noise.mean(0)
+    between = between.clip(min=0)
+    share = np.divide(between, between + noise, out=np.zeros_like(x), where=between + noise > 0)
+    return mean + (x - mean) * share
+
+
+def _pooled(x: np.ndarray, cells: np.ndarray, names: pd.Index, gene_of: Callable[[str], str]) -> np.ndarray:
+    code, genes = pd.factorize(np.array([gene_of(name) for name in names], dtype=object))
+    if len(genes) == len(x):
+        return x
+    sums, sizes = np.zeros((len(genes), x.shape[1])), np.bincount(code, cells)
+    np.add.at(sums, code, cells[:, None] * x)
+    return (sums / sizes[:, None])[code]
+
+
+def _low_rank(x: np.ndarray, cells: np.ndarray, names: pd.Index, held: anndata.AnnData) -> tuple[np.ndarray, int]:
+    root = np.sqrt(cells)[:, None]
+    left, size, right = np.linalg.svd(root * x, full_matrices=False)
+    common = names.intersection(held.obs_names)
+    at, truth = names.get_indexer(common), np.asarray(held[common].X)
+    weight = held[common].obs["cells"].to_numpy(float)[:, None]
+    errors, fit = [], np.zeros_like(truth)
+    for k in range(len(size) + 1):
+        errors.append(float((weight * (fit - truth) ** 2).sum()))
+        if k < len(size):
+            fit = fit + (left[at, k : k + 1] / root[at]) * size[k] @ right[k : k + 1]
+    rank = int(np.argmin(errors))
+    return (left[:, :rank] * size[:rank] @ right[:rank]) / root, rank

@@ -1,0 +1,226 @@
+"""Scores against scikit-learn, SciPy and their definitions; intervals and ceilings against simulated repeats."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+from conftest import make_data
+from sklearn.metrics import jaccard_score, r2_score, root_mean_squared_error
+from sklearn.metrics.pairwise import cosine_similarity, rbf_kernel
+
+import samslib
+from samslib import cell_scores, data_effects, effect_scores, noise_ceiling, score_table
+from samslib.effects import effect_table
+from samslib.observed import readouts
+from samslib.scores import BANDWIDTHS, interactions
+
+GENES, LABELS = 60, ["A", "A+B", "B", "C"]
+
+
+def screen(seed: int, cells: int = 200, size: float = 0.6, shared: int = 0) -> samslib.PerturbationData:
+    """Counts of make_data's conditions whose log fold changes are those of the seed `shared`."""
+    rng = np.random.default_rng(shared)
+    base, change = rng.lognormal(1, 0.6, GENES), size * rng.normal(size=(4, GENES))
+    labels = np.array(["control", *LABELS])[np.arange(cells) % 5]
+    rng = np.random.default_rng((seed, 1))
+    shift = np.vstack([np.zeros(GENES), change])[np.arange(cells) % 5]
+    x = rng.poisson(base * np.exp(shift) * rng.lognormal(0, 0.3, (cells, 1))).astype(np.float32)
+    obs = pd.DataFrame({"perturbation": labels}, index=[f"c{i}" for i in range(cells)])
+    adata = anndata.AnnData(x, obs=obs, var=pd.DataFrame(index=[f"g{g}" for g in range(GENES)]))
+    return samslib.PerturbationData.from_anndata(adata)
+
+
+def wide(table: pd.DataFrame) -> pd.DataFrame:
+    return table.pivot(index="perturbation", columns="score", values="value")
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return data_effects(screen(1)), data_effects(screen(2))
+
+
+def test_scores_are_those_of_scikit_learn_and_scipy(pair):
+    predicted, observed = pair
+    found = wide(effect_scores(predicted, observed))
+    for i, name in enumerate(LABELS):
+        u, w = predicted.X[i], observed.X[i]
+        top = np.argsort(-abs(w))[:20]
+        expected = {
+            "pearson": scipy.stats.pearsonr(u, w)[0],
+            "r2": r2_score(w, u),
+            "pearson_top20": scipy.stats.pearsonr(u[top], w[top])[0],
+            "r2_top20": r2_score(w[top], u[top]),
+            "cosine": cosine_similarity([u], [w])[0, 0],
+            "rmse": root_mean_squared_error(w, u),
+            "cpa_r2_mean": r2_score(observed.var["control"] + w, predicted.var["control"] + u),
+            "cpa_r2_variance": r2_score(observed.layers["variance"][i], predicted.layers["variance"][i]),
+        }
+        for k in (20, 50):
+            large = [abs(v) >= np.sort(abs(v))[-k] for v in (u, w)]
+            expected[f"jaccard_top{k}"] = jaccard_score(*large)
+        fold = [
+            np.log2(np.log(2) * (t.var["control"] + v) + 0.1) - np.log2(np.log(2) * observed.var["control"] + 0.1)
+            for t, v in ((predicted, u), (observed, w))
+        ]
+        expected["cosine_logfc"] = cosine_similarity(*(np.array([f]) for f in fold))[0, 0]
+        for score, value in expected.items():
+            assert found.loc[name, score] == pytest.approx(value), (name, score)
+    pooled = found.loc["pooled"]
+    assert pooled["pearson"] == pytest.approx(scipy.stats.pearsonr(predicted.X.ravel(), observed.X.ravel())[0])
+    assert pooled["r2"] == pytest.approx(r2_score(observed.X.ravel(), predicted.X.ravel()))
+    tops = np.argsort(-abs(observed.X), axis=1)[:, :20]
+    u, w = (np.take_along_axis(t.X, tops, 1).ravel() for t in (predicted, observed))
+    assert pooled["pearson_top20"] == pytest.approx(scipy.stats.pearsonr(u, w)[0])
+    for score in ("jaccard_top20", "cosine", "rmse", "rank_rmse", "cpa_r2_mean"):
+        assert pooled[score] == pytest.approx(found.loc[LABELS, score].mean())
+    assert found.loc["median", "pearson"] == pytest.approx(found.loc[LABELS, "pearson"].median())
+
+
+def test_ranks_count_the_predictions_that_are_closer(pair):
+    predicted, observed = (table.copy() for table in pair)
+    predicted.X = predicted.X[[1, 0, 2, 2]]  # A and A+B exchanged, C predicted as B is
+    found = wide(effect_scores(predicted, observed))
+    u, w = (t.X + t.var["control"].to_numpy() for t in (predicted, observed))
+    distance = np.linalg.norm(u[:, None] - w, axis=2)
+    strict = [(distance[:, p] < distance[p, p] - 1e-9).sum() / 4 for p in range(4)]
+    tie = [0, 0, 1 / 8, 1 / 8]  # one other prediction is as far as one's own
+    np.testing.assert_allclose(found.loc[LABELS, "rank_rmse"], np.add(strict, tie))
+    assert found.loc["A", "rank_rmse"] > 0 and (found.loc[LABELS, "rank_cosine"].between(0, 0.75)).all()
+    same = wide(effect_scores(observed, observed))
+    assert (same.loc[LABELS, ["rank_rmse", "rank_cosine"]] == 0).all(axis=None)
+
+
+def test_interactions_are_what_sums_leave(pair):
+    predicted, observed = pair
+    table = interactions(observed)
+    residual = observed["A+B"].X - observed["A"].X - observed["B"].X
+    assert list(table.obs_names) == ["A+B"]
+    np.testing.assert_allclose(table.X, residual)
+    r = scipy.stats.pearsonr(observed["A+B"].X[0], (observed["A"].X + observed["B"].X)[0])[0]
+    assert table.obs["pearson"].iloc[0] == pytest.approx(r)
+    found = wide(effect_scores(predicted, observed))["interaction_pearson"].dropna()
+    expected = scipy.stats.pearsonr(interactions(predicted).X[0], residual[0])[0]
+    assert found["A+B"] == found["pooled"] == pytest.approx(expected) and set(found.index) == {
+        "A+B",
+        "pooled",
+        "median",
+    }
+
+
+def test_what_is_undefined_is_left_out(pair):
+    predicted, observed = pair
+    flat = predicted.copy()
+    flat.X = np.zeros_like(flat.X)
+    del flat.layers["variance"]
+    found = effect_scores(flat, observed)
+    assert found["value"].notna().all() and not set(found["score"]) & {"pearson", "cosine", "cpa_r2_variance"}
+    one = effect_scores(predicted, observed, perturbations=["C"])
+    assert set(one["perturbation"]) == {"C", "pooled", "median"}
+
+
+def test_intervals_cover_the_mean_of_repeats():
+    """30 repeats of an experiment against a fixed prediction: intervals of 95% cover the mean score over repeats at
+    least 80% of the time (3.8 standard deviations below), and are at most 1.7 times as wide as the repeats'
+    spread says; in 60 repeats they were 1.1 to 1.2 times as wide and covered 98%."""
+    predicted = data_effects(screen(999, 400))
+    runs = [effect_scores(predicted, data_effects(d), d, ["C"], 40) for d in map(screen, range(30))]
+    table = pd.concat(runs).query("perturbation == 'C'").groupby("score")
+    for score in ("pearson", "r2", "rmse"):
+        rows = table.get_group(score)
+        mean = rows["value"].mean()
+        assert ((rows["low"] < mean) & (mean < rows["high"])).mean() >= 0.8, score
+        assert 0.7 < (rows["high"] - rows["low"]).mean() / (2 * 1.96 * rows["value"].std()) < 1.7, score
+
+
+@pytest.mark.parametrize("size", [0.3, 0.6])
+def test_the_ceiling_is_what_the_truth_reaches(size):
+    """The truth (40,000 cells) scores on 20 experiments of 200 cells, on average, what the mean ceiling says. In three
+    sets of 30 experiments the two differed by less than 0.006; 0.03 is allowed."""
+    truth = data_effects(screen(999, 40_000, size))
+    experiments = [screen(seed, 200, size) for seed in range(20)]
+    reached = pd.concat([effect_scores(truth, data_effects(data)) for data in experiments])
+    ceilings = pd.concat([noise_ceiling(data, repeats=5) for data in experiments])
+    reached, ceilings = (
+        t.query("perturbation == 'pooled'").groupby("score")[column].mean()
+        for t, column in ((reached, "value"), (ceilings, "ceiling"))
+    )
+    for score in ("pearson", "r2", "cosine", "rmse", "cpa_r2_mean", "cpa_r2_variance", "rmse_average"):
+        assert reached[score] == pytest.approx(ceilings[score], abs=0.03), score
+    assert reached["pearson"] < 0.96  # or there would be nothing to see
+
+
+def test_energy_and_mmd_are_those_of_scipy_and_scikit_learn():
+    data = dataclasses.replace(make_data(), counts=False)
+    one = dataclasses.replace(data, x=data.x.toarray()[:, :2], genes=data.genes[:2])
+    rng = np.random.default_rng(0)
+    drawn = anndata.AnnData(
+        rng.normal(3, 1, (20, 2)).astype(np.float32),
+        obs=pd.DataFrame({"perturbation": "A"}, index=[f"s{i}" for i in range(20)]),
+        var=pd.DataFrame(index=list(one.genes)),
+    )
+    found = wide(cell_scores(drawn, one, "mean", resamples=20)).loc["A"]
+    from sklearn.decomposition import TruncatedSVD
+
+    basis = TruncatedSVD(1, random_state=0).fit(readouts(one, "mean"))
+    x, y = basis.transform(one.x[one.labels == "A"]), basis.transform(drawn.X)
+    biased = scipy.stats.energy_distance(x.ravel(), y.ravel()) ** 2  # SciPy counts pairs of a cell with itself
+    within = sum(abs(a - a.T).sum() / len(a) ** 2 / (len(a) - 1) for a in (x, y))
+    assert found["energy"] == pytest.approx(biased - within)
+    kernel = lambda a, b: np.mean([rbf_kernel(a, b, 1 / (2 * s)) for s in BANDWIDTHS], axis=(1, 2)).sum()  # noqa: E731
+    assert found["mmd"] == pytest.approx(kernel(x, x) + kernel(y, y) - 2 * kernel(x, y), rel=1e-4)
+
+
+def test_cells_of_the_same_law_are_near_and_others_far():
+    data, other = screen(1, 400), screen(2, 400)
+    generated = anndata.AnnData(
+        other.x, obs=pd.DataFrame({"perturbation": other.labels}, index=other.cells), var=pd.DataFrame(index=data.genes)
+    )
+    near = cell_scores(generated, data, resamples=50).set_index(["perturbation", "score"])
+    generated.obs["perturbation"] = generated.obs["perturbation"].map({"A": "B", "B": "A"})
+    far = cell_scores(generated[generated.obs["perturbation"].notna()], data, resamples=50)
+    far = far.set_index(["perturbation", "score"])
+    for score in ("energy", "mmd"):
+        assert far.loc[("pooled", score), "low"] > near.loc[("pooled", score), "high"]
+    assert (near["low"] < near["value"]).all() and (near["value"] < near["high"]).all()
+
+
+def test_a_table_has_both_references_and_the_data_only_rows():
+    data = screen(3, 400)
+    table = score_table({"half": data_effects(data[:200])}, data, samslib.splits.random(seed=0), resamples=10)
+    assert set(table["reference"]) == {"official", "held out"}
+    assert set(table["model"]) == {"half"} | {
+        f"data: {n}" for n in ("training cells", "mean effect", "shrunken", "low rank")
+    }
+    pooled = table.query("perturbation == 'pooled' and score == 'pearson'").set_index(["reference", "model"])
+    memorised = pooled["value"][:, "data: training cells"]
+    assert memorised["official"] > pooled["ceiling"]["held out"].iloc[0] > memorised["held out"]
+    assert (pooled["low"] < pooled["value"]).all() and table.attrs["controls"] == "test"
+
+
+def test_the_official_reference_leaks_and_controls_may_be_of_validation():
+    data = screen(3, 400)
+    split = samslib.splits.combinations(0.0, seed=0, test=1.0)
+    table = score_table({}, data, split, resamples=5)
+    assert set(table["perturbation"]) == {"A+B", "pooled", "median"} and table.attrs["controls"] == "val"
+
+
+def test_errors_say_what_is_wrong(pair):
+    predicted, observed = pair
+    data = screen(2)
+    for arguments, message in [
+        ((data_effects(screen(1), "mean"), observed), "readout 'mean', observed ones of 'perturbseq'"),
+        ((predicted[:, :5], observed), "different genes"),
+        ((predicted[["A"]], observed[["B"]]), "share no perturbation"),
+        ((predicted, observed, screen(1)), "do not have the observed effects"),
+        ((predicted, observed, data, ["D"]), "no predicted effect of 'D'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            effect_scores(*arguments)
+    with pytest.raises(ValueError, match="share no condition"):
+        cell_scores(anndata.AnnData(data.x, pd.DataFrame({"perturbation": "Z"}, index=data.cells), observed.var), data)
+    assert effect_table(data, ["A"], np.zeros((1, GENES)), {}, (np.zeros(GENES),) * 2, {}).shape == (1, GENES)
