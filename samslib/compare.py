@@ -142,7 +142,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dataset", default="sams-pairs", help="a name of samslib.datasets, of counts with controls")
     parser.add_argument("--models", nargs="+", default=list(KINDS), choices=list(KINDS), metavar="NAME")
     parser.add_argument("--holdout", default="cells", choices=("cells", "combinations"))
-    for name, default in (("steps", 600), ("particles", 1000), ("bound-particles", 30), ("resamples", 100), ("seed", 0)):
+    for name, default in (
+        ("steps", 600),
+        ("particles", 1000),
+        ("bound-particles", 30),
+        ("resamples", 100),
+        ("seed", 0),
+    ):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--write", nargs="?", const="scores-small", help="name of the table in data/results")
     options = vars(parser.parse_args(arguments))
