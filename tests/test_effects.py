@@ -105,7 +105,7 @@ def test_effects_at_the_controls_depths_are_unbiased_and_their_errors_honest():
 
 
 def test_tiles_of_arms_do_not_share_their_noise():
-    """64 arms of one law, two tiles: their errors correlate by the control alone, and no arm repeats another's counts."""
+    """64 arms of one law, two tiles: errors correlate by the control alone, and no arm repeats another's counts."""
     data = make_data()
     model = samslib.BASELINES["control_mean"](data.summary(pseudobulk=True))
     X = samslib.average_effects(model, data, [{"A": i + 1} for i in range(64)], 25).X
