@@ -46,9 +46,9 @@ def effect_scores(
     - cpa_r2_mean, cpa_r2_variance (CPA): R2 of the arm's mean and of its variance between cells, over genes;
     - interaction_pearson: for pairs whose parts are in both tables, of the residuals u_AB - u_A - u_B and w's.
 
-    The row "pooled" is the published number: pearson, r2, their top-20 variants and interactions over all entries flattened,
-    the CPA scores as a mean over conditions of more than 30 cells, all others as a mean over perturbations. "median" is the
-    median over perturbations: the flattened numbers are ruled by the strongest.
+    The row "pooled" is the published number: pearson, r2, their top-20 variants and interactions over all entries
+    flattened, the CPA scores as a mean over conditions of more than 30 cells, all others as a mean over perturbations.
+    "median" is the median over perturbations: the flattened numbers are ruled by the strongest.
 
     `cells`, those of which `observed` are the effects, gives intervals: the value plus the `level` quantiles of its
     deviation from the mean over bootstrap resamples of cells within conditions. They say how far another sample of as
