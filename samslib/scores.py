@@ -52,8 +52,9 @@ def effect_scores(
 
     `cells`, those of which `observed` are the effects, gives intervals: the value plus the `level` quantiles of its
     deviation from the mean over bootstrap resamples of cells within conditions. They say how far another sample of as
-    many cells would move it. Resampled effects carry noise twice, so their own mean lies lower, and the intervals are
-    rather too wide: in simulated repeats those of 95% covered the mean score 98 times of 100.
+    many cells would move it. Resampled effects carry noise twice, so their own mean lies lower, and most intervals are
+    rather too wide: in 60 simulated repeats those of 95% for correlations, R2 and errors covered the mean score in 98%
+    or more, but those of jaccard_top20, which moves in steps, in 85%.
 
     Returns tidy columns perturbation, score, value, low, high; what is undefined (a constant effect, no variance
     predicted, no pair) is left out. Raises ValueError for tables of different genes or readouts, for perturbations that
@@ -170,7 +171,8 @@ def cell_scores(
     `most` cells of each kind. "energy": twice the mean
     distance between the two kinds less the mean distances within each, Euclidean and unbiased (Szekely and Rizzo).
     "mmd": the squared discrepancy of CPA's code, the sum of 19 kernels exp(-d^2 / 2a), biased; there it is taken of
-    latent states. Both are 0 for equal distributions, but for noise.
+    latent states. Energy
+    is 0 on average for equal distributions; the biased mmd is above 0 and falls with cells, so compare equal numbers.
 
     Returns columns perturbation, score, value, low, high as `effect_scores`, with "pooled" the mean and "median";
     intervals are over observed and generated cells. Raises ValueError if they share no condition or genes.
