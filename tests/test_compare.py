@@ -23,6 +23,7 @@ def test_every_model_and_predictor_has_its_rows(table):
     assert all(found == {"official", "held out"} for found in counts)
     bounds = pooled[pooled["score"] == "iwelbo"].set_index("model")
     assert set(bounds.index) == models and (bounds["low"] < bounds["high"]).all() and (bounds["value"] < 0).all()
+    assert set(pooled[pooled["score"] == "energy"]["model"]) == models
     others = table[table["score"] != "iwelbo"]
     assert np.isfinite(others[["value", "low", "high"]]).all(axis=None) and table.attrs["controls"] == "test"
 

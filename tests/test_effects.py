@@ -104,6 +104,14 @@ def test_effects_at_the_controls_depths_are_unbiased_and_their_errors_honest():
     assert abs((abs(z) < 2).mean() - 0.949) < 0.1
 
 
+def test_tiles_of_arms_do_not_share_their_noise():
+    """64 arms of one law, two tiles: errors correlate by the control alone, and no arm repeats another's counts."""
+    data = make_data()
+    model = samslib.BASELINES["control_mean"](data.summary(pseudobulk=True))
+    X = samslib.average_effects(model, data, [{"A": i + 1} for i in range(64)], 25).X
+    assert len(np.unique(X.round(9), axis=0)) == 64
+
+
 def test_control_mean_and_variances_are_the_arms_own():
     """Within 5 standard errors of the closed form; a sample variance of n normal values has error sqrt(2 / n)."""
     model, data = linear_gaussian()

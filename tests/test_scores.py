@@ -140,7 +140,7 @@ def test_intervals_cover_the_mean_of_repeats():
 @pytest.mark.parametrize("size", [0.3, 0.6])
 def test_the_ceiling_is_what_the_truth_reaches(size):
     """The truth (40,000 cells) scores on 20 experiments of 200 cells, on average, what the mean ceiling says. In three
-    sets of 30 experiments the two differed by less than 0.006; 0.03 is allowed."""
+    sets of 30 experiments the two differed by at most 0.013; 0.03 is allowed."""
     truth = data_effects(screen(999, 40_000, size))
     experiments = [screen(seed, 200, size) for seed in range(20)]
     reached = pd.concat([effect_scores(truth, data_effects(data)) for data in experiments])
