@@ -280,13 +280,14 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The commit of the book's folder, marked when files differ from it; None outside git."""
+    """The commit of the book's folder, marked when files other than results differ from it; None outside git."""
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=root(), capture_output=True, text=True, check=True).stdout.strip()
 
     with suppress(OSError, subprocess.CalledProcessError):
-        return git("rev-parse", "HEAD") + ("" if not git("status", "--porcelain", "-uno") else " (with changes)")
+        changed = git("status", "--porcelain", "-uno", "--", ".", ":(exclude)data/results")
+        return git("rev-parse", "HEAD") + (" (with changes)" if changed else "")
     return None
 
 
