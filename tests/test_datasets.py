@@ -298,16 +298,26 @@ def test_the_platform_cache_is_the_default(monkeypatch):
 # --- the public screens, in small files of their schemas -------------------------------------------------------
 
 
-@pytest.fixture
-def published(server, monkeypatch, sums):  # noqa: F811
-    """Small files of every schema on the server, with the size and sum that are known of each."""
+@pytest.fixture(scope="module")
+def small_files(tmp_path_factory):
+    """A small file of every schema, written once."""
+    folder = tmp_path_factory.mktemp("small")
+    small.lists_file(folder / "replogle-lists.ipynb")
     for name, write in WRITERS.items():
-        path = write(server / DATASETS[name].files[0].name)
+        write(folder / DATASETS[name].files[0].name)
+    return folder
+
+
+@pytest.fixture
+def published(server, small_files, monkeypatch, sums):  # noqa: F811
+    """The small files on the server, with the size and sum that are known of each."""
+    shutil.copytree(small_files, server, dirs_exist_ok=True)
+    for name in WRITERS:
         file = DATASETS[name].files[0]
+        path = server / file.name
         known = {"sha256": datasets._sha256(path)} if file.sha256 else {}
         known |= {"shape": ad.read_h5ad(path).shape} if file.shape else {}
         move(monkeypatch, name, file.address.removesuffix(file.name), gigabytes=0, **known)
-    small.lists_file(server / "replogle-lists.ipynb")
     return server
 
 
