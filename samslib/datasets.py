@@ -124,7 +124,8 @@ def _from_files(name: str, known: Dataset, own: Path | None) -> AnnData:
     except DatasetError as error:
         raise DatasetError(f"{place} {error}; give a file of {name!r}, which is had from {first.address}.") from error
     except Exception as error:  # a damaged HDF5 file fails in many ways
-        raise DatasetError(f"{place} cannot be read ({_reason(error)}); delete it and load again.") from error
+        remedy = "delete it and load again" if own is None else f"the file of {name!r} is had from {first.address}"
+        raise DatasetError(f"{place} cannot be read ({_reason(error)}); {remedy}.") from error
     source = {"address": first.address, "sha256": first.sha256, "licence": known.licence, "origin": known.origin}
     adata.uns["source"] = {key: value for key, value in source.items() if value}
     if known.kept and adata.shape == (known.cells, known.genes):

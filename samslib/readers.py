@@ -95,29 +95,42 @@ def _name_by_columns(adata: AnnData, columns: Mapping[str, str]) -> AnnData:
 
 
 def norman(path: Path) -> AnnData:
-    """The processed cells of Norman et al. with raw counts; var["highly_variable"] marks the genes of the paper."""
+    """Norman et al. as processed in the sc-pert collection: counts from their layer, names from 0/1 guide columns.
+
+    var["highly_variable"] marks the genes of the SAMS-VAE paper, obs["guide_identity"] the names its splits go by.
+    Raises DatasetError for guide columns that hold anything but 0 and 1.
+    """
     adata = _table(path, "layers/counts")
     guides = [c for c in adata.obs if "guide_" in c and c not in ("guide_identity", "guide_ids")]
     return _name_by_columns(adata, {c: c.split("guide_", 1)[1] for c in guides})
 
 
 def norman_scperturb(path: Path) -> AnnData:
+    """Norman et al. by scPerturb: KLF1_MAP2K6 is KLF1+MAP2K6, as in PerturBench."""
     adata = _table(path)
     return _name(adata, adata.obs["perturbation"].astype(str).str.replace("_", "+"))
 
 
 def dixit(path: Path) -> AnnData:
-    """Columns of genes are those of 0 and 1 whose names hold neither "_" nor "INTERGENIC" (a control guide)."""
+    """Dixit et al. as in CRADLE-VAE: names from 0/1 columns of genes, cells of more than two left out.
+
+    A column of a gene is one of 0 and 1, not 1 throughout, whose name holds neither "_" nor "INTERGENIC", the control
+    guides. Raises DatasetError if there is none.
+    """
     adata = _table(path)
     numbers = adata.obs.select_dtypes(["number", "bool"])
-    genes = [c for c in numbers if "_" not in c and "INTERGENIC" not in c and numbers[c].isin([0, 1]).all()]
+    genes = [c for c in numbers if "_" not in c and "INTERGENIC" not in c]
+    genes = [c for c in genes if numbers[c].isin([0, 1]).all() and not numbers[c].all()]
     if genes:
         adata = _keep(adata, adata.obs[genes].sum(axis=1) <= 2, "more than two guides")
     return _name_by_columns(adata, {c: c for c in genes})
 
 
 def adamson(path: Path) -> AnnData:
-    """Names up to the first "_"; guides with "(mod)" are controls; genes seen in fewer than 20 cells are left out."""
+    """Adamson et al. by scPerturb, as in CRADLE-VAE: names up to the first "_", guides with "(mod)" are controls.
+
+    Cells of the guide "*" or with anything missing are left out, then genes that are seen in fewer than 20 cells.
+    """
     adata = _table(path)
     known = ~adata.obs.isna().any(axis=1) & (adata.obs["perturbation"].astype(str) != "*")
     adata = _keep(adata, known, "guide or another column unknown")
@@ -127,7 +140,10 @@ def adamson(path: Path) -> AnnData:
 
 
 def sciplex(path: Path) -> AnnData:
-    """obs["dose"]: the share of a drug's highest dose, so that drugs of different strength have doses alike."""
+    """sci-Plex by scPerturb: a dose of 0 is a control; obs["dose"] is the share of the drug's highest dose, as in CPA.
+
+    Cells without a drug, a cell line or, unless they are controls, a dose are left out.
+    """
     adata = _table(path)
     known = adata.obs[["perturbation", "cell_line"]].notna().all(axis=1)
     adata = _keep(adata, known & (adata.obs["perturbation"].astype(str) != "nan"), "no drug or no cell line known")
@@ -142,6 +158,7 @@ def sciplex(path: Path) -> AnnData:
 
 
 def kang(path: Path) -> AnnData:
+    """Kang et al. by pertpy: "stim" is interferon beta, "ctrl" the control."""
     adata = _table(path)
     return _name(adata, adata.obs["label"].astype(str).replace("ctrl", "control"))
 
@@ -237,6 +254,10 @@ def _with_pathways(adata: AnnData, pathways: Mapping[str, Iterable[str]]) -> Ann
 
 
 def replogle(path: Path) -> AnnData:
+    """Replogle et al. as prepared for SAMS-VAE: a name is a pair of guides; pathways come with the file.
+
+    Raises DatasetError if the pathways are not the published ones.
+    """
     from anndata.io import read_elem
 
     with h5py.File(path) as file:
@@ -245,7 +266,11 @@ def replogle(path: Path) -> AnnData:
 
 
 def replogle_raw(path: Path, notebook: Path) -> AnnData:
-    """The published choice of cells and genes from the genome-wide file, which is read in blocks of rows."""
+    """The published choice of cells and genes from the genome-wide file, which is read in blocks of rows.
+
+    Kept are the cells of the listed targets, 2,000 non-targeting cells drawn as published, and the listed genes, all in
+    the order of the file. Raises DatasetError if the notebook has not the published lists.
+    """
     import anndata
 
     lists = published_lists(notebook)

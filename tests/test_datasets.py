@@ -354,6 +354,15 @@ def test_every_public_set_takes_a_file_of_ones_own(name, cache, published, tmp_p
     refused(tmp_path / "other.h5ad", word, address(name), name=name, path=tmp_path / "other.h5ad")
 
 
+def test_a_file_of_ones_own_that_cannot_be_read(tmp_path):
+    path = small.scperturb_file(tmp_path / "mine.h5ad", ["a"], dose_value=[1.0], cell_line=["A549"])
+    with small.h5py.File(path, "r+") as file:
+        del file["X/data"]
+    refused(
+        f"{path} cannot be read", "the file of 'sciplex2' is had from", address("sciplex2"), name="sciplex2", path=path
+    )
+
+
 def test_what_is_refused_leaves_nothing_and_says_how_to_go_on(cache, published, monkeypatch):
     place, home = cache / "norman.h5ad", address("norman").removesuffix("norman.h5ad")
     go_on = [f"`curl -L -C - -o {place} {home}", "exampledata.scverse.org", "load('norman-scperturb')"]

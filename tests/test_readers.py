@@ -136,6 +136,7 @@ def test_dixit_names_cells_by_columns_of_genes_and_drops_more_than_two(tmp_path,
         "combined_guides": ["a", "b", "c", "d"],
         "moi": ["low"] * 4,
         "ncounts": [5, 6, 7, 8],
+        "lane": 1,
     }
     with caplog.at_level(logging.WARNING):
         adata, _ = read("dixit", write(tmp_path / "d.h5ad", counts(4, 5), obs))
