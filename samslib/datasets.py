@@ -231,8 +231,10 @@ def _fetch(name: str, known: Dataset, file: File) -> None:
             remedy = "free or unlock it, or set SAMSLIB_CACHE to another folder"
             raise DatasetError(f"The cache folder {place.parent} cannot be used ({reason}); {remedy}.") from error
         damaged = " (the file that is there is damaged)" if problem else ""
-        reason = f"{name} could not be fetched{damaged} from {file.address} ({type(error).__name__})"
-        raise DatasetError(f"{reason}; try again, or {by_hand}.") from error
+        status = getattr(getattr(error, "response", None), "status_code", "")
+        reason = f"{type(error).__name__} {status}".strip()
+        what = f"{name} could not be fetched{damaged} from {file.address} ({reason})"
+        raise DatasetError(f"{what}; try again, or {by_hand}.") from error
 
 
 def _check_room(file: File, folder: Path) -> None:

@@ -288,8 +288,8 @@ def replogle_raw(path: Path, notebook: Path) -> AnnData:
             for start in range(0, raw.n_obs, step):
                 rows = keep[start : start + step]
                 if rows.any():
-                    block = sp.csr_matrix(raw.X[start : start + step], dtype=np.float32)
-                    blocks.append(block[rows][:, genes])
+                    block = raw.X[start : start + step][rows][:, genes]
+                    blocks.append(sp.csr_matrix(block, dtype=np.float32))
                 bar.advance()
         obs, var = raw.obs[keep].copy(), raw.var.iloc[genes].copy()
     finally:

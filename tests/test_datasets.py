@@ -383,7 +383,7 @@ def test_what_is_refused_leaves_nothing_and_says_how_to_go_on(cache, published, 
     move(monkeypatch, "norman", home, shape=(111, 6))
     check("holds (4, 6) cells and genes, where (111, 6) were published", "was not kept")
     (published / "norman.h5ad").unlink()
-    check("could not be fetched from", "HTTPError")
+    check("could not be fetched from", "HTTPError 404")
     (published / "norman.h5ad.cut").write_bytes(whole)
     move(monkeypatch, "norman", home + "norman.h5ad.cut")
     check("could not be fetched from", "ChunkedEncodingError")
