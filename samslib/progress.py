@@ -39,11 +39,8 @@ class Progress:
 
     def __init__(self, total: int, shown: bool = True, done: int = 0):
         options: dict[str, Any] = {"total": total, "initial": done, "disable": not shown, "unit": "step", "ncols": 100}
-        if shown and _in_notebook():
-            options |= {"file": _NotebookLine(), "mininterval": 0.5}
-        elif shown and not sys.stderr.isatty():
-            options |= {"file": _LogLines(), "mininterval": 0, "maxinterval": 1e9, "miniters": max(1, total // 10)}
-        self._bar = tqdm(**options)
+        rare = {"mininterval": 0, "maxinterval": 1e9, "miniters": max(1, total // 10)}
+        self._bar = tqdm(**options, **(_where(rare) if shown else {}))
 
     def __enter__(self) -> Progress:
         return self
@@ -57,6 +54,19 @@ class Progress:
     def note(self, numbers: dict[str, float]) -> None:
         shown = {k: f"{numbers[k]:.2f}" for k in ("loss", "val_loss") if k in numbers}
         self._bar.set_postfix(shown, refresh=False)
+
+
+def download_bar(name: str) -> tqdm:
+    """A bar of bytes, whose total the downloader sets once the server has answered."""
+    options: dict[str, Any] = {"desc": name, "total": 1, "unit": "B", "unit_scale": True, "ncols": 100}
+    return tqdm(**options, **_where({"mininterval": 30}))
+
+
+def _where(in_a_log: dict[str, Any]) -> dict[str, Any]:
+    """Options of a bar for the place that it is drawn in; those of a log depend on what is counted."""
+    if _in_notebook():
+        return {"file": _NotebookLine(), "mininterval": 0.5}
+    return {} if sys.stderr.isatty() else {"file": _LogLines(), **in_a_log}
 
 
 def _in_notebook() -> bool:

@@ -8,7 +8,7 @@ way.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import ceil
 
 import numpy as np
@@ -71,25 +71,32 @@ def _by_guides(data: PerturbationData, seed: int) -> dict[str, np.ndarray]:
     return dict(train=train, val=val, test=test, other_train=other_train, other_val=other_val)
 
 
-def combinations(fraction: float, seed: int = 0, test: float = 0.25) -> Splitter:
+def combinations(
+    fraction: float, seed: int = 0, test: float = 0.25, names: Sequence[str] | np.ndarray | None = None
+) -> Splitter:
     """Unseen combinations (the paper's out-of-distribution task on Norman et al.).
 
     The distinct combinations, as the names were written, are shuffled: the first `fraction` of them train and
     validate, the last share `test` of them are tested on a fifth of their cells, and other cells of
     combinations are left out. Cells with at most one perturbation are in training (80%) or validation (20%).
-    At fraction + test > 1 some tested combinations are trained on as well, as published. Raises DataError for
-    shares outside [0, 1], data without combinations, and parts with fewer than two cells.
+    At fraction + test > 1 some tested combinations are trained on as well, as published. `names` (n,) are the
+    names to list combinations by, where they were published under others than `data` has: for
+    `datasets.load("norman")`, its `obs["guide_identity"]`. Raises DataError for shares outside [0, 1], data
+    without combinations, parts with fewer than two cells, and names that are not one a cell.
     """
     _fraction("fraction", fraction)
     _fraction("test", test)
 
     def split(data: PerturbationData) -> np.ndarray:
         cells = _by_guides(data, seed)
-        names = np.array(sorted(set(data.raw_labels[data.guides >= 2])), dtype=object)
-        np.random.default_rng(seed).shuffle(names)
-        known = names[: int(fraction * len(names))]
-        held = names[len(names) - ceil(test * len(names)) :]
-        only = lambda part, wanted: cells[part][np.isin(data.raw_labels[cells[part]], wanted)]  # noqa: E731
+        written = data.raw_labels if names is None else np.asarray(names, dtype=object)
+        if written.shape != (len(data),):
+            raise DataError(f"There are {len(written)} names for {len(data)} cells; give one a cell.")
+        listed = np.array(sorted(set(written[data.guides >= 2])), dtype=object)
+        np.random.default_rng(seed).shuffle(listed)
+        known = listed[: int(fraction * len(listed))]
+        held = listed[len(listed) - ceil(test * len(listed)) :]
+        only = lambda part, wanted: cells[part][np.isin(written[cells[part]], wanted)]  # noqa: E731
         return _assign(
             len(data),
             train=np.concatenate([cells["other_train"], only("train", known)]),

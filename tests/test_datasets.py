@@ -4,9 +4,12 @@ import errno
 import hashlib
 import http.server
 import json
+import logging
 import re
+import resource
 import shutil
 import threading
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -15,15 +18,34 @@ import anndata as ad
 import numpy as np
 import pooch
 import pytest
+import test_readers as small
+from test_readers import sums  # noqa: F401  a fixture
 
 import samslib
 from samslib import datasets
 from samslib.data import PerturbationData
-from samslib.datasets import DatasetError
+from samslib.datasets import DATASETS, DatasetError
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "data" / "perturbench-devel.h5ad"
 FILE = "perturbench-devel.h5ad"
+DEVEL = DATASETS["norman-devel"].files[0]
+OFFLINE = "http://127.0.0.1:9/"
+WRITERS = {  # name -> what writes a small file of the schema
+    "norman": small.norman_file,
+    "norman-scperturb": partial(small.scperturb_file, perturbation=["control", "KLF1", "KLF1_MAP2K6"]),
+    "replogle": small.replogle_file,
+    "replogle-raw": small.replogle_raw_file,
+    "adamson": partial(small.scperturb_file, perturbation=["62(mod)_pBA581", "SPI1_pDS255"], cells=25),
+    "dixit": lambda path: small.write(path, small.counts(2, 5), {"EGR1": [0, 1], "combined_guides": ["", "EGR1"]}),
+    "kang": lambda path: small.write(path, small.counts(2, 5), {"label": ["ctrl", "stim"], "cell_type": "B"}),
+    **{
+        name: partial(
+            small.scperturb_file, perturbation=["control", "SAHA"], dose_value=[0.0, 1.0], cell_line=["A549", "A549"]
+        )
+        for name in ("sciplex2", "sciplex3")
+    },
+}
 needs_real = pytest.mark.skipif(not REAL.is_file(), reason=f"the file of the real cells is not at {REAL}")
 
 
@@ -33,17 +55,40 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder, and breaks off in the middle of a file whose name ends in .cut."""
+
+    def log_message(self, *_):
+        pass
+
+    def copyfile(self, source, outputfile):
+        body = source.read()
+        outputfile.write(body[: len(body) // 2] if self.path.endswith(".cut") else body)
+
+
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """A folder served on this machine in place of the public address."""
+    """A folder served on this machine in place of the public addresses: each file under its name in the cache."""
     folder = tmp_path / "served"
     folder.mkdir()
-    quiet = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(quiet, directory=folder)) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        monkeypatch.setattr(datasets, "ADDRESS", f"http://127.0.0.1:{running.server_port}/devel.h5ad")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=folder)) as running:
+        threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
+        for name in datasets.SOURCES:
+            move(monkeypatch, name, f"http://127.0.0.1:{running.server_port}/")
         yield folder
         running.shutdown()
+
+
+def move(monkeypatch, name, to, **changes):
+    """Other addresses for the files of a data set, and other things known of the first of them."""
+    first, *more = DATASETS[name].files
+    files = (replace(first, **changes), *more)
+    files = tuple(replace(file, address=to if to.endswith(".cut") else to + file.name) for file in files)
+    monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], files=files))
+
+
+def address(name):
+    return DATASETS[name].files[0].address
 
 
 def refused(*words, name="norman-devel", path=None):
@@ -143,7 +188,7 @@ def test_unknown_names():
         "Known: sams-sim, sams-pairs, norman-devel",
         name="sams-pair",
     )
-    refused("no data set 'replogle'", name="replogle")
+    refused("no data set 'jurkat'", name="jurkat")
 
 
 def test_bundled_files_that_are_missing_or_damaged(tmp_path, monkeypatch):
@@ -178,12 +223,12 @@ def test_norman_counts_are_exact(cache):
     data = PerturbationData.from_anndata(adata)
     assert data.shape == (row["cells"], row["genes"]) and row["here"]
     assert (len(data.perturbations), len(data.conditions())) == (row["perturbations"], row["conditions"])
-    assert adata.uns["source"]["sha256"] == datasets.SHA256
+    assert adata.uns["source"]["sha256"] == DEVEL.sha256
 
 
 @needs_real
 def test_norman_is_fetched_once_and_a_damaged_copy_is_replaced(cache, server, monkeypatch):
-    shutil.copy(REAL, server / "devel.h5ad")
+    shutil.copy(REAL, server / FILE)
     assert datasets.load("norman-devel").n_obs == 3375
     assert [p.name for p in cache.iterdir()] == [FILE]
     with monkeypatch.context() as patched:
@@ -195,21 +240,21 @@ def test_norman_is_fetched_once_and_a_damaged_copy_is_replaced(cache, server, mo
 
 
 def test_wrong_bytes_are_not_kept(cache, server):
-    (server / "devel.h5ad").write_bytes(b"another file")
-    refused("sha256", datasets.SHA256, "was not kept", datasets.ADDRESS, cache / FILE)
+    (server / FILE).write_bytes(b"another file")
+    refused("sha256", DEVEL.sha256, "was not kept", address("norman-devel"), cache / FILE)
     assert list(cache.iterdir()) == []
 
 
 def test_no_network_and_no_cache(cache, server, monkeypatch):
-    refused("could not be fetched", datasets.ADDRESS, cache / FILE)  # the address answers 404
-    monkeypatch.setattr(datasets, "ADDRESS", "http://127.0.0.1:9/devel.h5ad")
-    refused("could not be fetched", "http://127.0.0.1:9/devel.h5ad", cache / FILE)
+    refused("could not be fetched", address("norman-devel"), cache / FILE)  # the address answers 404
+    move(monkeypatch, "norman-devel", OFFLINE)
+    refused("could not be fetched", OFFLINE + FILE, cache / FILE)
     (cache / FILE).write_bytes(b"half a file")
     refused("the file that is there is damaged", cache / FILE)
 
 
 def test_a_cache_folder_that_cannot_be_used(cache, server, monkeypatch):
-    (server / "devel.h5ad").write_bytes(b"bytes")
+    (server / FILE).write_bytes(b"bytes")
     cache.write_text("a file where the folder should be")
     refused(f"cache folder {cache} cannot be used", "SAMSLIB_CACHE")
     for number in (errno.ENOSPC, errno.EACCES):
@@ -227,9 +272,9 @@ def test_a_cache_folder_that_cannot_be_used(cache, server, monkeypatch):
 
 
 def test_a_path_of_ones_own_is_checked_too(tmp_path):
-    refused(tmp_path / "none.h5ad", datasets.ADDRESS, path=tmp_path / "none.h5ad")
+    refused(tmp_path / "none.h5ad", DEVEL.address, path=tmp_path / "none.h5ad")
     (tmp_path / "wrong.h5ad").write_bytes(b"wrong")
-    refused("is not the file of 'norman-devel'", datasets.SHA256, path=tmp_path / "wrong.h5ad")
+    refused("is not the file of 'norman-devel'", DEVEL.sha256, path=tmp_path / "wrong.h5ad")
     if REAL.is_file():
         assert datasets.load("norman-devel", REAL).n_obs == 3375
 
@@ -237,7 +282,7 @@ def test_a_path_of_ones_own_is_checked_too(tmp_path):
 def test_a_file_that_passes_but_cannot_be_read(cache, monkeypatch):
     cache.mkdir()
     (cache / FILE).write_bytes(b"not an h5ad")
-    monkeypatch.setattr(datasets, "SHA256", hashlib.sha256(b"not an h5ad").hexdigest())
+    move(monkeypatch, "norman-devel", OFFLINE, sha256=hashlib.sha256(b"not an h5ad").hexdigest())
     refused(f"{FILE} cannot be read", "delete it and load again")
 
 
@@ -246,5 +291,171 @@ def test_the_platform_cache_is_the_default(monkeypatch):
     assert datasets._place(datasets.DATASETS["norman-devel"]) == Path(pooch.os_cache("samslib")) / FILE
     assert re.fullmatch(
         r"https://raw\.githubusercontent\.com/altoslabs/perturbench/[0-9a-f]{40}/.*/devel\.h5ad",
-        datasets.ADDRESS,
+        DEVEL.address,
     )
+
+
+# --- the public screens, in small files of their schemas -------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small_files(tmp_path_factory):
+    """A small file of every schema, written once."""
+    folder = tmp_path_factory.mktemp("small")
+    small.lists_file(folder / "replogle-lists.ipynb")
+    for name, write in WRITERS.items():
+        write(folder / DATASETS[name].files[0].name)
+    return folder
+
+
+@pytest.fixture
+def published(server, small_files, monkeypatch, sums):  # noqa: F811
+    """The small files on the server, with the size and sum that are known of each."""
+    shutil.copytree(small_files, server, dirs_exist_ok=True)
+    for name in WRITERS:
+        file = DATASETS[name].files[0]
+        path = server / file.name
+        known = {"sha256": datasets._sha256(path)} if file.sha256 else {}
+        known |= {"shape": ad.read_h5ad(path).shape} if file.shape else {}
+        move(monkeypatch, name, file.address.removesuffix(file.name), gigabytes=0, **known)
+    return server
+
+
+def test_every_public_set_has_a_small_file_here():
+    assert set(WRITERS) | {"norman-devel", "mcfaline-devel"} == set(datasets.SOURCES)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_public_set_is_fetched_once_checked_and_read_again_offline(name, cache, published, monkeypatch, capfd):
+    first = datasets.load(name)
+    known = DATASETS[name]
+    assert "control" in set(first.obs["perturbation"]) and known.files[0].name in capfd.readouterr().err  # a bar
+    source = first.uns["source"]
+    assert (source["address"], source["licence"]) == (known.files[0].address, known.licence)
+    assert sorted(p.name for p in cache.iterdir()) == sorted(file.name for file in known.files)
+    assert datasets.describe().loc[name, "here"]
+    move(monkeypatch, name, OFFLINE)
+    again = datasets.load(name)
+    np.testing.assert_array_equal(first.X.toarray(), again.X.toarray())
+    assert datasets.sha256(name) == hashlib.sha256((cache / known.files[0].name).read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_public_set_takes_a_file_of_ones_own(name, cache, published, tmp_path, monkeypatch, caplog):
+    own = shutil.copy(published / DATASETS[name].files[0].name, tmp_path / "mine.h5ad")
+    refused("There is no file", tmp_path / "no.h5ad", name=name, path=tmp_path / "no.h5ad")
+    move(monkeypatch, name, address(name).rsplit("/", 1)[0] + "/", shape=(7, 7), sha256="")
+    with caplog.at_level(logging.WARNING):
+        assert datasets.load(name, own).n_obs > 0
+    assert "where (7, 7) were published; it is read all the same" in caplog.text.replace(str(own), "")
+    assert not (cache / DATASETS[name].files[0].name).exists()
+    small.write(tmp_path / "other.h5ad", small.counts(3, 4), {"a": [1.5, 2.5, 3.5]})
+    word = "no column of obs" if name == "dixit" else "has no "
+    refused(tmp_path / "other.h5ad", word, address(name), name=name, path=tmp_path / "other.h5ad")
+
+
+def test_a_file_of_ones_own_that_cannot_be_read(tmp_path):
+    path = small.scperturb_file(tmp_path / "mine.h5ad", ["a"], dose_value=[1.0], cell_line=["A549"])
+    with small.h5py.File(path, "r+") as file:
+        del file["X/data"]
+    refused(
+        f"{path} cannot be read", "the file of 'sciplex2' is had from", address("sciplex2"), name="sciplex2", path=path
+    )
+
+
+def test_what_is_refused_leaves_nothing_and_says_how_to_go_on(cache, published, monkeypatch):
+    place, home = cache / "norman.h5ad", address("norman").removesuffix("norman.h5ad")
+    go_on = [f"`curl -L -C - -o {place} {home}", "exampledata.scverse.org", "load('norman-scperturb')"]
+    go_on += ["load('norman', path=...)", "aws s3 cp s3://"]
+
+    def check(*words):
+        refused(*words, *go_on, name="norman")
+        assert not list(cache.iterdir())
+
+    whole = (published / "norman.h5ad").read_bytes()
+    (published / "norman.h5ad").write_bytes(b"<html>please log in</html>")
+    check("is no whole HDF5 file", "was not kept")
+    (published / "norman.h5ad").write_bytes(whole[:-100])  # whole for the server, whose own file is cut
+    check("is no whole HDF5 file", "was not kept")
+    small.write(published / "norman.h5ad", small.counts(3, 4), {"guide_identity": ["a", "b", "c"]})
+    check("has no layers/counts and no var/highly_variable", "was not kept")
+    small.norman_file(published / "norman.h5ad")
+    move(monkeypatch, "norman", home, shape=(111, 6))
+    check("holds (4, 6) cells and genes, where (111, 6) were published", "was not kept")
+    (published / "norman.h5ad").unlink()
+    check("could not be fetched from", "HTTPError 404")
+    (published / "norman.h5ad.cut").write_bytes(whole)
+    move(monkeypatch, "norman", home + "norman.h5ad.cut")
+    check("could not be fetched from", "ChunkedEncodingError")
+    move(monkeypatch, "norman", OFFLINE)
+    go_on[0] = f"`curl -L -C - -o {place} {OFFLINE}norman.h5ad`"
+    check("could not be fetched from", "ConnectionError")
+
+
+def test_a_download_by_hand_that_is_not_done_is_left_alone(cache, published):
+    whole = (published / "norman.h5ad").read_bytes()
+    cache.mkdir()
+    (cache / "norman.h5ad").write_bytes(whole[:5000])
+    refused("is no whole HDF5 file", "delete it and load again", "curl -L -C - -o", name="norman")
+    assert (cache / "norman.h5ad").read_bytes() == whole[:5000]
+    (cache / "norman.h5ad").write_bytes(whole)
+    assert datasets.load("norman").n_obs == 4
+
+
+def test_a_disk_that_fills_leaves_nothing(cache, published, monkeypatch):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # each file of this process may have 4 kB
+        refused(f"cache folder {cache} cannot be used (File too large)", "SAMSLIB_CACHE", name="norman")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(cache.iterdir())
+    move(monkeypatch, "norman", OFFLINE, gigabytes=1e9)
+    refused("has no room for norman.h5ad: 1e+09 GB are needed and", "SAMSLIB_CACHE", name="norman")
+    assert not list(cache.iterdir())
+
+
+def test_the_choice_from_the_genome_wide_file_is_kept(cache, published, monkeypatch):
+    known = DATASETS["replogle-raw"]
+    chosen = datasets.load("replogle-raw")
+    assert not (cache / known.kept).exists(), "another number of cells than published is not kept for good"
+    monkeypatch.setitem(DATASETS, "replogle-raw", replace(known, cells=chosen.n_obs, genes=chosen.n_vars))
+    datasets.load("replogle-raw")
+    for file in known.files:
+        (cache / file.name).unlink()
+    again = datasets.load("replogle-raw")
+    assert [p.name for p in cache.iterdir()] == [known.kept] and datasets.describe().loc["replogle-raw", "here"]
+    np.testing.assert_array_equal(again.X.toarray(), chosen.X.toarray())
+    assert list(again.obs["perturbation"]) == list(chosen.obs["perturbation"])
+    assert {k: list(v) for k, v in again.uns["pathways"].items()} == {
+        "EXOSOME": ["EXOSC1"],
+        "SPLICEOSOME": ["SNRPD3"] * 1,
+    }
+    assert again.uns["source"] == chosen.uns["source"]
+    assert datasets.sha256("replogle-raw") == datasets._sha256(cache / known.kept)
+
+
+def test_lists_that_are_not_the_published_ones_are_not_kept(cache, published):
+    (published / "replogle-lists.ipynb").write_text("{}")
+    refused("is no notebook", "was not kept", "insitro/sams-vae", name="replogle-raw")
+    assert [p.name for p in cache.iterdir()] == [DATASETS["replogle-raw"].files[0].name]
+
+
+@needs_real
+def test_both_studies_of_the_development_file_have_whole_counts(cache):
+    cache.mkdir()
+    (cache / FILE).symlink_to(REAL)
+    adata, row = datasets.load("mcfaline-devel"), datasets.describe().loc["mcfaline-devel"]
+    data = PerturbationData.from_anndata(adata, **row["arguments"])
+    assert data.shape == (row["cells"], row["genes"]) and len(data.covariates) == 3
+    assert (len(data.perturbations), len(data.conditions())) == (row["perturbations"], row["conditions"])
+    smallest = np.minimum.reduceat(adata.X.data, adata.X.indptr[:-1])
+    assert (smallest == 1).all()
+
+
+def test_describe_lists_every_set_with_size_terms_and_address():
+    table = datasets.describe()
+    assert list(table.index) == list(DATASETS)
+    assert table[["origin", "licence", "file"]].astype(bool).all(axis=None)
+    assert table.loc[list(datasets.SOURCES), "address"].str.startswith("https://").all()
+    assert table.loc["replogle-raw", "gigabytes"] == 66 and table.loc["replogle", "cells"] == 118_641

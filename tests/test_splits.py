@@ -147,6 +147,22 @@ def test_splits_that_leave_a_part_empty(data):
             make(0.5)(data[data.guides == 2])
 
 
+def test_combinations_listed_by_the_names_they_were_published_under(data):
+    """Published names that sort otherwise than ours, one pair under two of them."""
+    identity = np.array([str(raw).replace("+", "_")[::-1] for raw in data.raw_labels], dtype=object)
+    twice = np.flatnonzero(data.raw_labels == "B+A")[::2]
+    identity[twice] = "A_B_2"
+    split = splits.combinations(0.5, 3, 0.25, names=identity)(data)
+    pairs = sorted(set(identity[data.guides == 2]))
+    np.random.default_rng(3).shuffle(pairs)
+    assert len(pairs) == len(set(data.raw_labels[data.guides == 2])) + 1
+    assert set(identity[(split == "test")]) == set(pairs[-3:])
+    assert set(identity[(data.guides == 2) & np.isin(split, ["train", "val"])]) == set(pairs[:4])
+    assert not np.array_equal(split, splits.combinations(0.5, 3, 0.25)(data))
+    with pytest.raises(DataError, match="There are 3 names for .* cells; give one a cell"):
+        splits.combinations(0.5, names=["a", "b", "c"])(data)
+
+
 @pytest.mark.skipif(not REAL.is_file(), reason=f"the file of the real cells is not at {REAL}")
 def test_real_cells_fall_as_published(tmp_path, monkeypatch):
     """Norman cells of PerturBench's development file, split for unseen combinations at fraction 0."""
