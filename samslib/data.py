@@ -391,7 +391,9 @@ class PerturbationData:
         x = self.x.select(genes=at) if isinstance(self.x, OnDisk) else self.x[:, at]
         library = np.concatenate([_totals(block) for _, block in _blocks(x)]) if self.counts else self.library
         if empty := int((library == 0).sum()):
-            remedy = "keep more genes, or first data = data[np.asarray(data.x[:, mask].sum(1)).ravel() > 0]"
+            blocks = "np.vstack([x[:, mask].sum(1) for _, x in data.x.blocks()])"
+            sums = blocks if isinstance(x, OnDisk) else "data.x[:, mask].sum(1)"
+            remedy = f"keep more genes, or first data = data[np.asarray({sums}).ravel() > 0]"
             raise DataError(f"{_cells(empty)} have no counts on the {len(at)} selected genes; {remedy}")
         twin = None if self.twin is None else self.twin[:, at]
         return replace(self, x=x, genes=tuple(self.genes[i] for i in at), library=library, twin=twin)

@@ -41,7 +41,8 @@ class FitConfig:
     which the weight of every term but the likelihood rises from 0 to 1; validation "held_out" (shared latents taken as
     given, so that models and splits compare) or "as_published" (shared latents charged with the validation split's own
     n_t); keep "best" or "last" weights; device "auto", "cpu", "cuda", ...; progress bar; checkpoints: a folder, in
-    which training is saved at every validation and from which it resumes.
+    which training is saved at every validation and from which it resumes. Cells on disk are shuffled in windows, not
+    all at once; the book's appendix on performance says how well.
 
     For a model with a critic (`model.Adversarial`), which has an optimizer of its own with learning rate critic_rate
     (learning_rate if None): critic_steps None lets both learn at every step, first the model and then the critic; with
