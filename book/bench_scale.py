@@ -139,7 +139,8 @@ def compare(path: Path, subset: int) -> None:
 
 
 def shuffle(path: Path) -> None:
-    """What a batch of 512 holds if all cells are shuffled, and as they are; means over the first epoch's batches."""
+    """What a batch of 512 holds with all cells shuffled, in windows and as they lie (means over the first epoch), and
+    by how much a perturbation's share differs between windows (standard deviation over mean)."""
     import anndata as ad
     import numpy as np
 
@@ -151,10 +152,10 @@ def shuffle(path: Path) -> None:
     kind = np.unique(data.labels.astype(str), return_inverse=True)[1]
     window = data.x.window()
     print(f"{len(data):,} cells sorted by perturbation, windows of {window:,} cells in stretches of {STRETCH}")
-    print(f"{'order':<12}{'near pairs':>12}{'same label':>12}{'labels':>8}")
+    print(f"{'order':<12}{'near pairs':>12}{'same label':>12}{'labels':>8}{'spread':>8}")
     for name, width in (("full", None), ("windows", window), ("file", 0)):
         order = _Order(len(data), 512, 0, width)
-        near, same, labels = [], [], []
+        near, same, labels, seen = [], [], [], []
         for step in range(len(data) // 512):
             rows = order(step) if width != 0 else np.arange(512) + step * 512
             gaps = np.abs(rows[:, None] - rows)[np.triu_indices(512, 1)]
@@ -162,7 +163,13 @@ def shuffle(path: Path) -> None:
             sizes = np.bincount(kind[rows])
             same.append((sizes * (sizes - 1)).sum() / (512 * 511))
             labels.append(np.count_nonzero(sizes))
-        print(f"{name:<12}{np.mean(near):>12.6f}{np.mean(same):>12.5f}{np.mean(labels):>8.1f}", flush=True)
+            seen.append(np.bincount(kind[rows], minlength=kind.max() + 1))
+        whole = len(seen) // (window // 512)
+        shares = np.array(seen[: whole * (window // 512)]).reshape(whole, window // 512, -1).sum(1)
+        spread = (shares.std(0, ddof=1) / shares.mean(0).clip(1)).mean() if whole > 1 else np.nan
+        print(
+            f"{name:<12}{np.mean(near):>12.6f}{np.mean(same):>12.5f}{np.mean(labels):>8.1f}{spread:>8.2f}", flush=True
+        )
 
 
 def main() -> None:
