@@ -14,6 +14,7 @@ from samslib import disk, observed, quality
 from samslib.data import DataError, PerturbationData
 
 CELLS, GENES = 90, 12
+pytestmark = pytest.mark.filterwarnings("ignore:Writing zarr v2 data:UserWarning")
 
 
 @pytest.fixture
