@@ -27,7 +27,7 @@ class OnDisk:
     reading. A matrix with explicit zeros or with entries in pieces is read as if it had none. Memory: what was asked
     for, twice while it is put together, and a few `PIECE`s.
 
-    Reading raises OSError, which names the file, if it is closed, or if it is no longer what it was.
+    Reading raises OSError, which names the file, if it was closed, or its folder if a zarr store is gone.
     """
 
     def __init__(self, source: CSRDataset):
