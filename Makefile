@@ -1,5 +1,5 @@
 # One target an artefact. Each makes .venv when it is missing, and does not redo what is done.
-.PHONY: book test lint bench probes scores serve clean
+.PHONY: book test lint bench bench-scale probes scores serve clean
 .DEFAULT_GOAL := book
 .DELETE_ON_ERROR:
 
@@ -33,6 +33,10 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python book/bench.py
+
+# A million cells on disk: about ten minutes, and 2 GB in the temporary folder while it runs.
+bench-scale: $(READY)
+	$(BIN)/python book/bench_scale.py
 
 probes: $(READY)
 	$(BIN)/python book/probes.py

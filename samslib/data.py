@@ -1,6 +1,6 @@
 """From an AnnData of perturbed cells to the batches a model reads.
 
-Counts stay sparse (CSR, float32) in memory; only `PerturbationData.batch` makes some rows dense. What is
+Counts stay sparse (CSR, float32), in memory or on disk; only `PerturbationData.batch` makes some rows dense. What is
 wrong with the input is said before any model sees it, as a `DataError` that names the column or the number of
 cells and what to do about it.
 """
@@ -17,9 +17,11 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 import torch
+from anndata.abc import CSCDataset, CSRDataset
 from torch import Tensor
 
 from samslib.cells import Batch, Condition, DataSummary, Pseudobulk
+from samslib.disk import OnDisk
 
 LOG = logging.getLogger("samslib")
 BLOCK = 4_000_000  # entries made dense at a time while reading or averaging, 32 MB in float64
@@ -91,10 +93,11 @@ class PerturbationData:
     """Perturbed cells, ready for a model: n cells, G genes, T perturbations, C covariate columns, Q quality
     flags.
 
-    x (n, G) counts as CSR float32, or real values as CSR or numpy; dose (n, T) CSR float32, a zero row is a
-    control; library (n,) total counts over the genes held here (1 for real values); covariate (n, C) one-hot;
-    qc (n, Q) 0/1; guides (n,) how many perturbations each cell's name holds; labels and raw_labels (n,)
-    canonical and original names; twin (n, G) an optional reference expression of each cell (`samslib.quality`).
+    x (n, G) counts as CSR float32, or real values as CSR or numpy, or either on disk (`samslib.disk.OnDisk`);
+    dose (n, T) CSR float32, a zero row is a control; library (n,) total counts over the genes held here (1 for real
+    values); covariate (n, C) one-hot; qc (n, Q) 0/1; guides (n,) how many perturbations each cell's name holds;
+    labels and raw_labels (n,) canonical and original names; twin (n, G) an optional reference expression of each
+    cell (`samslib.quality`).
     """
 
     x: Any
@@ -130,6 +133,10 @@ class PerturbationData:
         counts: bool = True,
     ) -> PerturbationData:
         """Read and check an AnnData: dense, CSR or CSC, in memory or backed (read in blocks of rows).
+
+        A CSR matrix on disk stays there, for data larger than memory: that of `anndata.read_h5ad(path, backed="r")`, or
+        an `anndata.io.sparse_dataset` of HDF5 or zarr as X or layer. Leave the file open; give the AnnData itself, not
+        a view, and choose cells and genes of the result; `to_memory` reads them. All other matrices are held in memory.
 
         perturbation: column of `adata.obs` with names such as "KLF1", "KLF1+MAP2K6" or the control label. The
             parts of a name are sorted and control tokens dropped; `names` reports every name that was
@@ -177,7 +184,7 @@ class PerturbationData:
         _check_controls(names, perturbation, raw)
         perturbations, labels, doses = _encode(names, perturbation, raw, dose, amounts)
         covariate, levels = _one_hot(adata, as_names(covariates))
-        x = _read(adata, layer, counts)
+        x, total = _read(adata, layer, counts)
         data = cls(
             x=x,
             genes=tuple(map(str, adata.var_names)),
@@ -188,7 +195,7 @@ class PerturbationData:
             raw_labels=raw,
             guides=np.diff(doses.indptr),
             dose=doses,
-            library=np.asarray(x.sum(1), dtype=np.float64).ravel() if counts else np.ones(adata.n_obs),
+            library=total if counts else np.ones(adata.n_obs),
             covariate=covariate,
             qc=_flags(adata, flags),
             covariates=levels,
@@ -241,17 +248,22 @@ class PerturbationData:
     def __getitem__(self, rows: Any) -> PerturbationData:
         """The chosen cells (positions, mask or slice) with all columns kept."""
         at = self._positions(rows, len(self), "cells")
-        per_cell = ("x", "cells", "labels", "raw_labels", "guides", "dose", "library", "covariate", "qc")
+        per_cell = ("cells", "labels", "raw_labels", "guides", "dose", "library", "covariate", "qc")
         twin = None if self.twin is None else self.twin[at]
-        return replace(self, twin=twin, **{name: getattr(self, name)[at] for name in per_cell})
+        x = self.x.select(at) if isinstance(self.x, OnDisk) else self.x[at]
+        return replace(self, x=x, twin=twin, **{name: getattr(self, name)[at] for name in per_cell})
+
+    def to_memory(self) -> PerturbationData:
+        """The same cells with x in memory. Raises OSError where x is on disk and its file cannot be read."""
+        return replace(self, x=self.x[:]) if isinstance(self.x, OnDisk) else self
 
     def batch(self, rows: Any = slice(None), dtype: torch.dtype = torch.float32) -> Batch:
         """The chosen cells as dense tensors: x (b, G), their condition, and twin (b, G) if there is one."""
         at = self._positions(rows, len(self), "cells")
 
         def dense(m: Any) -> Tensor:
-            chosen = m[at].toarray() if sp.issparse(m) else np.ascontiguousarray(m[at])
-            return torch.from_numpy(chosen).to(dtype)
+            chosen = m[at]
+            return torch.from_numpy(chosen.toarray() if sp.issparse(chosen) else np.ascontiguousarray(chosen)).to(dtype)
 
         condition = Condition(dense(self.dose), dense(self.library[:, None]), dense(self.covariate), dense(self.qc))
         return Batch(dense(self.x), condition, None if self.twin is None else dense(self.twin))
@@ -365,7 +377,8 @@ class PerturbationData:
 
     def genes_seen(self, cells: int = 3) -> np.ndarray:
         """(G,) which genes have a non-zero value in at least `cells` cells."""
-        return np.asarray((self.x != 0).sum(0)).ravel() >= cells
+        seen = [np.asarray((block != 0).sum(0)).ravel() for _, block in _blocks(self.x)]
+        return np.sum(seen, axis=0) >= cells
 
     def select_genes(self, mask: Any) -> PerturbationData:
         """The chosen genes (mask, positions or slice) of all cells, libraries counted again over these genes.
@@ -375,10 +388,12 @@ class PerturbationData:
         at = self._positions(mask, len(self.genes), "genes")
         if not len(at):
             raise DataError("No gene is selected; the mask is False everywhere.")
-        x = self.x[:, at]
-        library = np.asarray(x.sum(1), dtype=np.float64).ravel() if self.counts else self.library
+        x = self.x.select(genes=at) if isinstance(self.x, OnDisk) else self.x[:, at]
+        library = np.concatenate([_totals(block) for _, block in _blocks(x)]) if self.counts else self.library
         if empty := int((library == 0).sum()):
-            remedy = "keep more genes, or first data = data[np.asarray(data.x[:, mask].sum(1)).ravel() > 0]"
+            blocks = "np.vstack([x[:, mask].sum(1) for _, x in data.x.blocks()])"
+            sums = blocks if isinstance(x, OnDisk) else "data.x[:, mask].sum(1)"
+            remedy = f"keep more genes, or first data = data[np.asarray({sums}).ravel() > 0]"
             raise DataError(f"{_cells(empty)} have no counts on the {len(at)} selected genes; {remedy}")
         twin = None if self.twin is None else self.twin[:, at]
         return replace(self, x=x, genes=tuple(self.genes[i] for i in at), library=library, twin=twin)
@@ -441,11 +456,14 @@ class PerturbationData:
             raise DataError("Real values have no pseudobulk; make the data of counts, or leave pseudobulk=False.")
         code, names = pd.factorize(self.labels, sort=True)
         of = sp.csr_matrix((np.ones(len(self)), (code, np.arange(len(self)))), (len(names), len(self)))
-        counts, cells = (of @ self.x).toarray(), np.bincount(code)
+        counts, cells = _product(of, self.x), np.bincount(code)
         share = counts / counts.sum(1, keepdims=True)
         second = (of @ self.library**2) @ share**2
-        cross = ((of.multiply(self.library) @ self.x).toarray() * share).sum(0)
-        left = np.asarray(self.x.multiply(self.x).sum(0, dtype=np.float64)).ravel() - 2 * cross + second - counts.sum(0)
+        cross = (_product(of.multiply(self.library).tocsr(), self.x) * share).sum(0)
+        squares = sum(
+            np.asarray(block.multiply(block).sum(0, dtype=np.float64)).ravel() for _, block in _blocks(self.x)
+        )
+        left = squares - 2 * cross + second - counts.sum(0)
         concentration = np.divide(second, left, out=np.full_like(left, 100.0), where=left > 0).clip(0.01, 100)
         parts = counts, (of @ self.dose).toarray() / cells[:, None], cells, concentration
         return Pseudobulk(*(torch.as_tensor(part).to(torch.get_default_dtype()) for part in parts))
@@ -587,24 +605,26 @@ def _flags(adata: Any, columns: tuple[str, ...]) -> np.ndarray:
     return qc
 
 
-def _read(adata: Any, layer: str | None, counts: bool) -> Any:
-    """The matrix in memory, checked: CSR float32, or a float32 array for dense real values."""
+def _read(adata: Any, layer: str | None, counts: bool) -> tuple[Any, np.ndarray]:
+    """The matrix, checked, and its row sums (n,): on disk if it is CSR there, else in memory as CSR float32, or as a
+    float32 array for dense real values."""
     if layer is not None and layer not in adata.layers:
         known = list(map(str, adata.layers))
         hint = did_you_mean(layer, known) or "."
         raise DataError(f"adata.layers has no {layer!r}{hint} Layers: {_list(known) or 'none'}; layer=None is adata.X.")
-    if adata.isbacked and layer is None and not adata.is_view:  # rows of an open file
-        stored, rows = None, lambda a, b: adata[a:b].X
-    else:
-        stored = adata.X if layer is None else adata.layers[layer]
-        if stored is None:
-            raise DataError("adata.X is empty; name the layer that holds the counts with layer=.")
-        stored = sp.csr_matrix(stored) if sp.issparse(stored) else np.asarray(stored)
-        rows = lambda a, b: stored[a:b]  # noqa: E731
+    stored = adata.X if layer is None else adata.layers[layer]
+    if stored is None:
+        raise DataError("adata.X is empty; name the layer that holds the counts with layer=.")
+    on_disk = isinstance(stored, CSRDataset)
+    if adata.isbacked and layer is None and not on_disk:
+        LOG.warning("adata.X is read into memory; a CSR matrix in a file, and no view of it, would stay on disk")
+    stored = stored.to_memory() if isinstance(stored, CSCDataset) else stored
+    stored = sp.csr_matrix(stored) if sp.issparse(stored) else stored
     step = max(1, BLOCK // adata.n_vars)
-    blocks, bad = [], dict.fromkeys(("NaN", "infinite", "negative", "fractional", "too large"), 0)
+    blocks, totals, bad = [], [], dict.fromkeys(("NaN", "infinite", "negative", "fractional", "too large"), 0)
     for start in range(0, adata.n_obs, step):
-        block = rows(start, min(start + step, adata.n_obs))
+        block = stored[start : start + step]
+        block = block if sp.issparse(block) else np.asarray(block)
         if block.dtype.kind not in "biuf":
             raise DataError(f"The matrix holds {block.dtype} values; it must hold numbers.")
         if counts or sp.issparse(block):
@@ -613,11 +633,31 @@ def _read(adata: Any, layer: str | None, counts: bool) -> Any:
         _count_bad(block, bad, counts)
         if sp.issparse(block):
             block.eliminate_zeros()
-        blocks.append(block.astype(np.float32))
+        block = block.astype(np.float32)
+        totals.append(_totals(block))
+        if not on_disk:
+            blocks.append(block)
     for kind, n in bad.items():
         if n:
             raise DataError(_bad_counts(adata, layer, kind, n))
-    return sp.vstack(blocks, format="csr") if sp.issparse(blocks[0]) else np.concatenate(blocks)
+    total = np.concatenate(totals)
+    if on_disk:
+        return OnDisk(stored), total
+    return sp.vstack(blocks, format="csr") if sp.issparse(blocks[0]) else np.concatenate(blocks), total
+
+
+def _totals(block: Any) -> np.ndarray:
+    return np.asarray(block.sum(1), dtype=np.float64).ravel()
+
+
+def _blocks(x: Any) -> Iterator[tuple[int, Any]]:
+    """Blocks of rows that fit into memory, each with the position of its first row: one if x is there already."""
+    return x.blocks() if isinstance(x, OnDisk) else iter([(0, x)])
+
+
+def _product(of: sp.csr_matrix, x: Any) -> np.ndarray:
+    """(k, G) product of a sparse matrix (k, n) with x (n, G)."""
+    return sum((of[:, start : start + block.shape[0]] @ block).toarray() for start, block in _blocks(x))
 
 
 def _count_bad(block: Any, bad: dict[str, int], counts: bool) -> None:

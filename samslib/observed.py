@@ -11,6 +11,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from samslib.data import DataError, PerturbationData, check_split
+from samslib.disk import OnDisk
 from samslib.effects import choose_readout, effect_table
 from samslib.splits import Splitter
 
@@ -91,8 +92,10 @@ def data_effects(
 
 
 def readouts(data: PerturbationData, readout: str = "perturbseq") -> Any:
-    """(n, G) g(x) of every cell, sparse where the data are. Raises DataError for cells without counts."""
+    """(n, G) g(x) of every cell, sparse where the data are. Raises DataError for cells on disk or without counts."""
     choose_readout(readout, data)
+    if isinstance(data.x, OnDisk):
+        raise DataError("The readouts of all cells are held in memory; choose cells, and read them with to_memory().")
     if readout == "mean":
         return data.x.astype(np.float64)
     total = np.asarray(data.x.sum(1), dtype=np.float64).ravel()
