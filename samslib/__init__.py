@@ -20,7 +20,7 @@ from samslib.models import (
 from samslib.observed import data_effects
 from samslib.predictive import predictive_check
 from samslib.predictors import predictors
-from samslib.scores import cell_scores, effect_scores, noise_ceiling, score_table
+from samslib.scores import cell_scores, effect_scores, interaction_classes, interactions, noise_ceiling, score_table
 from samslib.training import FitConfig, History, fit
 from samslib.uncertainty import distance_to_training
 
@@ -58,6 +58,8 @@ __all__ = [
     "distance_to_training",
     "fit",
     "held_out_iwelbo",
+    "interaction_classes",
+    "interactions",
     "interpret",
     "latents",
     "load",

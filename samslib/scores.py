@@ -155,6 +155,32 @@ def interactions(effects: anndata.AnnData) -> anndata.AnnData:
     return anndata.AnnData(residual, obs=obs, var=effects.var.copy(), layers=layers, uns=dict(effects.uns))
 
 
+def interaction_classes(effects: anndata.AnnData, alike: float = 0.6, part: float = 0.7) -> pd.DataFrame:
+    """The kind of interaction of each pair, from s in effect_AB = s (effect_A + effect_B), fitted over genes.
+
+    "redundant": the parts are alike (their cosine is above `alike`) and s is below `part`, so the pair does what one of
+    them does. Else "buffering" if the 95% interval of s lies below 1, "synergistic" if above, "additive" if 1 is in it.
+    The words are those of Norman et al. 2019, the rule and its limits are ours. The interval allows errors of unequal
+    size (White), but takes genes as independent, and noise in the parts pulls s towards 0.
+
+    Returns a row a pair of `interactions`: "s", "low", "high", "cosine" of the parts, "class".
+    """
+    pairs = _pairs(list(effects.obs_names), effects.uns["samslib"]["separator"])
+    X = np.asarray(effects.X)
+    y, a, b = X[pairs[:, 0]], X[pairs[:, 1]], X[pairs[:, 2]]
+    x = a + b
+    s = (x * y).sum(1) / (x * x).sum(1)
+    half = 1.96 * np.sqrt(((x * (y - s[:, None] * x)) ** 2).sum(1)) / (x * x).sum(1)
+    cosine = _cosine(a, b)
+    kinds = np.select(
+        [(cosine > alike) & (s < part), s + half < 1, s - half > 1],
+        ["redundant", "buffering", "synergistic"],
+        "additive",
+    )
+    columns = {"s": s, "low": s - half, "high": s + half, "cosine": cosine, "class": kinds}
+    return pd.DataFrame(columns, index=effects.obs_names[pairs[:, 0]])
+
+
 def cell_scores(
     generated: anndata.AnnData,
     cells: PerturbationData,

@@ -17,7 +17,7 @@ import samslib
 from samslib import cell_scores, data_effects, effect_scores, noise_ceiling, score_table
 from samslib.effects import effect_table
 from samslib.observed import readouts
-from samslib.scores import BANDWIDTHS, interactions
+from samslib.scores import BANDWIDTHS, interaction_classes, interactions
 
 GENES, LABELS = 60, ["A", "A+B", "B", "C"]
 
@@ -224,3 +224,28 @@ def test_errors_say_what_is_wrong(pair):
     with pytest.raises(ValueError, match="share no condition"):
         cell_scores(anndata.AnnData(data.x, pd.DataFrame({"perturbation": "Z"}, index=data.cells), observed.var), data)
     assert effect_table(data, ["A"], np.zeros((1, GENES)), {}, (np.zeros(GENES),) * 2, {}).shape == (1, GENES)
+
+
+def test_the_kinds_of_interaction_and_their_slope():
+    """Pairs that are by construction 1, 0.5, 1.5 and, of alike parts, 0.5 times the sum of these, with noise of which
+    the slope's interval must not leave the truth: the chance that one of four 95% intervals does is under a fifth, and
+    the seed is fixed."""
+    data = screen(0)
+    observed = data_effects(data)
+    rng = np.random.default_rng(0)
+    parts = {name: rng.normal(size=GENES) for name in "abcdefg"}
+    parts["h"] = parts["g"] + 0.2 * rng.normal(size=GENES)
+    truth = {"a+b": 1.0, "c+d": 0.5, "e+f": 1.5, "g+h": 0.5}
+    pairs = {p: s * (parts[p[0]] + parts[p[2]]) + 0.1 * rng.normal(size=GENES) for p, s in truth.items()}
+    rows = parts | pairs
+    table = effect_table(
+        data, list(rows), np.stack(list(rows.values())), {}, (np.zeros(GENES),) * 2, observed.uns["samslib"]
+    )
+    table.uns["samslib"]["separator"] = "+"
+    found = interaction_classes(table).loc[list(truth)]
+    assert found["class"].tolist() == ["additive", "buffering", "synergistic", "redundant"]
+    assert (found["low"] < list(truth.values())).all() and (found["high"] > list(truth.values())).all()
+    x = parts["c"] + parts["d"]
+    assert found.loc["c+d", "s"] == pytest.approx(np.linalg.lstsq(x[:, None], pairs["c+d"], rcond=None)[0][0])
+    expected = cosine_similarity([parts["g"]], [parts["h"]])[0, 0]
+    assert found.loc["g+h", "cosine"] == pytest.approx(expected) and expected > 0.9
