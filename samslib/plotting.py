@@ -293,11 +293,11 @@ def intervals(
     ax = ax if ax is not None else axes(height=(0.3 + 0.2 * len(kinds)) * len(rows) + 1.2)
     for j, (kind, colour, marker) in enumerate(zip(kinds, _cycle(PALETTE), _cycle(MARKERS), strict=False)):
         group = table if hue is None else table[table[hue] == kind]
-        at = group[by].map(rows.index) + (j - (len(kinds) - 1) / 2) * 0.6 / max(len(kinds), 2)
-        error = [group[value] - group[low], group[high] - group[value]]
+        at = group[by].map(rows.index).to_numpy() + (j - (len(kinds) - 1) / 2) * 0.6 / max(len(kinds), 2)
+        centre, error = group[value].to_numpy(), group[[value, high]].to_numpy().T - group[[low, value]].to_numpy().T
         if zero:
-            ax.barh(at, group[value], height=0.4 / len(kinds), color=colour, alpha=0.35, linewidth=0)
-        ax.errorbar(group[value], at, xerr=error, fmt=marker, color=colour, capsize=3, markersize=6, label=kind or None)
+            ax.barh(at, centre, height=0.4 / len(kinds), color=colour, alpha=0.35, linewidth=0)
+        ax.errorbar(centre, at, xerr=error, fmt=marker, color=colour, capsize=3, markersize=6, label=kind or None)
     if reference is not None:
         ax.axvline(reference, color=PALETTE[-1], linewidth=1, linestyle="--")
     if zero:
