@@ -111,12 +111,13 @@ def test_a_notebook_with_an_unclear_parameters_cell_is_refused(tmp_path, cells, 
         book.declared(path)
 
 
-def test_a_run_sets_parameters_from_file_and_line(chapter, tmp_path, capsys):
+def test_a_run_sets_parameters_from_file_and_line(chapter, tmp_path, capsys, caplog):
     (tmp_path / "full.yaml").write_text("steps: 7\nlearning_rate: 1e-3\n")
     output = tmp_path / "out.ipynb"
     said = ["run", str(chapter), "-f", str(tmp_path / "full.yaml"), "-p", "steps", "9", "-o", str(output)]
-    assert main(said) == 0, capsys.readouterr().err
+    assert main([*said, "-p", "posterior", "correlated"]) == 0, capsys.readouterr().err
     assert "'steps': 9, 'learning_rate': 0.001" in output.read_text()
+    assert "unknown parameter" not in caplog.text  # which papermill says of every parameter with choices
 
 
 @pytest.mark.parametrize(

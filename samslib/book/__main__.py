@@ -8,6 +8,7 @@ python -m samslib.book run chapters/02_inference.ipynb -f book/runs/02_inference
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 from collections.abc import Mapping
@@ -53,6 +54,8 @@ def _run(options: argparse.Namespace, known: Mapping[str, Parameter]) -> int:
     stem = f"{options.chapter.stem}-{options.file.stem}" if options.file else options.chapter.stem
     output = options.output or root() / "_build" / "runs" / f"{stem}.ipynb"
     output.parent.mkdir(parents=True, exist_ok=True)
+    # It calls parameters with a list of choices unknown, for it cannot read their annotation; they were checked above.
+    logging.getLogger("papermill").addFilter(lambda record: "Passed unknown parameter" not in record.getMessage())
     start = time.perf_counter()
     try:
         papermill.execute_notebook(options.chapter, output, values, kernel_name="python3", cwd=options.chapter.parent)
