@@ -298,7 +298,7 @@ def axis_enrichment(
     Raises ValueError for unknown perturbations, no overlap, a single label, missing values, an unknown layer, or if
     nothing is on.
     """
-    values, labels, of = _annotated(table, layer, annotations, genes or (lambda name: name))
+    values, labels, of = _annotated(table, layer, annotations, (lambda name: name) if genes is None else genes)
     values, labels = values.abs().groupby(of.to_numpy()).mean(), _by_gene(labels, of).sort_index()
     on = values.to_numpy() > threshold
     _require(on.any(), f"No value is above the threshold of {threshold}; lower it, or choose another layer.")

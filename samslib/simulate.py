@@ -1,6 +1,6 @@
-"""Cells with a known truth: two published simulations and a Perturb-seq experiment drawn from the SAMS model.
+"""Cells with a known truth: two published simulations, a Perturb-seq experiment and a screen of guides.
 
-All three return an AnnData with `obs["perturbation"]`, `obsm["z_basal"]` and `obsm["z"]` (n, K), and
+All return an AnnData with `obs["perturbation"]`, `obsm["z_basal"]` and `obsm["z"]` (n, K), and
 `uns["truth"]` = {"perturbations" (T,), "M" (T, K) 0/1 mask, "E" (T, K) effects}: the shift of a cell that
 received perturbation t is M[t] * E[t]. `uns["simulation"]` says which function, parameters and seed made it.
 Every draw comes from one NumPy PCG64 generator, so a seed gives the same cells on every machine. The laws of
@@ -281,8 +281,7 @@ def perturb_seq(
     _check(sizes, dict(mask_probability=mask_probability), positive)
     for name, count in dict(pairs=pairs, controls=controls).items():
         _require(count >= 0, f"{name} is {count}; it must not be negative.")
-    for name, value in {"library median": library[0], "concentration median": concentration[0]}.items():
-        _require(0 < value < np.inf, f"{name} is {value}; it must be finite and above 0.")
+    _check_medians(library, concentration)
     possible = list(combinations(_names("P", singles), 2))
     most = f"{singles} singles make {len(possible)}"
     _require(pairs <= len(possible), f"pairs is {pairs}, but {most}; ask for fewer pairs or more singles.")
@@ -295,14 +294,36 @@ def perturb_seq(
     conditions = [(), *[(name,) for name in names], *[possible[i] for i in chosen]]
     treated = rng.permutation(np.repeat(np.arange(len(conditions)), [controls] + [cells] * (len(conditions) - 1)))
     dose = np.array([[name in c for name in names] for c in conditions], dtype=float)[treated]
-    z_basal = rng.normal(size=(len(treated), latent))
-    z = z_basal + dose @ (mask * effect)
-    layers = [_orthogonal(rng, latent, width), _orthogonal(rng, width, genes)]
+    law = (genes, width, slope, library, gene_spread, concentration)
+    x, z_basal, z = _count(rng, dose @ (mask * effect), *law)
+    labels = ["+".join(conditions[t]) or "control" for t in treated]
+    return _package(x, labels, z_basal, z, (names, mask, effect), made)
+
+
+def _check_medians(library: tuple[float, float], concentration: tuple[float, float]) -> None:
+    for name, value in {"library median": library[0], "concentration median": concentration[0]}.items():
+        _require(0 < value < np.inf, f"{name} is {value}; it must be finite and above 0.")
+
+
+def _count(
+    rng: np.random.Generator,
+    shift: np.ndarray,
+    genes: int,
+    width: int,
+    slope: float,
+    library: tuple[float, float],
+    gene_spread: float,
+    concentration: tuple[float, float],
+) -> tuple[sp.csr_matrix, np.ndarray, np.ndarray]:
+    """Counts (n, G), z_basal and z (n, K) of cells whose latent states are shifted by (n, K): see `perturb_seq`."""
+    z_basal = rng.normal(size=shift.shape)
+    z = z_basal + shift
+    layers = [_orthogonal(rng, shift.shape[1], width), _orthogonal(rng, width, genes)]
     spread = _or_one(np.asarray(_decode(z_basal, layers).std()))
     logits = gene_spread * rng.normal(size=genes) + slope / spread * _decode(z, layers)
     share = np.exp(logits - logits.max(1, keepdims=True))
     share /= share.sum(1, keepdims=True)
-    total = library[0] * np.exp(library[1] * rng.normal(size=(len(treated), 1)))
+    total = library[0] * np.exp(library[1] * rng.normal(size=(len(z), 1)))
     theta = concentration[0] * np.exp(concentration[1] * rng.normal(size=genes))
     x = rng.poisson(rng.gamma(theta, total * share / theta)).astype(np.float32)
     for _ in range(100):  # quality control keeps no cell without counts
@@ -313,5 +334,81 @@ def perturb_seq(
         not len(empty),
         f"{len(empty)} cells stay without counts; raise library, or lower gene_spread or slope.",
     )
-    labels = ["+".join(conditions[t]) or "control" for t in treated]
-    return _package(sp.csr_matrix(x), labels, z_basal, z, (names, mask, effect), made)
+    return sp.csr_matrix(x), z_basal, z
+
+
+def guide_screen(
+    targets: int = 24,
+    guides: int = 2,
+    pathways: int = 4,
+    cells: int = 60,
+    controls: int = 300,
+    genes: int = 120,
+    latent: int = 15,
+    axes: int = 2,
+    own_probability: float = 0.02,
+    shared: float = 0.5,
+    strength: tuple[float, float] = (0.4, 1.0),
+    effect_scale: float = 5.0,
+    width: int = 50,
+    slope: float = 1.5,
+    library: tuple[float, float] = (138.0, 0.50),
+    gene_spread: float = 1.5,
+    concentration: tuple[float, float] = (2.0, 1.0),
+    seed: int = 0,
+) -> AnnData:
+    """A screen drawn from the SAMS model in which guides share a target gene and genes share a pathway.
+
+    Each pathway owns `axes` latent axes, no axis belongs to two. The mask of a gene is on along the axes of its
+    pathway, and along any other with `own_probability`. Its effects are Normal(0, effect_scale); on the axes of the
+    pathway the share `shared` of their variance is common to its genes. A guide has the mask of its gene, and
+    the gene's effects times its strength, uniform in `strength`. Cells are counted as in `perturb_seq`: `cells` a
+    guide, `controls` unperturbed, in random order. Guides are named P01_a, P01_b, ... by their gene P01.
+
+    X is (n, G) CSR float32. obs also has "gene" ("non-targeting" for controls) and "pathway" ("none"), and
+    uns["pathways"] lists the genes of each pathway, as in the screen of Replogle et al.; in uns["truth"], perturbations
+    are guides. Raises ValueError as `perturb_seq` does, for more pathways than targets, a strength whose smaller value
+    is not first, and if pathways * axes exceeds `latent`. The law is ours, no published screen has it.
+    """
+    made = ("guide_screen", seed, {k: v for k, v in locals().items() if k != "seed"})
+    sizes = dict(targets=targets, guides=guides, pathways=pathways, cells=cells, genes=genes, latent=latent)
+    positive = dict(effect_scale=effect_scale, slope=slope, gene_spread=gene_spread, controls=controls)
+    positive |= {"library deviation": library[1], "concentration deviation": concentration[1]}
+    positive |= {"least strength": strength[0], "most strength": strength[1]}
+    _check(sizes | dict(axes=axes, width=width), dict(own_probability=own_probability, shared=shared), positive)
+    _check_medians(library, concentration)
+    _require(strength[0] <= strength[1], f"strength is {strength}; give the smaller value first.")
+    _require(pathways <= targets, f"pathways is {pathways}, but targets is {targets}; a pathway needs a gene.")
+    wanted = f"{pathways} pathways of {axes} axes"
+    _require(pathways * axes <= latent, f"{wanted} need latent of {pathways * axes} at least, but it is {latent}.")
+
+    rng = np.random.Generator(np.random.PCG64(seed))
+    home = np.arange(targets) % pathways
+    of_axis = np.full(latent, -1)
+    of_axis[rng.permutation(latent)[: pathways * axes]] = np.repeat(np.arange(pathways), axes)
+    inside = home[:, None] == of_axis
+    mask = inside | (rng.random((targets, latent)) < own_probability)
+    common = rng.normal(size=(pathways, latent))[home]
+    own = rng.normal(size=(targets, latent))
+    effect = effect_scale * np.where(inside, np.sqrt(shared) * common + np.sqrt(1 - shared) * own, own)
+    gene = np.repeat(np.arange(targets), guides)
+    mask, effect = mask[gene], effect[gene] * rng.uniform(*strength, (targets * guides, 1))
+
+    targeted, words = _names("P", targets), [f"pathway {i + 1}" for i in range(pathways)]
+    letters = [_letters(i) for i in range(guides)]
+    names = [f"{target}_{letter}" for target in targeted for letter in letters]
+    treated = rng.permutation(np.repeat(np.arange(len(names) + 1), [controls] + [cells] * len(names))) - 1
+    shift = np.where(treated[:, None] >= 0, (mask * effect)[treated], 0.0)
+    x, z_basal, z = _count(rng, shift, genes, width, slope, library, gene_spread, concentration)
+    labels = [names[t] if t >= 0 else "control" for t in treated]
+    adata = _package(x, labels, z_basal, z, (names, mask, effect), made)
+    adata.obs["gene"] = pd.Categorical([targeted[gene[t]] if t >= 0 else "non-targeting" for t in treated])
+    adata.obs["pathway"] = pd.Categorical([words[home[gene[t]]] if t >= 0 else "none" for t in treated])
+    members = np.array(targeted, dtype=object)
+    adata.uns["pathways"] = {word: members[home == p] for p, word in enumerate(words)}
+    return adata
+
+
+def _letters(i: int) -> str:
+    """a, b, ..., z, aa, ab, ..."""
+    return (_letters(i // 26 - 1) if i >= 26 else "") + chr(ord("a") + i % 26)

@@ -234,6 +234,8 @@ def test_enrichment_is_fishers_test_and_finds_the_planted_axis():
     by_gene = axis_enrichment(table, labels, genes=gene_of)
     assert by_gene.iloc[0]["axis"] == "axis_2" and (by_gene["total"] == 30).all()
     assert by_gene.iloc[0]["p_value"] > first["p_value"]  # half as many independent draws
+    series = pd.Series({name: gene_of(name) for name in table.obs_names})
+    pd.testing.assert_frame_equal(axis_enrichment(table, labels, genes=series), by_gene)
 
 
 def test_enrichment_finds_nothing_in_permuted_labels():

@@ -12,13 +12,14 @@ import pytest
 import scipy.sparse as sp
 
 from samslib.data import PerturbationData
-from samslib.simulate import _orthogonal, perturb_seq, sams_vae_simulation, svae_plus_simulation
+from samslib.simulate import _orthogonal, guide_screen, perturb_seq, sams_vae_simulation, svae_plus_simulation
 
 SMALL = dict(perturbations=12, genes=40, cells=(30, 5, 5))
 MAKERS = {
     "sams": lambda **o: sams_vae_simulation(**SMALL, **o),
     "svae": lambda **o: svae_plus_simulation(**SMALL, **o),
     "pairs": lambda **o: perturb_seq(singles=8, pairs=4, cells=20, controls=10, genes=30, **o),
+    "guides": lambda **o: guide_screen(targets=8, cells=20, controls=20, genes=30, **o),
 }
 
 
@@ -160,6 +161,42 @@ def test_bundled_defaults_are_like_the_real_cells():
     assert abs((1 - x.nnz / np.prod(x.shape)) / 0.891 - 1) < 0.1
 
 
+def test_guides_share_their_gene_and_genes_their_pathway():
+    adata = guide_screen(targets=40, guides=3, cells=4, controls=9, own_probability=0.0, seed=2)
+    counts = adata.obs["perturbation"].value_counts()
+    assert counts["control"] == 9 and len(counts) == 121 and (counts.drop("control") == 4).all()
+    truth = adata.uns["truth"]
+    M, E = (truth[name].reshape(40, 3, 15) for name in "ME")
+    assert truth["perturbations"][:4].tolist() == ["P01_a", "P01_b", "P01_c", "P02_a"]
+    assert (M == M[:, :1]).all() and (M.sum(-1) == 2).all()
+    ratio = E / E[:, :1]  # one strength a guide, whatever the axis
+    np.testing.assert_allclose(ratio, ratio[..., :1].repeat(15, -1), rtol=1e-4)
+    assert ratio[..., 0].min() >= 0.39 and ratio[:, 1:, 0].std() > 0.1
+    pathways = adata.uns["pathways"]
+    axes = {p: {tuple(M[int(gene[1:]) - 1, 0]) for gene in genes} for p, genes in pathways.items()}
+    assert len(pathways) == 4 and all(len(masks) == 1 for masks in axes.values())
+    assert sum(np.array(*masks) for masks in axes.values()).max() == 1, "no axis belongs to two pathways"
+    obs = adata.obs.astype(str)
+    assert all(row.pathway == "none" or row.gene in pathways[row.pathway] for row in obs.itertuples())
+    assert obs.loc[obs["gene"] == "non-targeting", "perturbation"].eq("control").sum() == 9
+
+
+@pytest.mark.parametrize("shared", [0.0, 1.0])
+def test_the_effects_of_a_pathway_are_common_as_far_as_asked(shared):
+    law = dict(targets=60, guides=1, strength=(1, 1), cells=2, own_probability=0.0)
+    screen = guide_screen(**law, shared=shared, seed=1)
+    truth = screen.uns["truth"]
+    shifts = truth["M"] * truth["E"]
+    for genes in screen.uns["pathways"].values():
+        E = shifts[[int(gene[1:]) - 1 for gene in genes]]
+        E = E[:, E.any(0)]
+        assert E.shape == (15, 2)
+        if shared:
+            np.testing.assert_allclose(E, E[:1].repeat(15, 0), rtol=1e-5)
+        else:
+            assert abs(score(E / 5, 0, 1)) < 5 and abs(score((E / 5) ** 2, 1, np.sqrt(2))) < 5
+
+
 @pytest.mark.parametrize(
     "make, options, words",
     [
@@ -196,6 +233,13 @@ def test_bundled_defaults_are_like_the_real_cells():
         (perturb_seq, dict(library=(0, 1)), "library median is 0"),
         (perturb_seq, dict(concentration=(np.nan, 1)), "concentration median is nan"),
         (perturb_seq, dict(library=(1e-3, 0), cells=1, controls=1), "cells stay without counts"),
+        (guide_screen, dict(guides=0), "guides is 0"),
+        (guide_screen, dict(shared=1.5), "shared is 1.5; it must be between 0 and 1"),
+        (guide_screen, dict(controls=-1), "controls is -1"),
+        (guide_screen, dict(strength=(1.0, 0.4)), "give the smaller value first"),
+        (guide_screen, dict(pathways=25), "pathways is 25, but targets is 24"),
+        (guide_screen, dict(axes=4), "4 pathways of 4 axes need latent of 16 at least, but it is 15"),
+        (guide_screen, dict(library=(0, 1)), "library median is 0"),
     ],
 )
 def test_pathological_arguments(make, options, words):
