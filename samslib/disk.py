@@ -25,7 +25,7 @@ class OnDisk:
 
     Rows may be chosen by a slice, a mask or positions, in any order and more than once; `select` chooses without
     reading. A matrix with explicit zeros or with entries in pieces is read as if it had none. Memory: what was asked
-    for, twice while it is put together, and a few `PIECE`s.
+    for, twice while it is put together, and a few times `PIECE`.
 
     Reading raises OSError, which names the file, if it was closed, or its folder if a zarr store is gone.
     """
