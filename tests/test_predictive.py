@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -71,8 +72,7 @@ def test_p_values_of_an_effect_are_uniform_over_data_sets(world):
 def test_a_model_with_a_wrong_concentration_is_caught_by_the_variance(world):
     model, data = world
     cells = drawn(model, data, 1)
-    wrong = samslib.SAMSVAE(data.summary(), **model.options)
-    wrong.load_state_dict(model.state_dict())
+    wrong = copy.deepcopy(model)
     with torch.no_grad():
         wrong.decoder.log_concentration += 3  # nearly Poisson: too little spread
     found = calibration(predictive_check(wrong, cells, ["variance"], replicates=100)).loc[0]
@@ -82,8 +82,7 @@ def test_a_model_with_a_wrong_concentration_is_caught_by_the_variance(world):
 def test_a_model_without_effects_is_caught_by_the_effect(world):
     model, data = world
     cells = drawn(model, data, 1)
-    wrong = samslib.SAMSVAE(data.summary(), **model.options)
-    wrong.load_state_dict(model.state_dict())
+    wrong = copy.deepcopy(model)
     with torch.no_grad():
         wrong.mask_logits.fill_(-30)
     genes = list(data.genes[:3])
