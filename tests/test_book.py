@@ -183,3 +183,18 @@ def test_missing_results_say_what_to_run(folder):
 def test_shown_code_is_the_source():
     shown = book.show(book.results_path).data
     assert shown.startswith("````python\ndef results_path") and "data" in shown
+
+
+def test_the_training_part_is_the_parameters_and_the_cells_tagged_training(chapter, capsys):
+    with pytest.raises(book.ParameterError, match="01_tiny.ipynb has no cell tagged 'training'"):
+        book.training_part(chapter)
+    notebook = nbformat.read(chapter, 4)
+    for c in notebook.cells[:1] + notebook.cells[2:3]:
+        c.metadata["tags"] = ["training"]
+    nbformat.write(notebook, chapter)
+    assert [c.source for c in book.training_part(chapter).cells] == [c.source for c in notebook.cells[:3]]
+    ran = chapter.with_name("ran.ipynb")
+    assert (
+        main(["run", str(chapter), "--training", "-p", "steps", "13", "-o", str(ran)]) == 0
+    )  # the last cell would fail
+    assert "{'steps': 13" in nbformat.read(ran, 4).cells[-1].outputs[0].text

@@ -183,6 +183,24 @@ def declared(chapter: str | Path) -> dict[str, Parameter]:
     return found
 
 
+def training_part(chapter: str | Path) -> Any:
+    """The notebook's cells tagged `parameters` or `training`, in order, as a notebook of their own: what one run of
+    the grid needs, without pictures and prose.
+
+    Raises ParameterError for a chapter without a cell tagged `training`, and as `declared` does.
+    """
+    import nbformat
+
+    declared(chapter)
+    whole = nbformat.read(chapter, as_version=4)
+    whole.cells = [c for c in whole.cells if {"parameters", "training"} & set(c.metadata.get("tags", []))]
+    if len(whole.cells) < 2:
+        raise ParameterError(
+            f"{Path(chapter).name} has no cell tagged 'training': tag those that train and write results."
+        )
+    return whole
+
+
 def root() -> Path:
     """The book's folder, wherever the kernel was started: the nearest one above that holds `_toc.yml`.
 

@@ -3,6 +3,7 @@
 python -m samslib.book parameters chapters/02_inference.ipynb
 python -m samslib.book run chapters/02_inference.ipynb -p steps 2000 -o mine.ipynb
 python -m samslib.book run chapters/02_inference.ipynb -f book/runs/02_inference/full.yaml
+python -m samslib.book run chapters/05_norman_combinatorial.ipynb --training -p results mine
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from samslib.book import Parameter, ParameterError, declared, refuse_unknown, root, spoken
+from samslib.book import Parameter, ParameterError, declared, refuse_unknown, root, spoken, training_part
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,6 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
     running.add_argument("-p", "--parameter", **pair, help="set one parameter")
     running.add_argument("-f", "--file", type=Path, help="a YAML file of parameters; -p wins over it")
     running.add_argument("-o", "--output", type=Path, help="where the notebook with its outputs goes")
+    running.add_argument(
+        "-t", "--training", action="store_true", help="run only the cells that train and write results"
+    )
     options = parser.parse_args(arguments)
     try:
         known = declared(options.chapter)
@@ -56,9 +60,10 @@ def _run(options: argparse.Namespace, known: Mapping[str, Parameter]) -> int:
     output.parent.mkdir(parents=True, exist_ok=True)
     # It calls parameters with a list of choices unknown, for it cannot read their annotation; they were checked above.
     logging.getLogger("papermill").addFilter(lambda record: "Passed unknown parameter" not in record.getMessage())
+    chapter = training_part(options.chapter) if options.training else options.chapter
     start = time.perf_counter()
     try:
-        papermill.execute_notebook(options.chapter, output, values, kernel_name="python3", cwd=options.chapter.parent)
+        papermill.execute_notebook(chapter, output, values, kernel_name="python3", cwd=options.chapter.parent)
     except papermill.PapermillExecutionError as error:
         problem = f"{options.chapter.name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}"
         print(f"{problem} What was run so far is in {output}.", file=sys.stderr)
