@@ -174,10 +174,10 @@ class TestChapter:
 
 
 def requirements() -> dict[str, str]:
-    """name -> version range of core, book and test, as pyproject.toml says."""
+    """name -> version range of core, book, grid and test, as pyproject.toml says."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    lines = [*project["dependencies"], *extras["book"], *extras["test"]]
+    lines = [*project["dependencies"], *extras["book"], *extras["grid"], *extras["test"]]
     return dict(re.fullmatch(r"([a-z0-9-]+)(.*)", line).groups() for line in lines)  # type: ignore[union-attr, misc]
 
 
