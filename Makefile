@@ -1,5 +1,5 @@
 # One target an artefact. Each makes .venv when it is missing, and does not redo what is done.
-.PHONY: book test lint bench bench-scale probes scores serve clean
+.PHONY: book test lint bench bench-scale probes scores paper serve clean
 .DEFAULT_GOAL := book
 .DELETE_ON_ERROR:
 
@@ -44,6 +44,12 @@ probes: $(READY)
 # Every model, baseline and data-only predictor on the bundled pairs, with intervals and ceiling.
 scores: $(READY)
 	$(BIN)/python -m samslib.compare
+
+# The paper's grid of book/grid.yaml, presets small, devel and full: does what is missing, gathers to data/results.
+# WORDS go to Snakemake, as in WORDS="--executor slurm --jobs 100"; see book/rerun.md.
+PRESET ?= small
+paper: $(READY)
+	$(BIN)/python -m samslib.book.grid run $(PRESET) $(WORDS)
 
 serve: book
 	@echo "The book is at http://localhost:$(PORT) (Ctrl-C stops it)"

@@ -66,7 +66,7 @@ def _run(options: argparse.Namespace, known: Mapping[str, Parameter]) -> int:
         papermill.execute_notebook(chapter, output, values, kernel_name="python3", cwd=options.chapter.parent)
     except papermill.PapermillExecutionError as error:
         problem = f"{options.chapter.name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}"
-        print(f"{problem} What was run so far is in {output}.", file=sys.stderr)
+        print(f"{problem.rstrip('.')}. What was run so far is in {output}.", file=sys.stderr)
         return 1
     print(f"{options.chapter.name} ran in {time.perf_counter() - start:.0f} s; the notebook is {output}.")
     return 0
