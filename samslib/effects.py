@@ -161,6 +161,68 @@ def average_effects(
     )
 
 
+def posterior_effects(
+    model: Model,
+    data: PerturbationData,
+    perturbations: Sequence[Named] | None = None,
+    draws: int = 100,
+    cells: int = 50,
+    readout: str = "perturbseq",
+    library: str | float = "data",
+    covariates: Sequence[str] = (),
+    seed: int = 0,
+) -> anndata.AnnData:
+    """How uncertain the posterior leaves each average treatment effect: its variance over draws of the shared latents.
+
+    The standard error of `average_effects` is of its simulation and vanishes with more particles; this variance stays.
+    It is that of ATE_t(E, M) = E[g(x) | do(t), E, M] - E[g(x) | do(control), E, M] over (E, M) from the posterior. Each
+    of `draws` of the shared latents meets `cells` control cells, half of them for one estimate of its effect and half
+    for another; the covariance of the two over draws is the variance, because their simulation errors are independent.
+    Exogenous latents are held between arms; other arguments are those of `average_effects`.
+
+    Returns the AnnData of `average_effects`, with layers "posterior_variance", unbiased and so a little negative where
+    there is next to none, and "standard_error", of X over draws. A model without shared latents, such as the
+    conditional VAE, has none of this variance; that of the weights is not in it for any model. Memory grows neither
+    with draws nor with cells. Raises ValueError for an odd number of cells, fewer than 2 draws, and as
+    `average_effects` does.
+    """
+    read = choose_readout(readout, data)
+    if draws < 2 or cells < 2 or cells % 2:
+        raise ValueError(f"draws is {draws} and cells {cells}; give 2 draws or more, and an even number of cells.")
+    labels, dose = arms(data, perturbations)
+    G = len(data.genes)
+    sums = torch.zeros(
+        4, len(dose), G, dtype=torch.float64
+    )  # of both halves, of their squared sum and of their product
+    control = torch.zeros(2, G, dtype=torch.float64)
+    with evaluating(model, seed) as like:
+        for tile in _simulate(model, data, dose.to(like), draws, True, library, covariates, seed, range(1, cells + 1)):
+            g0 = read(tile.control)
+            if tile.arms.start == 0:
+                control += torch.stack([g0.sum((0, 1)), g0.square().sum((0, 1))]).double().cpu()
+                if tile.cell == 1:
+                    half = torch.zeros(2, len(tile.library), len(dose), G, dtype=torch.float64)
+            half[tile.cell % 2, :, tile.arms] += (read(tile.treated) - g0).double().cpu() * 2 / cells
+            if tile.cell == cells:
+                a, b = half[:, :, tile.arms]
+                sums[:, tile.arms] += torch.stack([a.sum(0), b.sum(0), (a + b).square().sum(0), (a * b).sum(0)])
+    a, b, square, product = sums / draws
+    count = draws * cells
+    mean, bessel = control[0] / count, draws / (draws - 1)
+    settings = {"draws": draws, "cells": cells, "readout": readout, "library": str(library), "seed": seed}
+    return effect_table(
+        data,
+        labels,
+        ((a + b) / 2).numpy(),
+        {
+            "posterior_variance": ((product - a * b) * bessel).numpy(),
+            "standard_error": (((square - (a + b).square()) * bessel).clamp(min=0) / 4 / draws).sqrt().numpy(),
+        },
+        (mean.numpy(), ((control[1] / count - mean.square()).clamp(min=0) * count / (count - 1)).numpy()),
+        settings | {"covariates": ", ".join(covariates)},
+    )
+
+
 def sample_cells(
     model: Model,
     data: PerturbationData,
@@ -255,9 +317,11 @@ def cell_blocks(cells: PerturbationData | Batch, particles: int) -> Iterator[sli
 
 @dataclass(frozen=True)
 class _Tile:
-    """A few particles of a few arms: counts treated (P, arms, G) and control (P, 1, G), library (P,)."""
+    """A few particles of a few arms: counts treated (P, arms, G) and control (P, 1, G), library (P,), all of them with
+    the `cell`-th control cell of each draw of the shared latents."""
 
     arms: slice
+    cell: int
     treated: Tensor
     control: Tensor
     library: Tensor
@@ -272,8 +336,10 @@ def _simulate(
     library: str | float,
     covariates: Sequence[str],
     seed: int,
+    cells: Sequence[int] = (0,),
 ) -> Iterator[_Tile]:
-    """Experiments tile by tile. The tiles' size is fixed and each has a random stream of its own."""
+    """Experiments tile by tile, one for each of the numbered `cells` with each draw of the shared latents. The tiles'
+    size is fixed and each has a random stream of its own; cell 0 goes on with that of the shared latents."""
     active = dose.any(0).nonzero().squeeze(1)
     dose = dose[:, active]
     lend = _lender(data, library, covariates)
@@ -282,21 +348,24 @@ def _simulate(
         reseed(seed, block)
         shared = Trace(P, active={Plate.DOSE: active})
         model.infer_shared(shared)
-        depth, levels = (value.to(dose) for value in lend(P))
 
         def arm(rows: Tensor, given: Mapping[str, Tensor]) -> tuple[Trace, Tensor]:
             t = Trace(P, given=given, active=shared.active)  # noqa: B023
             c = Condition(rows, depth, levels, rows.new_zeros(len(rows), len(data.quality)))  # noqa: B023
             return t, model.generate(t, c).sample()
 
-        t, control = arm(dose.new_zeros(1, len(active)), shared.values)
-        held = {name: t[name] for name in model.exogenous} if hold else {}
-        for i, first in enumerate(range(0, len(dose), ARMS)):
-            reseed(seed, block, i)
-            rows = slice(first, min(first + ARMS, len(dose)))
-            n = rows.stop - first
-            given = shared.values | {name: value.expand(-1, n, -1) for name, value in held.items()}
-            yield _Tile(rows, arm(dose[rows], given)[1], control, depth.flatten())
+        for cell in cells:
+            if cell:
+                reseed(seed, block, len(dose), cell)
+            depth, levels = (value.to(dose) for value in lend(P))
+            t, control = arm(dose.new_zeros(1, len(active)), shared.values)
+            held = {name: t[name] for name in model.exogenous} if hold else {}
+            for i, first in enumerate(range(0, len(dose), ARMS)):
+                reseed(seed, block, i, cell)
+                rows = slice(first, min(first + ARMS, len(dose)))
+                n = rows.stop - first
+                given = shared.values | {name: value.expand(-1, n, -1) for name, value in held.items()}
+                yield _Tile(rows, cell, arm(dose[rows], given)[1], control, depth.flatten())
 
 
 def _lender(

@@ -181,6 +181,25 @@ def interaction_classes(effects: anndata.AnnData, alike: float = 0.6, part: floa
     return pd.DataFrame(columns, index=effects.obs_names[pairs[:, 0]])
 
 
+def relative_bound(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of a grid of runs with "relative test IWELBO": the bound less that of the baseline, in nats a cell.
+
+    The baseline is the run of SAMS-VAE in the compositional encoding at fraction 0 of the same task, split and training
+    seed, as published: how probable test cells are depends on which they are, far more than on the model. Reads the
+    columns task, model, encoding, fraction, split, seed and "test IWELBO". Where the baseline has not been run, the
+    value is missing. Raises ValueError for rows without one of these columns, or with two runs of a baseline.
+    """
+    same = ["task", "split", "seed"]
+    if missing := [c for c in (*same, "model", "encoding", "fraction", "test IWELBO") if c not in rows]:
+        raise ValueError(f"The rows have no column {missing[0]!r}; give rows of runs of chapter 5.")
+    is_baseline = (rows["model"] == "SAMS-VAE") & (rows["encoding"] == "compositional") & (rows["fraction"] == 0)
+    baseline = rows[is_baseline].set_index(same)["test IWELBO"]
+    if (twice := baseline.index[baseline.index.duplicated()]).size:
+        raise ValueError(f"The baseline of task, split and seed {twice[0]} was run twice; keep one of the rows.")
+    at = pd.MultiIndex.from_frame(rows[same])
+    return rows.assign(**{"relative test IWELBO": rows["test IWELBO"].to_numpy() - baseline.reindex(at).to_numpy()})
+
+
 def cell_scores(
     generated: anndata.AnnData,
     cells: PerturbationData,

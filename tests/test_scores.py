@@ -17,7 +17,7 @@ import samslib
 from samslib import cell_scores, data_effects, effect_scores, noise_ceiling, score_table
 from samslib.effects import effect_table
 from samslib.observed import readouts
-from samslib.scores import BANDWIDTHS, interaction_classes, interactions
+from samslib.scores import BANDWIDTHS, interaction_classes, interactions, relative_bound
 
 GENES, LABELS = 60, ["A", "A+B", "B", "C"]
 
@@ -249,3 +249,33 @@ def test_the_kinds_of_interaction_and_their_slope():
     assert found.loc["c+d", "s"] == pytest.approx(np.linalg.lstsq(x[:, None], pairs["c+d"], rcond=None)[0][0])
     expected = cosine_similarity([parts["g"]], [parts["h"]])[0, 0]
     assert found.loc["g+h", "cosine"] == pytest.approx(expected) and expected > 0.9
+
+
+def runs(*rows: tuple) -> pd.DataFrame:
+    columns = ["task", "model", "encoding", "fraction", "split", "seed", "test IWELBO"]
+    return pd.DataFrame(rows, columns=columns, index=range(10, 10 + len(rows)))
+
+
+def test_bounds_are_relative_to_the_baseline_of_the_same_task_split_and_seed():
+    rows = runs(
+        ("pairs", "SAMS-VAE", "unique", 0.0, 0, 0, -9.0),
+        ("pairs", "SAMS-VAE", "compositional", 0.0, 0, 0, -10.0),
+        ("pairs", "SAMS-VAE", "compositional", 0.5, 0, 0, -8.0),
+        ("pairs", "CPA-VAE", "compositional", 0.0, 0, 0, -11.5),
+        ("pairs", "CPA-VAE", "compositional", 0.0, 1, 0, -30.0),
+        ("pairs", "CPA-VAE", "compositional", 0.0, 0, 1, -30.0),
+        ("cells", "CPA-VAE", "compositional", 0.0, 0, 0, -30.0),
+        ("pairs", "SAMS-VAE", "compositional", 0.0, 1, 0, -28.0),
+    )
+    found = relative_bound(rows)["relative test IWELBO"]
+    np.testing.assert_array_equal(found, [1.0, 0.0, 2.0, -1.5, -2.0, np.nan, np.nan, 0.0])
+    assert relative_bound(relative_bound(rows)).equals(relative_bound(rows))
+    assert relative_bound(rows.iloc[:0])["relative test IWELBO"].empty
+
+
+def test_a_baseline_is_run_once_and_rows_have_their_columns():
+    row = ("pairs", "SAMS-VAE", "compositional", 0.0, 0, 0, -10.0)
+    with pytest.raises(ValueError, match="was run twice"):
+        relative_bound(runs(row, row))
+    with pytest.raises(ValueError, match="no column 'encoding'"):
+        relative_bound(runs(row).drop(columns="encoding"))
