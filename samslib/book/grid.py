@@ -67,15 +67,17 @@ class Run:
 
 
 def plan() -> dict[str, dict[str, dict[str, Any]]]:
-    """preset -> experiment -> what `book/grid.yaml` says of it. Raises GridError if that is not of this form."""
+    """preset -> experiment -> what `book/grid.yaml` says of it; a name with a dot in front only holds what others
+    repeat. Raises GridError if there is no such file, or it is not of this form."""
     import yaml
 
     if not (root() / PLAN).is_file():
         raise GridError(f"There is no {PLAN}: it holds the presets; take it from the repository.")
     presets = yaml.safe_load((root() / PLAN).read_text(encoding="utf-8"))
-    if not (isinstance(presets, dict) and all(isinstance(kinds, dict) for kinds in presets.values())):
+    presets = {name: kinds for name, kinds in (presets or {}).items() if not name.startswith(".")}
+    if not all(isinstance(kinds, dict) for kinds in presets.values()):
         raise GridError(f"{PLAN} must hold `preset:`, below each `experiment:`, and below each {', '.join(SPEC)}.")
-    return {preset: kinds for preset, kinds in presets.items() if not preset.startswith(".")}
+    return presets
 
 
 def runs(preset: str) -> dict[str, Run]:
