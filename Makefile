@@ -1,5 +1,5 @@
 # One target an artefact. Each makes .venv when it is missing, and does not redo what is done.
-.PHONY: book test lint bench bench-scale probes scores paper serve clean
+.PHONY: book test lint bench bench-scale probes scores cost paper serve clean
 .DEFAULT_GOAL := book
 .DELETE_ON_ERROR:
 
@@ -44,6 +44,10 @@ probes: $(READY)
 # Every model, baseline and data-only predictor on the bundled pairs, with intervals and ceiling.
 scores: $(READY)
 	$(BIN)/python -m samslib.compare
+
+# What the full grid takes, from seconds a step measured here; on a machine with a GPU, of that GPU.
+cost: $(READY)
+	$(BIN)/python book/cost.py full --write
 
 # The paper's grid of book/grid.yaml, presets small, devel and full: does what is missing, gathers to data/results.
 # WORDS go to Snakemake, as in WORDS="--executor slurm --jobs 100"; see book/rerun.md.

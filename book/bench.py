@@ -24,25 +24,27 @@ from samslib.objective import elbo, log_weights, posterior, present
 GENES, PERTURBATIONS, CELLS, PARTICLES, LATENT, WIDTH = 1187, 722, 512, 5, 100, 400
 
 
-def example(device: str) -> tuple[DataSummary, Batch, torch.Tensor]:
-    """Counts and one-hot doses at the Replogle shapes; 100 cells a perturbation in the training split."""
+def example(
+    device: str, genes: int = GENES, perturbations: int = PERTURBATIONS, cells: int = CELLS
+) -> tuple[DataSummary, Batch, torch.Tensor]:
+    """Counts and one-hot doses, by default at the Replogle shapes; 100 cells a perturbation in the training split."""
     torch.manual_seed(0)
-    zero, one = torch.zeros(GENES), torch.ones(GENES)
+    zero, one = torch.zeros(genes), torch.ones(genes)
     summary = DataSummary(
-        genes=tuple(f"g{i}" for i in range(GENES)), perturbations=tuple(f"p{i}" for i in range(PERTURBATIONS)),
-        covariates=(), quality=(), n_cells=100 * PERTURBATIONS, n_treated=(100,) * PERTURBATIONS, n_flagged=(),
+        genes=tuple(f"g{i}" for i in range(genes)), perturbations=tuple(f"p{i}" for i in range(perturbations)),
+        covariates=(), quality=(), n_cells=100 * perturbations, n_treated=(100,) * perturbations, n_flagged=(),
         mean=zero, std=one, log_mean=zero, log_std=one,
     )  # fmt: skip
-    x = torch.poisson(3 * torch.rand(CELLS, GENES))
-    dose = one_hot(torch.randint(0, PERTURBATIONS, (CELLS,)), PERTURBATIONS).float()
+    x = torch.poisson(3 * torch.rand(cells, genes))
+    dose = one_hot(torch.randint(0, perturbations, (cells,)), perturbations).float()
     nothing = x[:, :0]
     batch = Batch(x, Condition(dose, x.sum(1, keepdim=True), nothing, nothing)).to(device)
-    return summary, batch, torch.full((PERTURBATIONS,), 100.0, device=device)
+    return summary, batch, torch.full((perturbations,), 100.0, device=device)
 
 
-def our_step(model, batch, counts):
+def our_step(model, batch, counts, particles=PARTICLES):
     b, active = present(batch)
-    q = posterior(model, b, PARTICLES, active)
+    q = posterior(model, b, particles, active)
     return -elbo(log_weights(model, b, q, {Plate.DOSE: counts})).mean()
 
 

@@ -1,6 +1,7 @@
 """The grid: a plan becomes runs, a run one checked row, and a kill -9 costs what was in flight and no more."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -80,9 +81,11 @@ def until(condition, seconds=120):
         time.sleep(0.1)
 
 
-def test_the_books_own_plan_is_sound():
+def test_the_books_own_plan_is_sound_and_its_page_counts_its_runs():
+    page = (ROOT / "book" / "grid.md").read_text(encoding="utf-8")
     for preset in grid.plan():
-        assert all(run.name.startswith(f"{preset}/") for run in grid.runs(preset).values())
+        told = re.search(rf"^\| `{preset}` \|.*\| (\d+) \|$", page, re.MULTILINE)
+        assert told and int(told[1]) == len(grid.runs(preset)), preset
 
 
 def test_runs_are_variants_times_axes_on_top_of_file_and_parameters(folder):
