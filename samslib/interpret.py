@@ -204,23 +204,37 @@ def effect_clusters(
     return out
 
 
-def cluster_agreement(clusters: Labels, annotations: Labels, permutations: int = 1000, seed: int = 0) -> pd.DataFrame:
+def cluster_agreement(
+    clusters: Labels,
+    annotations: Labels,
+    permutations: int = 1000,
+    seed: int = 0,
+    groups: Labels | Callable[[str], str] | None = None,
+) -> pd.DataFrame:
     """Adjusted Rand index of clusters and annotations of the same perturbations (Hubert and Arabie 1985): one row.
 
     "adjusted_rand" is 1 for the same partition and 0 on average for unrelated ones; "p_value" is the share of
-    permutations of the annotations that do as well. Also "perturbations" (annotated ones), "clusters", "labels".
-    Raises ValueError for unknown perturbations, no overlap, or a single label.
+    permutations of the annotations that do as well. Also "perturbations" (annotated ones), "clusters", "labels", and
+    "groups", what was permuted.
+    groups: name -> group, or a function of the name. Guides of one gene share their annotation and, mostly, their
+    cluster, so they are no independent draws; with their gene as group, annotations are permuted over genes and guides
+    of a gene stay together. Without, each perturbation is a group of its own.
+    Raises ValueError for unknown perturbations, no overlap, a single label, a perturbation without a group, or a group
+    with two labels.
     """
     from sklearn.metrics import adjusted_rand_score
 
     found = pd.Series(clusters).dropna()
     labels = _labels(found.index, annotations)
     found = found[labels.index]
+    of = _genes(labels.index, (lambda name: name) if groups is None else groups, "group")
+    label = _by_gene(labels, of)
+    member = label.index.get_indexer(of)
     score = adjusted_rand_score(labels, found)
     rng = np.random.default_rng(seed)
-    null = [adjusted_rand_score(rng.permutation(labels), found) for _ in range(permutations)]
+    null = [adjusted_rand_score(rng.permutation(label)[member], found) for _ in range(permutations)]
     row = {"adjusted_rand": score, "p_value": _p_value(score, null), "perturbations": len(labels)}
-    return pd.DataFrame([row | {"clusters": found.nunique(), "labels": labels.nunique()}])
+    return pd.DataFrame([row | {"clusters": found.nunique(), "labels": labels.nunique(), "groups": len(label)}])
 
 
 def pathway_prediction(
@@ -236,7 +250,8 @@ def pathway_prediction(
 ) -> pd.DataFrame:
     """How well the rows of a table (masks, effects) tell the annotation of a perturbation, by cross-validation.
 
-    Two classifiers with equally weighted classes: logistic regression on standardised columns, and a random forest.
+    Two classifiers with equally weighted classes: logistic regression on standardised columns, and a random forest
+    (none if `trees` is 0).
     The folds are of genes, with classes in like numbers, so that guides of one gene never lie on both sides
     (scikit-learn's StratifiedGroupKFold). The score is balanced accuracy, the mean over classes of the share
     recovered, of all out-of-fold predictions.
@@ -384,11 +399,12 @@ def _labels(names: pd.Index, annotations: Labels) -> pd.Series:
     return labels
 
 
-def _genes(names: pd.Index, genes: Labels | Callable[[str], str]) -> pd.Series:
-    """The gene of each name."""
+def _genes(names: pd.Index, genes: Labels | Callable[[str], str], what: str = "gene") -> pd.Series:
+    """The gene of each name, or another group of names that share a label."""
     of = pd.Series([genes(n) for n in names], names) if callable(genes) else pd.Series(genes).reindex(names)
     wrong = of.index[of.isna()]
-    _require(not len(wrong), f"{len(wrong)} perturbations have no gene ({', '.join(wrong[:3])}); add them to genes.")
+    few = ", ".join(wrong[:3])
+    _require(not len(wrong), f"{len(wrong)} perturbations have no {what} ({few}); add them to {what}s.")
     return of.astype(str)
 
 
@@ -415,8 +431,10 @@ def _classifiers(trees: int, seed: int) -> dict:
     from sklearn.preprocessing import StandardScaler
 
     linear = LogisticRegression(class_weight="balanced", max_iter=1000)
-    forest = RandomForestClassifier(trees, class_weight="balanced", random_state=seed)
-    return {"logistic regression": make_pipeline(StandardScaler(), linear), "random forest": forest}
+    classifiers = {"logistic regression": make_pipeline(StandardScaler(), linear)}
+    if trees:
+        classifiers["random forest"] = RandomForestClassifier(trees, class_weight="balanced", random_state=seed)
+    return classifiers
 
 
 def _out_of_fold(classifier, x: np.ndarray, y: np.ndarray, group: np.ndarray, folds: int, seed: int) -> np.ndarray:

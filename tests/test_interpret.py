@@ -188,6 +188,32 @@ def test_planted_clusters_are_found_and_noise_is_not():
     assert effect_clusters(table).obs["cluster"].equals(effect_clusters(table).obs["cluster"])
 
 
+def test_guides_of_a_gene_are_permuted_together():
+    """Four guides of a gene fall in one cluster, whatever its pathway. With 19 permutations over genes the p-value is
+    0.05 with a chance of 1 in 20 at most: 10 or more of 60 screens have a chance below 1 in 500. Permuted over
+    guides, which are not independent, it is so in most screens."""
+    rng = np.random.default_rng(0)
+    genes, alarms, naive = [f"G{i}" for i in range(20)], 0, 0
+    names = [f"{gene}_{guide}" for gene in genes for guide in "abcd"]
+    for seed in range(60):
+        cluster, pathway = (dict(zip(genes, rng.integers(4, size=20).astype(str), strict=True)) for _ in range(2))
+        both = [pd.Series([of[gene_of(name)] for name in names], names) for of in (cluster, pathway)]
+        found = cluster_agreement(*both, permutations=19, seed=seed, groups=gene_of).loc[0]
+        alarms += found["p_value"] <= 0.05
+        naive += cluster_agreement(*both, permutations=19, seed=seed).loc[0, "p_value"] <= 0.05
+        assert found["groups"] == 20 and found["perturbations"] == 80
+    assert alarms < 10 and naive > 15
+    series = pd.Series([gene_of(name) for name in names], names)
+    again = cluster_agreement(*both, permutations=19, seed=59, groups=series).loc[0]
+    assert again.equals(found)
+
+
+def test_pathways_that_genes_share_are_found_though_genes_are_permuted():
+    table, labels = screen(8)
+    found = cluster_agreement(effect_clusters(table).obs["cluster"], labels, permutations=199, groups=gene_of).loc[0]
+    assert found["p_value"] == 1 / 200 and found["groups"] == 30
+
+
 def test_planted_pathways_are_predicted():
     table, labels = screen(4)
     scores = pathway_prediction(table, labels, trees=20, permutations=5, bootstrap=100)
@@ -197,6 +223,8 @@ def test_planted_pathways_are_predicted():
     assert observed["balanced_accuracy"].between(observed["low"], observed["high"]).all()
     assert (permuted["balanced_accuracy"] < 0.55).all() and (scores["chance"] == 1 / 3).all()
     assert (scores["genes"] == 30).all() and (scores["perturbations"] == 60).all()
+    linear = pathway_prediction(table, labels, trees=0, permutations=0, bootstrap=100)
+    assert linear["balanced_accuracy"].tolist() == observed["balanced_accuracy"].tolist()[:1]
 
 
 def test_guides_of_a_gene_never_straddle_the_folds():
@@ -300,6 +328,8 @@ def test_what_cannot_be_compared_is_named():
         (lambda: axis_enrichment(table, labels, layer=None, threshold=99), "above the threshold of 99"),
         (lambda: effect_clusters(table[:2]), "2 perturbations; clusters need three"),
         (lambda: cluster_agreement(pd.Series({"a": "0", "b": "1"}), {"c": "x"}), "name 'c'"),
+        (lambda: cluster_agreement(labels, labels, groups={"G00_a": "G00"}), r"59 perturbations have no group \(G00_b"),
+        (lambda: cluster_agreement(labels, labels, groups=lambda name: name[:1]), "Guides of 'G' have several labels"),
         (lambda: guide_agreement(table, genes=lambda name: name), "No gene has two guides"),
         (lambda: guide_agreement(table, genes=lambda name: "one"), "All guides in the table are of one gene"),
     ]

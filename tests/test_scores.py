@@ -191,7 +191,12 @@ def test_cells_of_the_same_law_are_near_and_others_far():
 
 def test_a_table_has_both_references_and_the_data_only_rows():
     data = screen(3, 400)
-    table = score_table({"half": data_effects(data[:200])}, data, samslib.splits.random(seed=0), resamples=10)
+    asked = {"half": data_effects(data[:200])}, data, samslib.splits.random(seed=0)
+    table = score_table(*asked, resamples=10)
+    alone = score_table(*asked, resamples=10, references=["held out"])
+    pd.testing.assert_frame_equal(alone, table.query("reference == 'held out'").reset_index(drop=True))
+    with pytest.raises(ValueError, match=r"reference is 'test'; choose one of \['held out', 'official'\]"):
+        score_table(*asked, references=["test"])
     assert set(table["reference"]) == {"official", "held out"}
     assert set(table["model"]) == {"half"} | {
         f"data: {n}" for n in ("training cells", "mean effect", "shrunken", "low rank")
