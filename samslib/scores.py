@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from scipy.spatial.distance import cdist
+from scipy.special import ndtr
 
 from samslib.data import PerturbationData, did_you_mean
 from samslib.observed import Moments, data_effects, halves, readouts, reference_cells, replicates
@@ -185,6 +186,30 @@ def interaction_classes(effects: anndata.AnnData, alike: float = 0.6, part: floa
     )
     columns = {"s": s, "low": s - half, "high": s + half, "cosine": cosine, "class": kinds}
     return pd.DataFrame(columns, index=effects.obs_names[pairs[:, 0]])
+
+
+def posterior_errors(predicted: anndata.AnnData, observed: anndata.AnnData) -> pd.DataFrame:
+    """Errors of predicted effects beside what the posterior and the samples allow for.
+
+    predicted: a table of `posterior_effects`; observed: one of `data_effects` of cells that the model has not seen,
+    with at least the same perturbations.
+
+    Returns a row a perturbation and gene: "error", predicted less observed; "posterior", the posterior variance of the
+    effect; "noise", the squared standard errors of observed and predicted effect; "p_noise" and "p_posterior",
+    two-sided Normal p-values of the error if noise is all there is, and if posterior (at least 0) and noise add. An
+    interval of 95% covers where p is above 0.05. Noise and p are missing where the observed effect has no standard
+    error: one cell, or a gene without counts. Raises ValueError as `effect_scores` does.
+    """
+    names = _chosen(predicted, observed, list(predicted.obs_names))
+    seen, made = observed[names], predicted[names]
+    noise = np.asarray(seen.layers["standard_error"]) ** 2
+    noise = np.where(noise > 0, noise + np.asarray(made.layers["standard_error"]) ** 2, np.nan)
+    posterior, error = np.asarray(made.layers["posterior_variance"]), np.asarray(made.X) - np.asarray(seen.X)
+    at = pd.MultiIndex.from_product([names, predicted.var_names], names=["perturbation", "gene"])
+    columns = {"error": error, "posterior": posterior, "noise": noise}
+    for kind, variance in (("noise", noise), ("posterior", noise + posterior.clip(min=0))):
+        columns[f"p_{kind}"] = 2 * ndtr(-np.abs(error) / np.sqrt(variance))
+    return pd.DataFrame({name: values.ravel() for name, values in columns.items()}, index=at).reset_index()
 
 
 def relative_bound(rows: pd.DataFrame) -> pd.DataFrame:

@@ -17,7 +17,7 @@ import samslib
 from samslib import cell_scores, data_effects, effect_scores, noise_ceiling, score_table
 from samslib.effects import effect_table
 from samslib.observed import readouts
-from samslib.scores import BANDWIDTHS, interaction_classes, interactions, relative_bound, verdicts
+from samslib.scores import BANDWIDTHS, interaction_classes, interactions, posterior_errors, relative_bound, verdicts
 
 GENES, LABELS = 60, ["A", "A+B", "B", "C"]
 
@@ -315,3 +315,19 @@ def test_short_runs_single_splits_and_nothing_are_not_run_at_full_size():
     published, ours = published_and_ours()
     for rows in (None, ours.assign(steps=500), ours[ours["split"] == 0]):
         assert set(verdicts(published, rows)["verdict"]) == {"not run at full size"}
+
+
+def test_errors_are_weighed_against_posterior_and_noise(pair):
+    predicted, observed = (table.copy() for table in pair)
+    predicted.layers["posterior_variance"] = np.full(predicted.shape, 0.5)
+    observed.layers["standard_error"][0, 0] = 0.0
+    found = posterior_errors(predicted[["C", "A"]], observed).set_index(["perturbation", "gene"])
+    at = ("C", "g7")
+    u, w = (float(table["C", "g7"].X[0, 0]) for table in (predicted, observed))
+    noise = sum(float(table["C", "g7"].layers["standard_error"][0, 0]) ** 2 for table in (predicted, observed))
+    assert found.loc[at, "error"] == pytest.approx(u - w) and found.loc[at, "noise"] == pytest.approx(noise)
+    for kind, variance in (("noise", noise), ("posterior", noise + 0.5)):
+        expected = 2 * scipy.stats.norm.sf(abs(u - w), scale=np.sqrt(variance))
+        assert found.loc[at, f"p_{kind}"] == pytest.approx(expected)
+    first = (LABELS[0], "g0")
+    assert np.isnan(found.loc[first, ["p_noise", "p_posterior"]]).all() and len(found) == 2 * GENES
