@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from scipy.spatial.distance import cdist
+from scipy.special import ndtr
 
 from samslib.data import PerturbationData, did_you_mean
 from samslib.observed import Moments, data_effects, halves, readouts, reference_cells, replicates
@@ -21,6 +22,12 @@ Key = tuple[str, str]  # perturbation, score
 POOLED, MEDIAN, INTERACTION = "pooled", "median", "interaction_pearson"
 CORRELATIONS = ("pearson", "pearson_top20", "cosine", "cosine_logfc", INTERACTION)
 DETERMINATIONS = ("r2", "r2_top20", "cpa_r2_mean", "cpa_r2_variance")
+NOT_RUN = "not run at full size"
+METRICS = {  # name of a metric in the published tables, and in a row of a grid
+    "relative test IWELBO": "relative test IWELBO",
+    "ATE pearson": "pearson official",
+    "ATE pearson, top 20": "pearson_top20 official",
+}
 BANDWIDTHS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1, 5, 10, 15, 20, 25, 30, 35, 100, 1e3, 1e4, 1e5, 1e6)
 
 
@@ -183,6 +190,30 @@ def interaction_classes(effects: anndata.AnnData, alike: float = 0.6, part: floa
     return pd.DataFrame(columns, index=effects.obs_names[pairs[:, 0]])
 
 
+def posterior_errors(predicted: anndata.AnnData, observed: anndata.AnnData) -> pd.DataFrame:
+    """Errors of predicted effects beside what the posterior and the samples allow for.
+
+    predicted: a table of `posterior_effects`; observed: one of `data_effects` of cells that the model has not seen,
+    with at least the same perturbations.
+
+    Returns a row a perturbation and gene: "error", predicted less observed; "posterior", the posterior variance of the
+    effect; "noise", the squared standard errors of observed and predicted effect; "p_noise" and "p_posterior",
+    two-sided Normal p-values of the error if noise is all there is, and if posterior (at least 0) and noise add. An
+    interval of 95% covers where p is above 0.05. Noise and p are missing where the observed effect has no standard
+    error: one cell, or a gene without counts. Raises ValueError as `effect_scores` does.
+    """
+    names = _chosen(predicted, observed, list(predicted.obs_names))
+    seen, made = observed[names], predicted[names]
+    noise = np.asarray(seen.layers["standard_error"]) ** 2
+    noise = np.where(noise > 0, noise + np.asarray(made.layers["standard_error"]) ** 2, np.nan)
+    posterior, error = np.asarray(made.layers["posterior_variance"]), np.asarray(made.X) - np.asarray(seen.X)
+    at = pd.MultiIndex.from_product([names, predicted.var_names], names=["perturbation", "gene"])
+    columns = {"error": error, "posterior": posterior, "noise": noise}
+    for kind, variance in (("noise", noise), ("posterior", noise + posterior.clip(min=0))):
+        columns[f"p_{kind}"] = 2 * ndtr(-np.abs(error) / np.sqrt(variance))
+    return pd.DataFrame({name: values.ravel() for name, values in columns.items()}, index=at).reset_index()
+
+
 def relative_bound(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of a grid of runs with "relative test IWELBO": the bound less that of the baseline, in nats a cell.
 
@@ -200,6 +231,38 @@ def relative_bound(rows: pd.DataFrame) -> pd.DataFrame:
         raise ValueError(f"The baseline of task, split and seed {twice[0]} was run twice; keep one of the rows.")
     at = pd.MultiIndex.from_frame(rows[same])
     return rows.assign(**{"relative test IWELBO": rows["test IWELBO"].to_numpy() - baseline.reindex(at).to_numpy()})
+
+
+def verdicts(published: pd.DataFrame, ours: pd.DataFrame | None = None, steps: int = 30_000) -> pd.DataFrame:
+    """The published tables of chapter 5 beside our grid of runs, each number with a verdict.
+
+    published: data/published/norman.csv, with mean and std over n splits. ours: rows of runs, as `relative_bound` takes
+    them, with columns steps and the "official" correlations; runs of fewer than `steps` do not count. Training seeds
+    are averaged within a split, then splits.
+
+    The verdict is "not run at full size" for fewer than two splits; else "reproduced" if the two means differ by less
+    than twice the standard error of their difference, sqrt(s^2 / n + s'^2 / n'); else "differs". Splits of one number
+    are the same in both, so this error is rather too large and the verdict mild. The baseline's own relative bound, 0
+    by definition, is left out.
+
+    Returns a row for each task, model, encoding, fraction and metric: "published", "published sd", "ours", "ours sd",
+    "splits" (ours) and "verdict".
+    """
+    keys = ["task", "model", "encoding", "fraction", "metric"]
+    table = published[published["std"] > 0].rename(columns={"mean": "published", "std": "published sd"})
+    table = table.assign(encoding=np.where(table["unique"], "unique", "compositional"))
+    if ours is None:
+        ours = pd.DataFrame(columns=[*keys[:-1], "split", "seed", "steps", "test IWELBO", *METRICS.values()])
+    rows = relative_bound(ours[ours["steps"] >= steps]).rename(columns={own: name for name, own in METRICS.items()})
+    rows = rows.melt([*keys[:-1], "split"], list(METRICS), "metric", "value")
+    splits = rows.astype({"value": float}).groupby([*keys, "split"])["value"].mean().groupby(keys)
+    found = pd.DataFrame({"ours": splits.mean(), "ours sd": splits.std(), "splits": splits.count()})
+    table = table.join(found, on=keys).fillna({"splits": 0}).astype({"splits": int})
+    error = np.sqrt(table["published sd"] ** 2 / table["n"] + table["ours sd"] ** 2 / table["splits"])
+    near = (table["ours"] - table["published"]).abs() < 2 * error
+    table["verdict"] = np.select([table["splits"] < 2, near], [NOT_RUN, "reproduced"], "differs")
+    shown = [*keys, "published", "published sd", "ours", "ours sd", "splits", "verdict"]
+    return table[shown].reset_index(drop=True)
 
 
 def cell_scores(

@@ -17,7 +17,7 @@ import samslib
 from samslib import cell_scores, data_effects, effect_scores, noise_ceiling, score_table
 from samslib.effects import effect_table
 from samslib.observed import readouts
-from samslib.scores import BANDWIDTHS, interaction_classes, interactions, relative_bound
+from samslib.scores import BANDWIDTHS, interaction_classes, interactions, posterior_errors, relative_bound, verdicts
 
 GENES, LABELS = 60, ["A", "A+B", "B", "C"]
 
@@ -284,3 +284,55 @@ def test_a_baseline_is_run_once_and_rows_have_their_columns():
         relative_bound(runs(row, row))
     with pytest.raises(ValueError, match="no column 'encoding'"):
         relative_bound(runs(row).drop(columns="encoding"))
+
+
+def published_and_ours() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A published row each of a bound and two correlations, and two splits of ours, one of them with two seeds."""
+    same = {"task": "pairs", "unique": False, "fraction": 0.5, "n": 5}
+    published = pd.DataFrame(
+        [
+            {**same, "model": "CPA-VAE", "metric": "relative test IWELBO", "mean": 3.0, "std": 0.5},
+            {**same, "model": "CPA-VAE", "metric": "ATE pearson", "mean": 0.69, "std": 0.02},
+            {**same, "model": "CPA-VAE", "metric": "ATE pearson, top 20", "mean": 0.90, "std": 0.02},
+            {**same, "model": "CPA-VAE", "metric": "ATE pearson", "mean": 0.70, "std": 0.02, "unique": True},
+            {**same, "model": "SAMS-VAE", "metric": "relative test IWELBO", "mean": 0.0, "std": 0.0, "fraction": 0.0},
+        ]
+    )
+    rows = [("SAMS-VAE", 0.0, 0, 0, -10.0), ("SAMS-VAE", 0.0, 0, 1, -11.0), ("SAMS-VAE", 0.0, 1, 0, -30.0)]
+    rows += [("CPA-VAE", 0.5, 0, 0, -7.0), ("CPA-VAE", 0.5, 0, 1, -8.0), ("CPA-VAE", 0.5, 1, 0, -26.0)]
+    ours = runs(*(("pairs", model, "compositional", *rest) for model, *rest in rows))
+    ours["pearson official"] = [0.0, 0.0, 0.0, 0.60, 0.64, 0.66]
+    ours["pearson_top20 official"] = [0.0, 0.0, 0.0, 0.80, 0.80, 0.81]
+    return published, ours.assign(steps=30_000)
+
+
+def test_verdicts_compare_means_over_splits_with_their_errors():
+    """Relative bounds are 3, 3 and 4: splits 3 and 4, mean 3.5 and sd 0.71, within 2 sqrt(0.25 / 5 + 0.5 / 2) = 1.1 of
+    3. Correlations are 0.62 and 0.66, off by 0.05 with an error of sqrt(0.0004 / 5 + 0.0008 / 2) = 0.022."""
+    found = verdicts(*published_and_ours())
+    assert list(found["verdict"]) == ["reproduced", "differs", "differs", "not run at full size"]
+    assert list(found["splits"]) == [2, 2, 2, 0] and found.loc[3, "encoding"] == "unique"
+    np.testing.assert_allclose(found["ours"], [3.5, 0.64, 0.805, np.nan])
+    np.testing.assert_allclose(found["ours sd"][:2], [np.sqrt(0.5), np.sqrt(0.0008)])
+
+
+def test_short_runs_single_splits_and_nothing_are_not_run_at_full_size():
+    published, ours = published_and_ours()
+    for rows in (None, ours.assign(steps=500), ours[ours["split"] == 0]):
+        assert set(verdicts(published, rows)["verdict"]) == {"not run at full size"}
+
+
+def test_errors_are_weighed_against_posterior_and_noise(pair):
+    predicted, observed = (table.copy() for table in pair)
+    predicted.layers["posterior_variance"] = np.full(predicted.shape, 0.5)
+    observed.layers["standard_error"][0, 0] = 0.0
+    found = posterior_errors(predicted[["C", "A"]], observed).set_index(["perturbation", "gene"])
+    at = ("C", "g7")
+    u, w = (float(table["C", "g7"].X[0, 0]) for table in (predicted, observed))
+    noise = sum(float(table["C", "g7"].layers["standard_error"][0, 0]) ** 2 for table in (predicted, observed))
+    assert found.loc[at, "error"] == pytest.approx(u - w) and found.loc[at, "noise"] == pytest.approx(noise)
+    for kind, variance in (("noise", noise), ("posterior", noise + 0.5)):
+        expected = 2 * scipy.stats.norm.sf(abs(u - w), scale=np.sqrt(variance))
+        assert found.loc[at, f"p_{kind}"] == pytest.approx(expected)
+    first = (LABELS[0], "g0")
+    assert np.isnan(found.loc[first, ["p_noise", "p_posterior"]]).all() and len(found) == 2 * GENES
