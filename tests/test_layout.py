@@ -20,7 +20,6 @@ TOP = {
     "constraints.txt", "environment.yml", "_config.yml", "_toc.yml", "book", "chapters", "samslib", "data",
     "tests", "Snakefile", ".ci", ".github", ".gitattributes", ".gitignore", ".pre-commit-config.yaml",
 }  # fmt: skip
-OPTIONAL = {"Snakefile"}
 CONDA_NAMES = {"torch": "pytorch", "igraph": "python-igraph"}
 
 
@@ -63,7 +62,7 @@ def tags(cell: dict) -> list[str]:
 def test_the_top_level_is_the_plan():
     present = {path.relative_to(ROOT).parts[0] for path in tracked()}
     assert present <= TOP, f"not in the plan: {present - TOP}"
-    assert TOP - OPTIONAL <= present, f"missing: {TOP - OPTIONAL - present}"
+    assert TOP <= present, f"missing: {TOP - present}"
 
 
 def test_the_readme_starts_with_the_two_commands_and_its_links_exist():
