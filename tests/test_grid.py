@@ -34,7 +34,7 @@ if only == "bad":
     raise ArithmeticError("the loss is not a number")
 rows = [{"model": only, "seed": seed, "score": float(rate) if only != "diverged" else float("inf")}]
 frame = pd.DataFrame(rows * (2 if only == "twice" else 1))
-book.write_results(results, frame, parameters={"seed": seed}, seconds=1.0)"""
+book.write_results(results, frame, parameters={"rate": rate}, seconds=1.0)"""
 
 
 @pytest.fixture
@@ -142,11 +142,14 @@ def test_a_failing_run_leaves_the_others_and_is_listed_with_its_reason(folder, c
     gathered = pd.read_csv(folder / "data" / "results" / "grid-tiny-demo.csv")
     assert gathered[["model", "seed", "score"]].values.tolist() == [["a", 0, 0.5]]
     assert set(gathered) >= {"commit", "machine"}
-    # A row stays unless its parameters change.
+    # A row stays unless its parameters change, and then it is not gathered as if it were the new one.
     (folder / "started").unlink()
     write_plan(folder, ["a"], seeds=[0])
     assert grid.main(["run", "tiny"]) == 0 and started(folder) == []
     write_plan(folder, ["a"], seeds=[0], parameters={"rate": 0.25})
+    capfd.readouterr()
+    assert grid.main(["gather", "tiny"]) == 1
+    assert "a_0 was made with rate = 0.5, and book/grid.yaml says 0.25" in capfd.readouterr().out
     assert grid.main(["run", "tiny"]) == 0 and started(folder) == ["a0"]
     assert pd.read_csv(folder / "data" / "results" / "grid-tiny-demo.csv")["score"].tolist() == [0.25]
 

@@ -146,8 +146,13 @@ def one(name: str) -> None:
 
 
 def _checked(run: Run) -> pd.DataFrame:
-    """The run's table, which must be one row with no infinite number and at least one score."""
+    """The run's table, which must be one row, of the run's parameters, without an infinite number, with a score."""
     table = read_results(run.results)
+    for name, was in table.attrs["parameters"].items():
+        if name in run.parameters and was != run.parameters[name]:
+            raise GridError(
+                f"{run.name} was made with {name} = {was!r}, and {PLAN} says {run.parameters[name]!r}: delete its row."
+            )
     if len(table) != 1:
         raise GridError(f"{run.name} wrote {len(table)} rows, where a run of the grid writes one.")
     numbers = table.select_dtypes("number")
@@ -232,12 +237,15 @@ def gather(preset: str) -> int:
     """
     wanted = runs(preset)
     tables: dict[str, list[pd.DataFrame]] = {}
-    missing: list[Run] = []
+    missing: dict[str, str] = {}
     for run in wanted.values():
         try:
             row = _checked(run)
         except FileNotFoundError:
-            missing.append(run)
+            missing[run.name] = _last_words(run)
+            continue
+        except GridError as error:
+            missing[run.name] = str(error)
             continue
         told = row.attrs
         row = row.assign(commit=str(told["commit"])[:10], machine=told["machine"])
@@ -254,8 +262,8 @@ def gather(preset: str) -> int:
         print(f"{len(rows)} rows in {path.relative_to(root())}.")
     if missing:
         print(f"{len(missing)} of {len(wanted)} runs are missing:")
-    for run in missing:
-        print(f"  {run.name}: {_last_words(run)}")
+    for name, why in missing.items():
+        print(f"  {name}: {why}")
     return len(wanted) - len(missing)
 
 
