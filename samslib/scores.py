@@ -115,7 +115,8 @@ def score_table(
     "data: ...".
 
     Returns the columns of `effect_scores` with reference, model and the `noise_ceiling`; attrs["controls"] says whose
-    controls were used. Raises ValueError for an unknown reference, and what `effect_scores` and `reference_cells` raise.
+    controls were used. Raises ValueError for an unknown reference, besides what `effect_scores` and `reference_cells`
+    raise.
     """
     word = np.asarray(split(data) if callable(split) else split)
     inside = data[word == part]
