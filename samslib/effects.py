@@ -40,7 +40,8 @@ def evaluating(model: Model, seed: int) -> Iterator[torch.nn.Parameter]:
 
 def reseed(*key: int) -> None:
     """A random stream of its own for every key, so that draws are the same in whatever portions they are made."""
-    torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1)))
+    words = (len(key), *key)  # SeedSequence pads with zeros: without the length, (0, 1) and (0, 1, 0) would be one key
+    torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
 
 def perturbseq(x: Tensor) -> Tensor:

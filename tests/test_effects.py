@@ -6,7 +6,7 @@ import torch
 from conftest import SMALL, LinearGaussian, linear_data, make_data, make_model
 
 import samslib
-from samslib.effects import perturbseq
+from samslib.effects import perturbseq, reseed
 from samslib.trace import Trace
 
 
@@ -257,3 +257,14 @@ def test_latents_are_posterior_means_a_row_a_cell(trained):
     z = samslib.latents(model, data)["z_basal"]
     assert z.shape == (len(data), 3) and np.isfinite(z).all()
     np.testing.assert_allclose(z[:7], samslib.latents(model, data[:7])["z_basal"], atol=1e-5)
+
+
+def test_every_key_has_a_random_stream_of_its_own():
+    """The shared latents of a block and the cells of its first tile would otherwise be one and the same noise."""
+    drawn = {}
+    for key in ((0,), (0, 0), (0, 0, 0), (0, 1), (0, 1, 0), (1, 0), (1, 0, 0, 0)):
+        reseed(*key)
+        drawn[key] = torch.rand(1).item()
+    assert len(set(drawn.values())) == len(drawn)
+    reseed(0, 1)
+    assert torch.rand(1).item() == drawn[0, 1]
