@@ -23,9 +23,8 @@ from samslib.cells import Pseudobulk
 from samslib.models import BASELINES, CPAVAE, SAMSVAE, ConditionalVAE, SVAEPlus
 from samslib.training import choose_device
 
-# Genes, perturbations alone, perturbations with every combination as its own. Norman's combinations are the 131 of
-# the processed files; the page on data sets says where each number is from.
-SHAPES = {"norman": (5000, 105, 236), "replogle": (1187, 722, 722)}
+# Genes, perturbations, perturbations with every combination as its own; the ledger says where each number is from.
+SHAPES = {"norman": (5000, 105, 105 + 132), "replogle": (1187, 722, 722)}
 KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
     "SAMS-VAE": (SAMSVAE, {}),
     "SAMS-VAE, mean-field": (SAMSVAE, {"posterior": "mean_field"}),
