@@ -89,16 +89,15 @@ def main() -> None:
         step = seconds_a_step(members[0], shape, device, options.steps)
         steps = sum(p["steps"] for p in members)
         rows.append({
-            "experiment": experiment, "model": name, "encoding": encoding, "latent": latent, "runs": len(members),
-            "steps a run": members[0]["steps"], "seconds a step": round(step, 3),
-            "hours a run": round(step * members[0]["steps"] / 3600, 1), "hours": round(step * steps / 3600),
-            "disk, MB": round(len(members) * ROW_KB / 1000, 1),
+            "data": experiment, "model": name + ", unique" * (encoding == "unique"), "K": latent,
+            "runs": len(members), "steps": members[0]["steps"], "s a step": f"{step:.2f}",
+            "hours": round(step * steps / 3600), "MB": round(len(members) * ROW_KB / 1000, 1),
         })  # fmt: skip
         print(rows[-1], flush=True)
     table = pd.DataFrame(rows)
-    total = {name: table[name].sum() for name in ("runs", "hours", "disk, MB")}
-    table = pd.concat([table, pd.DataFrame([{"experiment": "all"} | total])], ignore_index=True)
-    table = table.astype({name: "Int64" for name in ("latent", "runs", "steps a run", "hours")})
+    total = {name: table[name].sum() for name in ("runs", "hours", "MB")}
+    table = pd.concat([table, pd.DataFrame([{"data": "all"} | total])], ignore_index=True)
+    table = table.astype({name: "Int64" for name in ("K", "runs", "steps", "hours")})
     print(table.to_string(index=False))
     if options.write:
         given = {"preset": options.preset, "steps": options.steps, "device": device, "threads": 1, "seed": 0}
