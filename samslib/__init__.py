@@ -1,6 +1,7 @@
 """samslib: sparse additive mechanism shift models of cellular perturbations, and their family, in PyTorch."""
 
 from samslib import book, datasets, interpret, official, plotting, predictive, quality, simulate, splits
+from samslib.alignment import align
 from samslib.cells import Batch, Condition, DataSummary, Plate
 from samslib.checkpoint import load, save
 from samslib.data import PerturbationData
@@ -43,6 +44,7 @@ __all__ = [
     "PerturbationData",
     "Plate",
     "SVAEPlus",
+    "align",
     "average_effects",
     "bound_by_particles",
     "bound_spread",

@@ -100,7 +100,8 @@ class DataSummary:
 
     Names fix the sizes G, T, C, Q; `n_treated` is n_t, the number of training cells with a non-zero dose of each
     perturbation; `mean`, `std` (of x) and `log_mean`, `log_std` (of log(1 + x)) are (G,) statistics of the
-    training cells (sample standard deviation, 1 where a gene is constant).
+    training cells (sample standard deviation, 1 where a gene is constant). `counts`: x are counts, not real values;
+    `unique`: each combination is a perturbation of its own (`PerturbationData.encode_unique`).
     `pseudobulk` is there if it was asked for.
     """
 
@@ -117,6 +118,8 @@ class DataSummary:
     log_std: Tensor
     control: str | None = None
     pseudobulk: Pseudobulk | None = None
+    counts: bool = True
+    unique: bool = False
 
     def shared_counts(self, plate: Plate) -> Tensor:
         """(rows,) number of training cells that share each row of a plate."""

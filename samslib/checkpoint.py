@@ -120,8 +120,8 @@ class TrainingState:
         for what, value in self.fingerprint.items():
             if facts["fingerprint"].get(what) != value:
                 raise ValueError(
-                    f"{self.path.parent} holds a run with another {what} ({facts['fingerprint'].get(what)}, "
-                    f"now {value}); choose another folder or delete this one."
+                    f"{self.path.parent} holds a run that differs in {what}: {facts['fingerprint'].get(what)} there, "
+                    f"{value} now; choose another folder or delete this one."
                 )
         for k in ("step", "rows", "best_step", "best_loss", "seconds"):
             setattr(self, k, facts[k])

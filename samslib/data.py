@@ -8,6 +8,7 @@ cells and what to do about it.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -446,8 +447,34 @@ class PerturbationData:
             log_mean=statistics[2],
             log_std=statistics[3],
             control=self.control,
+            counts=self.counts,
+            unique=self.unique,
             pseudobulk=train._pseudobulk() if pseudobulk else None,
         )
+
+    def digest(self) -> dict[str, str]:
+        """What tells these data from others, by what it is of: their number and the start of a sha256 of the names and
+        values. Of the matrix, the sums of each cell and of each gene count; it is read once."""
+
+        def of(number: int, *parts: Any) -> str:
+            total = hashlib.sha256()
+            for part in parts:
+                names = isinstance(part, tuple) or part.dtype == object
+                total.update("\0".join(map(str, part)).encode() if names else part.tobytes())
+            return f"{number} ({total.hexdigest()[:12]})"
+
+        sums = _product(sp.csr_matrix(np.ones((1, len(self)))), self.x).astype(np.float32)
+        doses = self.dose.tocsr(copy=True)
+        doses.sort_indices()
+        return {
+            "cells": of(len(self), self.cells),
+            "genes": of(len(self.genes), self.genes),
+            "perturbations": of(len(self.perturbations), self.perturbations),
+            "covariates": of(len(self.covariates), self.covariates, self.covariate),
+            "quality flags": of(len(self.quality), self.quality, self.qc),
+            "doses": of(doses.nnz, doses.indptr.astype(np.int64), doses.indices.astype(np.int64), doses.data),
+            "values": of(self.x.shape[1], sums, self.library.astype(np.float32)),
+        }
 
     def _pseudobulk(self) -> Pseudobulk:
         """Sums by condition. The concentration c solves E[(x - m)^2] = E[m] + E[m^2] / c over cells, m a cell's
@@ -657,7 +684,8 @@ def _blocks(x: Any) -> Iterator[tuple[int, Any]]:
 
 def _product(of: sp.csr_matrix, x: Any) -> np.ndarray:
     """(k, G) product of a sparse matrix (k, n) with x (n, G)."""
-    return sum((of[:, start : start + block.shape[0]] @ block).toarray() for start, block in _blocks(x))
+    parts = (of[:, start : start + block.shape[0]] @ block for start, block in _blocks(x))
+    return sum(part.toarray() if sp.issparse(part) else part for part in parts)
 
 
 def _count_bad(block: Any, bad: dict[str, int], counts: bool) -> None:

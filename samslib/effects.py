@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,10 +14,11 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from samslib.alignment import align
 from samslib.cells import Batch, Condition, Plate
 from samslib.data import Names, PerturbationData
 from samslib.model import Model
-from samslib.options import choose
+from samslib.options import choose, whole
 from samslib.trace import Trace
 
 ELEMENTS = 2**24  # largest number of (particle, cell, gene) values held at once
@@ -74,18 +76,34 @@ def arms(data: PerturbationData, perturbations: Sequence[Named] | None) -> tuple
     return labels, torch.cat(doses)
 
 
+def training_cells(model: Model, labels: Sequence[str], dose: Tensor) -> pd.DataFrame:
+    """What the model saw of each arm's perturbations, as columns of obs: see `average_effects`. Warns of arms with a
+    perturbation that it never saw."""
+    counts = torch.tensor(model.summary.n_treated)
+    cells = torch.where(dose.cpu() != 0, counts, model.summary.n_cells).amin(1).numpy()
+    table = pd.DataFrame(
+        {"training_cells": cells, "untrained": cells == 0}, index=pd.Index(labels, name="perturbation")
+    )
+    if never := list(table.index[table["untrained"]]):
+        shown = ", ".join(map(repr, never[:3])) + (f" and {len(never) - 3} more" if len(never) > 3 else "")
+        text = f"No training cell had {shown}, or a part of it: its effect is the prior's or the start's, not learned."
+        warnings.warn(text, stacklevel=3)
+    return table
+
+
 def effect_table(
     data: PerturbationData,
-    labels: Sequence[str],
+    obs: Sequence[str] | pd.DataFrame,
     effect: np.ndarray,
     layers: Mapping[str, np.ndarray],
     control: tuple[np.ndarray, np.ndarray],
     settings: Mapping[str, object],
 ) -> anndata.AnnData:
-    """The form of every table of effects, of a model or of cells: see `average_effects`."""
+    """The form of every table of effects, of a model or of cells: see `average_effects`. obs: names of the rows, or a
+    table indexed by them."""
     return anndata.AnnData(
         np.asarray(effect, dtype=np.float64),
-        obs=pd.DataFrame(index=pd.Index(labels, name="perturbation")),
+        obs=obs if isinstance(obs, pd.DataFrame) else pd.DataFrame(index=pd.Index(obs, name="perturbation")),
         var=pd.DataFrame(
             {"control": control[0], "control_variance": control[1]}, index=pd.Index(data.genes, name="gene")
         ),
@@ -119,16 +137,19 @@ def average_effects(
 
     Returns AnnData, perturbations x genes: X the effect; layers "standard_error", its Monte Carlo error (the arms share
     their control, so errors correlate between perturbations), and "variance" of g between cells of the arm;
-    var "control" and "control_variance", mean and variance of g in the control arm; uns["samslib"] the settings, with
-    the median library size and the share of simulated cells without counts, which read as zero.
+    obs "training_cells", how many cells the model was trained on of the arm's perturbations (of the rarest), and
+    "untrained", where that is 0 and the effect says nothing of cells (a warning too); var "control" and
+    "control_variance", mean and variance of g in the control arm; uns["samslib"] the settings, with the median library
+    size and the share of simulated cells without counts, which read as zero.
     Memory does not grow with particles, and numbers do not depend on it. Raises ValueError for an unknown
     perturbation, level or readout, fewer than 2 particles, or the Perturb-seq readout of real values.
     """
+    data = align(data, model)
     read = choose_readout(readout, data)
-    if particles < 2:
-        raise ValueError(f"particles is {particles}; a standard error needs at least 2.")
+    particles = whole("particles", particles, 2)  # a standard error needs two
     hold, library = (False, 10_000.0) if as_published else (hold, library)
     labels, dose = arms(data, perturbations)
+    obs = training_cells(model, labels, dose)
     moments = {name: torch.zeros(2, len(dose), len(data.genes), dtype=torch.float64) for name in ("effect", "arm")}
     moments["control"] = torch.zeros(2, 1, len(data.genes), dtype=torch.float64)
     empty, depths = 0, []
@@ -151,7 +172,7 @@ def average_effects(
     settings |= {"empty_cells": empty / (particles * max(len(dose), 1))}
     return effect_table(
         data,
-        labels,
+        obs,
         mean["effect"].numpy(),
         {
             "standard_error": (variance["effect"] / particles).sqrt().numpy(),
@@ -187,10 +208,13 @@ def posterior_effects(
     with draws nor with cells. Raises ValueError for an odd number of cells, fewer than 2 draws, and as
     `average_effects` does.
     """
+    data = align(data, model)
     read = choose_readout(readout, data)
-    if draws < 2 or cells < 2 or cells % 2:
-        raise ValueError(f"draws is {draws} and cells {cells}; give 2 draws or more, and an even number of cells.")
+    draws, cells = whole("draws", draws, 2), whole("cells", cells, 2)
+    if cells % 2:
+        raise ValueError(f"cells is {cells}; give an even number: half of them for each of two estimates.")
     labels, dose = arms(data, perturbations)
+    obs = training_cells(model, labels, dose)
     G = len(data.genes)
     sums = torch.zeros(
         4, len(dose), G, dtype=torch.float64
@@ -213,7 +237,7 @@ def posterior_effects(
     settings = {"draws": draws, "cells": cells, "readout": readout, "library": str(library), "seed": seed}
     return effect_table(
         data,
-        labels,
+        obs,
         ((a + b) / 2).numpy(),
         {
             "posterior_variance": ((product - a * b) * bessel).numpy(),
@@ -240,7 +264,9 @@ def sample_cells(
     Returns AnnData, cells x genes: X the counts (CSR) or real values, obs "perturbation". Raises ValueError as
     `average_effects` does.
     """
+    data, cells = align(data, model), whole("cells", cells, 1)
     labels, dose = arms(data, list(data.conditions().index) if perturbations is None else perturbations)
+    training_cells(model, labels, dose)
     blocks: dict[int, list] = {}
     with evaluating(model, seed) as like:
         for tile in _simulate(model, data, dose.to(like), cells, False, library, covariates, seed):
@@ -276,7 +302,10 @@ def counterfactual(
             f"{type(model).__name__} has no exogenous latents, so nothing of an observed cell would be kept; "
             "use average_effects."
         )
+    data, particles = align(data, model), whole("particles", particles, 1)
     out = np.empty(data.shape, dtype=np.float32)
+    if perturbation is not None:
+        training_cells(model, *arms(data, [perturbation]))
     with evaluating(model, seed) as like:
         shared = Trace(particles)
         model.infer_shared(shared)
@@ -296,6 +325,7 @@ def counterfactual(
 
 def latents(model: Model, data: PerturbationData, particles: int = 20, seed: int = 0) -> dict[str, np.ndarray]:
     """name -> (n, K) posterior mean of every cell latent, averaged over draws of the shared ones."""
+    data, particles = align(data, model), whole("particles", particles, 1)
     parts: dict[str, list[np.ndarray]] = {}
     with evaluating(model, seed) as like:
         shared = Trace(particles)

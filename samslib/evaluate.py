@@ -9,11 +9,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from samslib.alignment import align
 from samslib.cells import Plate
 from samslib.data import PerturbationData
 from samslib.effects import cell_blocks, evaluating, reseed
 from samslib.model import Model
 from samslib.objective import log_weights
+from samslib.options import whole
 from samslib.trace import Trace
 
 PARTICLES, CELLS = 25, 128  # draws and cells of a tile: fixed, so that no number depends on how the work is cut
@@ -27,7 +29,7 @@ def held_out_iwelbo(model: Model, data: PerturbationData, particles: int = 100, 
     `particles` do not compare: the bound rises with them. Memory grows neither with cells nor with particles, and
     numbers do not depend on it. Raises ValueError for fewer than one particle.
     """
-    total = np.full(len(data), -np.inf)
+    particles, total = whole("particles", particles, 1), np.full(len(data), -np.inf)
     for _, rows, weights in _tiles(model, data, particles, seed):
         total[rows] = np.logaddexp(total[rows], weights.logsumexp(0).cpu().numpy())
     return _by_cell(data, {"iwelbo": total - np.log(particles)})
@@ -57,8 +59,7 @@ def bound_by_particles(
     K are not noisier than large ones. Returns one row a K: "particles", "groups", "iwelbo" (mean over cells, nats),
     "standard_error" of that mean over cells. Holds (max K, cells) weights in memory. Raises ValueError for a K below 1.
     """
-    if min(particles) < 1:
-        raise ValueError(f"particles holds {min(particles)}; at least one draw is needed.")
+    particles = [whole("particles", K, 1) for K in particles]
     weights = np.empty((max(particles), len(data)))
     for draws, cells, tile in _tiles(model, data, len(weights), seed):
         weights[draws, cells] = tile.cpu().numpy()
@@ -75,8 +76,7 @@ def bound_by_particles(
 def _tiles(model: Model, data: PerturbationData, particles: int, seed: int) -> Iterator[tuple[slice, slice, Tensor]]:
     """(draws, cells, log weights (draws, cells) in float64), each tile with a random stream of its own, within which
     as many cells are decoded at once as ELEMENTS allows."""
-    if particles < 1:
-        raise ValueError(f"particles is {particles}; at least one draw is needed.")
+    data = align(data, model)
     with evaluating(model, seed) as like:
         for block, first in enumerate(range(0, particles, PARTICLES)):
             P = min(PARTICLES, particles - first)

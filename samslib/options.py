@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from math import inf
+from math import inf, isfinite
+from numbers import Real
 from typing import Any
 
 
@@ -26,3 +27,22 @@ def at_least(low: float, /, **values: float) -> None:
     for name, value in values.items():
         if not value >= low:
             raise ValueError(f"{name} is {value}; it must be {low:g} or above.")
+
+
+def whole(name: str, value: Any, low: float = -inf) -> int:
+    """A whole number of `low` or above, from an int, a NumPy scalar or a float such as 1e3. Raises ValueError that
+    names the argument for anything else, so that None or 2.5 does not fail far from where it was given."""
+    found = number(name, value)
+    if found != int(found):
+        raise ValueError(f"{name} is {value}; it must be a whole number.")
+    if found < low:
+        raise ValueError(f"{name} is {int(found)}; it must be {low:g} or above.")
+    return int(found)
+
+
+def number(name: str, value: Any) -> float:
+    """A finite number, from any scalar. Raises ValueError that names the argument for anything else."""
+    value = value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
+    if isinstance(value, bool) or not isinstance(value, Real) or not isfinite(value):
+        raise ValueError(f"{name} is {value!r}; it must be a finite number.")
+    return float(value) if not isinstance(value, int) else value

@@ -10,11 +10,12 @@ import torch
 from scipy.stats import binomtest, kstest
 from torch import Tensor
 
+from samslib.alignment import align
 from samslib.cells import Plate
 from samslib.data import DataError, PerturbationData, did_you_mean
-from samslib.effects import ELEMENTS, READOUTS, evaluating
+from samslib.effects import ELEMENTS, READOUTS, arms, evaluating, training_cells
 from samslib.model import Model
-from samslib.options import choose
+from samslib.options import choose, whole
 from samslib.trace import Trace
 
 Summary = Callable[[Tensor, Tensor], Tensor]
@@ -85,13 +86,13 @@ def predictive_check(
     Raises DataError for unknown genes or perturbations, no controls, or a condition of one cell; ValueError for an
     unknown summary or readout, for fewer than 2 replicates, or for a summary that is not finite.
     """
-    for what, number in {"replicates": replicates, "bootstrap": bootstrap}.items():
-        if number < 2:
-            raise ValueError(f"{what} is {number}; at least 2 are needed.")
+    replicates, bootstrap = whole("replicates", replicates, 2), whole("bootstrap", bootstrap, 2)
+    data = align(data, model)
     read = choose("readout", readout or ("perturbseq" if data.counts else "mean"), READOUTS)
     chosen = {s if isinstance(s, str) else s.__name__: _summary(s) for s in summaries}
     sets = _gene_sets(data, genes)
     members = _members(data, perturbations)
+    training_cells(model, *arms(data, [name for name in members if name != data.control]))
 
     def summarise(treated: Tensor, control: Tensor) -> Tensor:
         """(R, summaries x sets) of values (R, n, G) and (R, n0, G)."""

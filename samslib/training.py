@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,14 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from samslib.alignment import align
 from samslib.cells import Batch, Plate
 from samslib.checkpoint import TrainingState
 from samslib.data import PerturbationData
 from samslib.disk import OnDisk
 from samslib.model import Adversarial, Auxiliary, Model
 from samslib.objective import elbo, iwelbo, log_weights, posterior, present
+from samslib.options import above, at_least, choose, number, whole
 from samslib.progress import Progress
 
 STRETCH = 16  # consecutive rows of data on disk that enter a window of the order together
@@ -74,18 +76,26 @@ class FitConfig:
     checkpoints: str | Path | None = None
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            kind, value = str(field.type).removesuffix(" | None"), getattr(self, field.name)
+            if kind in _NUMBERS and not (value is None and str(field.type).endswith("None")):
+                object.__setattr__(self, field.name, _NUMBERS[kind](field.name, value))
         if self.steps is not None and self.epochs is not None:
             raise ValueError("Give steps or epochs, not both.")
-        positive = "steps epochs batch_size learning_rate particles clip validate_every critic_rate"
-        for name in positive.split():
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} is {value}; it must be above 0.")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay is {self.weight_decay}; it must be 0 or above.")
-        for name in ("kl_warmup", "pretrain", "warm_up"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more steps.")
+        positive = (
+            "steps",
+            "epochs",
+            "batch_size",
+            "learning_rate",
+            "particles",
+            "clip",
+            "validate_every",
+            "critic_rate",
+        )
+        above(0, **{name: value for name in positive if (value := getattr(self, name)) is not None})
+        at_least(
+            0, **{name: getattr(self, name) for name in ("weight_decay", "kl_warmup", "pretrain", "warm_up", "seed")}
+        )
         if self.critic_steps is not None and self.critic_steps < 2:
             raise ValueError(
                 f"critic_steps is {self.critic_steps}; give 2 or more, so that the critic learns at all but one of so "
@@ -94,12 +104,12 @@ class FitConfig:
         if self.analytic_kl and self.objective != "elbo":
             raise ValueError("analytic_kl needs objective='elbo'; an IWELBO weighs draws by their sampled ratios.")
         for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {choices}.")
+            choose(name, getattr(self, name), choices)
 
 
 _COUNTS = ("negative_binomial", "poisson", "zero_inflated_negative_binomial")
-_CHOICES = {
+_NUMBERS: dict[str, Callable[[str, Any], float]] = {"int": whole, "float": number}
+_CHOICES: dict[str, tuple[str, ...]] = {
     "objective": ("elbo", "iwelbo"),
     "validation": ("held_out", "as_published"),
     "keep": ("best", "last"),
@@ -133,11 +143,13 @@ def fit(
     that was never stopped, for data order and draws are functions of (seed, step) alone. `monitor` is called at each
     validation and its numbers become columns.
 
-    Raises ValueError if the data are not those the model was made for, or the folder holds another run;
+    Raises DataError (a ValueError) if the data are not such as the model was made for (`samslib.align`), ValueError if
+    the folder holds another run;
     FloatingPointError if the loss stops being finite (the best weights so far are restored first).
     """
     config = config or FitConfig()
-    _check_same_data(model, train, val)
+    train, val = align(train, model), None if val is None else align(val, model)
+    _check_likelihood(model, train)
     _check_critic(model, config)
     batches = -(-len(train) // config.batch_size)
     steps = config.steps or (config.epochs * batches if config.epochs else 30_000)
@@ -267,7 +279,7 @@ def validate(
     counts: dict[Plate, Tensor] | None = None,
 ) -> dict[str, float]:
     """Mean negative bound a cell ("val_loss") and its terms ("val_x", ...) in nats, with a fixed seed."""
-    parameter = next(model.parameters())
+    data, parameter = align(data, model), next(model.parameters())
     sums: dict[str, float] = {}
     with _seeds_restored(parameter.device):
         torch.manual_seed(VALIDATION_SEED)
@@ -400,21 +412,12 @@ def _stop_if_broken(row: dict[str, float], state: TrainingState, config: FitConf
         )
 
 
-def _check_same_data(model: Model, train: PerturbationData, val: PerturbationData | None) -> None:
-    for what, data in (("training", train), ("validation", val)):
-        if data is None:
-            continue
-        for name in ("genes", "perturbations", "covariates", "quality"):
-            if tuple(getattr(data, name)) != tuple(getattr(model.summary, name)):
-                raise ValueError(
-                    f"The {what} data have other {name} than the model's summary; "
-                    "make the model with data.summary(train)."
-                )
-        if not data.counts and model.options.get("likelihood") in _COUNTS:
-            raise ValueError(
-                f"The {what} data are real-valued, but the likelihood is {model.options['likelihood']!r}; "
-                "choose likelihood='normal' or 'normal_fixed_variance', or give counts."
-            )
+def _check_likelihood(model: Model, train: PerturbationData) -> None:
+    if not train.counts and model.options.get("likelihood") in _COUNTS:
+        raise ValueError(
+            f"The training data are real-valued, but the likelihood is {model.options['likelihood']!r}; "
+            "choose likelihood='normal' or 'normal_fixed_variance', or give counts."
+        )
 
 
 def _check_critic(model: Model, config: FitConfig) -> None:
@@ -433,10 +436,12 @@ def _fingerprint(model: Model, train: PerturbationData, val: PerturbationData | 
         same.pop(free)
     if same["validate_every"] is None:
         same["validate_every"] = "by length"
-    data = [
-        None if d is None else [len(d), float(d.x.sum()), float(d.dose.sum()), str(d.cells[0])] for d in (train, val)
-    ]
-    return {"model": type(model).__name__, "options": model.options, "config": same, "data": data}
+    data = {
+        f"{part} {what}": value
+        for part, d in (("training", train), ("validation", val))
+        for what, value in ({"cells": "none"} if d is None else d.digest()).items()
+    }
+    return {"model": type(model).__name__, "options": model.options, "config": same} | data
 
 
 def to_device(b: Batch, model: Model) -> Batch:

@@ -11,6 +11,7 @@ import torch
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
+from samslib.alignment import align
 from samslib.cells import Condition
 from samslib.data import PerturbationData
 from samslib.effects import evaluating
@@ -46,6 +47,7 @@ def distance_to_training(
     """
     if not isinstance(model, Embeds):
         raise ValueError(f"{type(model).__name__} has no embedding of a condition apart from its cells; use CPA.")
+    train = align(train, model)
     both = np.hstack([train.dose.toarray(), train.covariate])
     kinds, times = np.unique(both, axis=0, return_counts=True)
     kept = times > cells

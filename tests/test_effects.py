@@ -109,7 +109,7 @@ def test_simulation_noise_is_no_posterior_variance():
     model = samslib.BASELINES["additive"](data.summary(pseudobulk=True))
     found = samslib.effects.posterior_effects(model, data, ["A", "A+C"], 200, 10).layers["posterior_variance"]
     assert abs(found.mean()) < 5 * found.std() / np.sqrt(found.size)
-    with pytest.raises(ValueError, match="cells 3; give 2 draws"):
+    with pytest.raises(ValueError, match="cells is 3; give an even number"):
         samslib.effects.posterior_effects(model, data, ["A"], 10, 3)
 
 

@@ -80,7 +80,7 @@ def test_the_spread_over_shared_draws_is_between_its_rows():
     for call in (samslib.held_out_iwelbo, samslib.bound_spread):
         with pytest.raises(ValueError, match="particles is 0"):
             call(model, data, particles=0)
-    with pytest.raises(ValueError, match="particles holds 0"):
+    with pytest.raises(ValueError, match="particles is 0"):
         samslib.bound_by_particles(model, data, (0, 1))
 
 

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
+import torch
 
-from samslib.options import above, at_least, choose
+from samslib.options import above, at_least, choose, number, whole
 
 
 def test_a_wrong_choice_lists_what_exists():
@@ -29,3 +31,15 @@ def test_limits_are_named_with_their_value():
     for check in (above, at_least):  # NaN is on no side of anything
         with pytest.raises(ValueError, match="a is nan"):
             check(0, a=math.nan)
+
+
+def test_numbers_are_taken_from_any_scalar_and_refused_by_name():
+    for given in (3, 3.0, np.int64(3), np.float32(3), torch.tensor(3), np.array(3)):
+        assert whole("steps", given, 1) == 3 and type(whole("steps", given)) is int
+    assert number("rate", np.float32(0.5)) == 0.5
+    for wrong, message in [(2.5, "steps is 2.5; it must be a whole number"), (0, "steps is 0; it must be 1 or above")]:
+        with pytest.raises(ValueError, match=message):
+            whole("steps", wrong, 1)
+    for wrong in (None, "3", True, np.nan, [3], np.inf):
+        with pytest.raises(ValueError, match="rate is .*; it must be a finite number"):
+            number("rate", wrong)

@@ -241,14 +241,14 @@ def test_bad_settings_and_data_are_refused(split, tmp_path):
         with pytest.raises(ValueError, match=message):
             FitConfig(**settings)
     model = new_model(split[0])
-    with pytest.raises(ValueError, match="other genes"):
+    with pytest.raises(ValueError, match="lack 7 of the model's 12 genes"):
         fit(model, make_data(genes=5), None, FitConfig(steps=1, **QUICK))
     with pytest.raises(ValueError, match="cannot be used here"):
         fit(model, *split, FitConfig(steps=1, device="cuda:7", **QUICK))
     fit(model, *split, FitConfig(steps=2, checkpoints=tmp_path, **QUICK))
-    with pytest.raises(ValueError, match="another config"):
+    with pytest.raises(ValueError, match="differs in config"):
         fit(model, *split, FitConfig(steps=2, seed=5, checkpoints=tmp_path, **QUICK))
-    with pytest.raises(ValueError, match="another options"):
+    with pytest.raises(ValueError, match="differs in options"):
         fit(new_model(split[0], mask_prior=0.3), *split, FitConfig(steps=2, checkpoints=tmp_path, **QUICK))
 
 
@@ -343,3 +343,22 @@ def test_a_critic_asked_for_where_there_is_none_is_refused(split):
     for name, value in [("critic_steps", 1), ("critic_rate", 0.0), ("pretrain", -1), ("warm_up", -1)]:
         with pytest.raises(ValueError, match=f"{name} is {value}"):
             FitConfig(**{name: value})
+
+
+def test_settings_may_be_numpy_scalars_and_whole_floats(split, tmp_path):
+    """They come from tables and parameter files; what is not a number is refused where it was written."""
+    config = FitConfig(
+        steps=np.int64(2), batch_size=np.float64(32), learning_rate=np.float32(0.01), seed=np.int32(1),
+        progress=False, checkpoints=tmp_path,
+    )  # fmt: skip
+    assert config == FitConfig(2, None, 32, float(np.float32(0.01)), seed=1, progress=False, checkpoints=tmp_path)
+    fit(new_model(split[0]), *split, config)
+    assert FitConfig(steps=3e3).steps == 3000
+    for settings, message in [
+        ({"steps": 2.5}, "steps is 2.5; it must be a whole number"),
+        ({"batch_size": None}, "batch_size is None; it must be a finite number"),
+        ({"learning_rate": "1e-3"}, "learning_rate is '1e-3'; it must be a finite number"),
+        ({"seed": -1}, "seed is -1; it must be 0 or above"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            FitConfig(**settings)

@@ -1,0 +1,174 @@
+"""No column of the cells is ever read as another one: aligned by name, or refused, wherever cells meet a model."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import make_data, make_model
+
+import samslib
+from samslib import PerturbationData, align, training
+from samslib.data import DataError
+
+QUICK = {"steps": 2, "batch_size": 32, "progress": False}
+# Everything that feeds cells to a trained model, as (model, data) -> numbers.
+READERS = {
+    "average_effects": lambda m, d: samslib.average_effects(m, d, ["A", "C"], particles=30).X,
+    "posterior_effects": lambda m, d: samslib.effects.posterior_effects(m, d, ["A", "C"], draws=4, cells=2).X,
+    "sample_cells": lambda m, d: samslib.sample_cells(m, d, ["A", "C"], cells=4).X.toarray(),
+    "counterfactual": lambda m, d: samslib.counterfactual(m, d, "C", particles=2),
+    "latents": lambda m, d: samslib.latents(m, d, particles=2)["z_basal"],
+    "held_out_iwelbo": lambda m, d: samslib.held_out_iwelbo(m, d, particles=3)["iwelbo"].to_numpy(),
+    "bound_spread": lambda m, d: samslib.bound_spread(m, d, particles=3, repeats=2)["iwelbo"].to_numpy(),
+    "bound_by_particles": lambda m, d: samslib.bound_by_particles(m, d, [1, 4])["iwelbo"].to_numpy(),
+    "predictive_check": lambda m, d: samslib.predictive_check(
+        m, d, ["effect"], ["gene0", "gene1"], replicates=4, bootstrap=4
+    )["replicated_mean"],
+    "validate": lambda m, d: np.array(list(training.validate(m, d, particles=2).values())),
+    "fit": lambda m, d: samslib.fit(m, d, config=samslib.FitConfig(**QUICK))["loss"].to_numpy(),
+}
+
+
+@pytest.fixture
+def sams(data):
+    """A model whose genes and perturbations all differ, as after training."""
+    model = make_model("sams_vae", data.summary())
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def shuffled(data, drop: str | None = None) -> PerturbationData:
+    """The same cells made anew, genes reversed, an extra gene added, perturbations in another order."""
+    genes = [*data.genes[::-1], "extra"]
+    x = np.hstack([data.x.toarray()[:, ::-1], np.ones((len(data), 1))])
+    adata = anndata.AnnData(x, obs=pd.DataFrame({"perturbation": data.labels}, index=data.cells))
+    adata.var_names = genes
+    made = PerturbationData.from_anndata(adata)
+    made = replace(made, perturbations=made.perturbations[::-1], dose=made.dose[:, ::-1].tocsr())
+    return made if drop is None else made[made.labels != drop]
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_columns_in_another_order_give_the_same_numbers(reader, data, sams, caplog):
+    states = sams.state_dict()
+    before = {k: v.clone() for k, v in states.items()}
+    expected = READERS[reader](sams, data)
+    sams.load_state_dict(before)
+    with caplog.at_level(logging.WARNING, "samslib"):
+        found = READERS[reader](sams, shuffled(data))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert "SAMSVAE by name: genes (1 that it does not have left out" in caplog.text and "perturbations" in caplog.text
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_cells_that_the_model_was_not_made_for_are_refused(reader, data, sams):
+    """Fewer genes, a perturbation that it does not know, real values: refused by every function."""
+    real = replace(data, x=data.x.toarray(), counts=False)
+    other = replace(data, perturbations=("A", "B", "D"))
+    for wrong, message in [
+        (data.select_genes(slice(0, 8)), r"lack 4 of the model's 12 genes \('gene8', 'gene9', 'gene10' and 1 more\)"),
+        (other, "18 cells have perturbations that the model does not know, 'D'"),
+        (real, "The data are real values, but SAMSVAE was made for counts"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            READERS[reader](sams, wrong)
+
+
+def test_a_part_of_the_perturbations_is_read_by_name(data, sams):
+    """Cells of C alone have one column, which is the model's third and not its first."""
+    kept = data[np.isin(data.labels, ["C", "control"])]
+    alone = shuffled(kept)
+    assert alone.perturbations == ("C",)
+    aligned = align(alone, sams)
+    assert aligned.perturbations == ("A", "B", "C") and aligned.genes == data.genes
+    np.testing.assert_array_equal(aligned.dose.toarray(), kept.dose.toarray())
+    np.testing.assert_array_equal(aligned.x.toarray(), kept.x.toarray())
+    np.testing.assert_array_equal(aligned.library, kept.library)
+    assert align(data, sams) is data
+
+
+def test_covariate_levels_and_flags_are_read_by_name():
+    data = make_data(covariates=True)
+    model = make_model("cpa covariates", data.summary())
+    one_line = data[data.covariate[:, 0] == 1]
+    adata = anndata.AnnData(
+        one_line.x.toarray(), obs=pd.DataFrame({"perturbation": one_line.labels, "line": "x", "plate": "1"})
+    )
+    adata.var_names = data.genes
+    alone = PerturbationData.from_anndata(adata, covariates=("plate", "line"))
+    assert alone.covariates == ("plate=1", "line=x")
+    np.testing.assert_array_equal(align(alone, model).covariate, one_line.covariate)
+    with pytest.raises(DataError, match="CPA reads the covariate 'line', which the data lack"):
+        align(PerturbationData.from_anndata(adata, covariates="plate"), model)
+    adata.obs["line"] = "z"
+    with pytest.raises(DataError, match="36 cells have the covariate level 'line=z'|cells have the covariate level"):
+        align(PerturbationData.from_anndata(adata, covariates=("line", "plate")), model)
+
+    flagged = make_data(quality=True)
+    cradle = make_model("cradle_vae", flagged.summary())
+    two = replace(flagged, qc=np.hstack([1 - flagged.qc, flagged.qc]), quality=("other", "fails"))
+    np.testing.assert_array_equal(align(two, cradle).qc, flagged.qc)
+    with pytest.raises(DataError, match="CRADLEVAE reads the quality flag 'fails', which the data lack"):
+        align(make_data(), cradle)
+
+
+def test_combinations_in_the_other_encoding_are_refused(data, sams):
+    whole = data.encode_unique()
+    model = make_model("conditional_vae", whole.summary())
+    assert align(whole, model) is whole
+    with pytest.raises(DataError, match=r"18 cells have combinations of several; give data.encode_unique\(\)"):
+        align(data, model)
+    with pytest.raises(DataError, match=r"does not know, 'A\+B'; give the data before encode_unique"):
+        align(whole, sams)
+    singles = data[data.guides < 2]
+    assert align(singles, model).dose_of("A+B").tolist() == [[0, 1, 0, 0]], "the columns are those of the model"
+
+
+def test_training_cells_are_told_and_their_lack_is_marked(data, recwarn):
+    """An effect that no cell taught is a number like any other but for its mark."""
+    train = data[(data.labels != "C") & (data.labels != "A+B")]
+    model = make_model("sams_vae", data.summary(train))
+    recwarn.clear()
+    with pytest.warns(UserWarning, match="No training cell had 'C', 'B\\+C', or a part of it"):
+        table = samslib.average_effects(model, data, ["A", "C", "A+B", "C+B"], particles=5)
+    assert table.obs["training_cells"].tolist() == [18, 0, 18, 0]
+    assert table.obs["untrained"].tolist() == [False, True, False, True]
+    for reader in ("posterior_effects", "sample_cells", "counterfactual", "predictive_check"):
+        with pytest.warns(UserWarning, match="No training cell had 'C'"):
+            READERS[reader](model, data)
+
+
+@pytest.mark.parametrize("what", ["genes", "perturbations", "values", "doses", "cells"])
+def test_a_folder_of_other_data_is_not_resumed(data, tmp_path, what):
+    """Data with the same sums and first cell, and each time one other thing that differs."""
+    model = make_model("sams_vae", data.summary())
+    config = samslib.FitConfig(checkpoints=tmp_path, **QUICK)
+    samslib.fit(model, data, config=config)
+    swap = np.r_[0, 2, 1, 3 : len(data)]
+    others = {
+        "genes": replace(data, genes=(*data.genes[:-1], "other")),
+        "perturbations": replace(data, perturbations=("A", "B", "D")),
+        "values": replace(data, x=data.x[:, np.r_[1, 0, 2:12]]),
+        "doses": replace(data, dose=data.dose[swap]),
+        "cells": replace(data, cells=data.cells[swap]),
+    }
+    other = make_model("sams_vae", others[what].summary())
+    with pytest.raises(ValueError, match=f"differs in training {what}"):
+        samslib.fit(other, others[what], config=config)
+
+
+def test_a_digest_is_of_the_cells_and_not_of_where_they_lie(data, tmp_path):
+    adata = anndata.AnnData(data.x.copy(), obs=pd.DataFrame({"perturbation": data.labels}, index=data.cells))
+    adata.var_names = data.genes
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    backed = PerturbationData.from_anndata(anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r"))
+    assert backed.digest() == data.digest() and backed.to_memory().digest() == data.digest()
