@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import anndata
 import numpy as np
 import pandas as pd
 
-from samslib.data import Names, PerturbationData
-from samslib.effects import effect_table
+from samslib.data import DataError, Names, PerturbationData
+from samslib.effects import arms, effect_table
 from samslib.observed import data_effects
-
-
-def before_underscore(guide: str) -> str:
-    """The gene of a guide that is named as in Replogle et al., such as RPS5_P1P2."""
-    return guide.split("_")[0]
 
 
 def predictors(
@@ -24,7 +19,8 @@ def predictors(
     data: PerturbationData,
     perturbations: Sequence[str] | None = None,
     readout: str = "perturbseq",
-    gene_of: Callable[[str], str] = before_underscore,
+    gene_of: Mapping[str, str] | Callable[[str], str] | None = None,
+    within: str | Sequence[str] = (),
 ) -> dict[str, anndata.AnnData]:
     """Tables of effects by name, of the conditions of `data` or those named, in the form of `average_effects`:
 
@@ -33,29 +29,33 @@ def predictors(
     - "shrunken": m + (x_t - m) tau^2 / (tau^2 + v / n_t), empirical Bayes gene by gene, with v the variance between
       cells of a condition, pooled over conditions, n_t the number of cells and tau^2 the variance of x_t over
       conditions less the mean of v / n_t, if above 0;
-    - "guides pooled": the mean of x_t over the guides of one gene, weighted by cells; there only if a gene has several;
+    - "guides pooled": the mean of x_t over the guides of one gene, weighted by cells; there only if `gene_of` says
+      which gene each guide targets (guide -> gene, or a function of the guide's name), and some gene has several;
     - "low rank": x_t cut to the first singular vectors of the rows sqrt(n_t) x_t, as many as have the smallest squared
       error, weighted by cells, against the effects of the validation cells (uns["samslib"]["rank"]).
 
     A combination without training cells is predicted as the sum of its parts, of which unseen ones count as 0; so does
-    an unseen perturbation; the mean effect is the same for all. The controls are the training ones. Raises DataError
-    where training or validation cells lack control or perturbed cells.
+    an unseen perturbation; the mean effect is the same for all. The controls are the training ones; effects are taken
+    within levels of the covariates `within`, as in `data_effects`. Raises DataError where training or validation cells
+    lack control or perturbed cells, where the three have different genes, for a name with a part that `data` do not
+    know, and for a guide without a gene.
     """
-    seen, held = data_effects(train, readout), data_effects(val, readout)
+    if not data.genes == train.genes == val.genes:
+        raise DataError("Training, validation and all cells have different genes; give parts of the same data.")
+    seen, held = data_effects(train, readout, within=within), data_effects(val, readout, within=within)
     x, cells = np.asarray(seen.X), seen.obs["cells"].to_numpy(float)
     low, rank = _low_rank(x, cells, seen.obs_names, held)
     matrices = {
         "training cells": x,
         "mean effect": np.broadcast_to(x.mean(0), x.shape),
         "shrunken": _shrunken(x, cells, seen.layers["variance"]),
-        "guides pooled": _pooled(x, cells, seen.obs_names, gene_of),
         "low rank": low,
     }
-    if np.array_equal(matrices["guides pooled"], x):
-        del matrices["guides pooled"]
-    asked = [c for c in data.conditions().index if c != data.control] if perturbations is None else perturbations
+    genes = None if gene_of is None else _genes(seen.obs_names, gene_of)
+    if genes is not None and genes.duplicated().any():
+        matrices["guides pooled"] = _pooled(x, cells, genes)
+    labels, _ = arms(data, perturbations)
     names = Names(data.control, data.separator)
-    labels = [names.canonical(name) for name in asked]
     weights = pd.DataFrame(0.0, index=pd.RangeIndex(len(labels)), columns=seen.obs_names)
     for i, label in enumerate(labels):
         for part in [label] if label in weights else [p for p in names.genes(label) if p in weights]:
@@ -80,10 +80,15 @@ def _shrunken(x: np.ndarray, cells: np.ndarray, variance: np.ndarray) -> np.ndar
     return mean + (x - mean) * share
 
 
-def _pooled(x: np.ndarray, cells: np.ndarray, names: pd.Index, gene_of: Callable[[str], str]) -> np.ndarray:
-    code, genes = pd.factorize(np.array([gene_of(name) for name in names], dtype=object))
-    if len(genes) == len(x):
-        return x
+def _genes(guides: pd.Index, gene_of: Mapping[str, str] | Callable[[str], str]) -> pd.Series:
+    of = pd.Series([gene_of(name) if callable(gene_of) else gene_of.get(name) for name in guides], guides)
+    if of.isna().any():
+        raise DataError(f"gene_of has no gene for {of.index[of.isna()][0]!r}; give one for every condition.")
+    return of
+
+
+def _pooled(x: np.ndarray, cells: np.ndarray, gene: pd.Series) -> np.ndarray:
+    code, genes = pd.factorize(gene)
     sums, sizes = np.zeros((len(genes), x.shape[1])), np.bincount(code, cells)
     np.add.at(sums, code, cells[:, None] * x)
     return (sums / sizes[:, None])[code]

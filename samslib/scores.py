@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import anndata
@@ -78,6 +78,7 @@ def noise_ceiling(
     perturbations: Sequence[str] | None = None,
     repeats: int = 20,
     seed: int = 0,
+    within: str | Sequence[str] = (),
 ) -> pd.DataFrame:
     """What the true effects would score against the effects of these cells, from random halves of every condition.
 
@@ -86,15 +87,15 @@ def noise_ceiling(
     own; that of an R2 is 2 c / (1 + c) with c = (1 + R2 of the halves) / 2; that of a root mean square error is half of
     the halves', for their difference has four times the variance. Ranks and overlaps have no such formula: theirs is
     the halves' own score, which all cells would exceed. A c below 0 counts as 0. Conditions of one cell
-    have no halves and no ceiling.
+    have no halves and no ceiling. Effects are taken within levels of the covariates `within`, as in `data_effects`.
 
     Returns tidy columns perturbation, score, ceiling. Raises ValueError for a perturbation that the cells lack.
     """
-    observed = data_effects(cells, readout)
+    observed = data_effects(cells, readout, within=within)
     names = observed.obs_names if perturbations is None else perturbations
     trial = _Trial.of(observed, observed, [n for n in names if n not in observed.obs_names[observed.obs["cells"] < 2]])
     found: dict[Key, list[float]] = {}
-    for a, b in halves(cells, readout, repeats, seed):
+    for a, b in halves(cells, readout, repeats, seed, _levels(observed)):
         one = replace(trial, predicted=_view_of(a, observed))
         for key, value in one.score(_view_of(b, observed)).items():
             found.setdefault(key, []).append(value)
@@ -113,13 +114,16 @@ def score_table(
     resamples: int = 200,
     seed: int = 0,
     references: Sequence[str] = ("official", "held out"),
+    gene_of: Mapping[str, str] | Callable[[str], str] | None = None,
+    within: str | Sequence[str] = (),
 ) -> pd.DataFrame:
     """Models side by side, on the perturbations that occur in a part of the split, against two references.
 
     "official": the effects of all cells, training cells included, as published. "held out": of that part's cells only;
     its controls are the part's own, or if it has none the validation split's (`controls` names another part). One of
     `references` alone takes half the time. With `data_only`, the predictors from training cells stand in the table as
-    "data: ...".
+    "data: ..."; with `gene_of` (guide -> gene, or a function) also the one that pools the guides of a gene. Effects of
+    cells are taken within levels of the covariates `within`, as in `data_effects`.
 
     Returns the columns of `effect_scores` with reference, model and the `noise_ceiling`; attrs["controls"] says whose
     controls were used. Raises ValueError for an unknown reference, and as `effect_scores` and `reference_cells` do.
@@ -130,15 +134,15 @@ def score_table(
     controls = controls or ("same" if (inside.guides == 0).any() else "val")
     tables = dict(predicted)
     if data_only:
-        made = predictors(data[word == "train"], data[word == "val"], data, readout=readout)
+        made = predictors(data[word == "train"], data[word == "val"], data, None, readout, gene_of, within)
         tables |= {f"data: {name}": table for name, table in made.items()}
     parts = []
     known = {"official": lambda: data, "held out": lambda: reference_cells(data, part, word, controls)}
     for reference in references:
         cells = choose("reference", reference, known)()
-        observed = data_effects(cells, readout)
+        observed = data_effects(cells, readout, within=within)
         scored = _scored(tables, observed, cells, names, resamples, 0.95, seed)
-        ceiling = noise_ceiling(cells, readout, names, seed=seed)
+        ceiling = noise_ceiling(cells, readout, names, seed=seed, within=within)
         parts.append(scored.merge(ceiling, how="left", on=["perturbation", "score"]).assign(reference=reference))
     table = pd.concat(parts, ignore_index=True)
     table = table[["reference", "model", "perturbation", "score", "value", "low", "high", "ceiling"]]
@@ -338,6 +342,11 @@ def _view_of(moments: Moments, like: anndata.AnnData) -> _View:
     return _View(mean[1:] - mean[0], mean[1:], variance[1:], mean[0], _unit(like))
 
 
+def _levels(observed: anndata.AnnData) -> list[str]:
+    """The covariates within whose levels the effects were taken."""
+    return [name for name in observed.uns["samslib"].get("within", "").split(", ") if name]
+
+
 def _unit(table: anndata.AnnData) -> float:
     return float(np.log(2)) if table.uns["samslib"]["readout"] == "perturbseq" else 1.0
 
@@ -404,11 +413,11 @@ def _scored(
 def _resamples(cells: PerturbationData | None, observed: anndata.AnnData, resamples: int, seed: int) -> Iterator[_View]:
     if cells is None:
         return
-    readout = observed.uns["samslib"]["readout"]
-    same = data_effects(cells, readout)
+    readout, within = observed.uns["samslib"]["readout"], _levels(observed)
+    same = data_effects(cells, readout, within=within)
     if list(same.obs_names) != list(observed.obs_names) or not np.allclose(same.X, observed.X, atol=1e-6):
         raise ValueError("`cells` do not have the observed effects; give the cells that `observed` was taken from.")
-    for moments in replicates(cells, readout, resamples, seed):
+    for moments in replicates(cells, readout, resamples, seed, within):
         yield _view_of(moments, observed)
 
 

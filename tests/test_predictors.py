@@ -9,7 +9,10 @@ import pytest
 
 import samslib
 from samslib import data_effects, predictors
-from samslib.predictors import before_underscore
+
+
+def gene(guide: str) -> str:
+    return guide.split("_")[0]
 
 
 def screen(rank: int = 2, perturbations: int = 30, genes: int = 40, cells: int = 24, seed: int = 0):
@@ -33,7 +36,7 @@ def screen(rank: int = 2, perturbations: int = 30, genes: int = 40, cells: int =
 @pytest.fixture(scope="module")
 def made():
     data, train, val, truth = screen()
-    return predictors(train, val, data), data, train, val, data_effects(truth)
+    return predictors(train, val, data, gene_of=gene), data, train, val, data_effects(truth)
 
 
 def test_formulas(made):
@@ -47,9 +50,9 @@ def test_formulas(made):
     v = ((n - 1) * seen.layers["variance"]).sum(0) / (n - 1).sum()
     tau = (x.var(0, ddof=1) - (v / n).mean(0)).clip(0)
     np.testing.assert_allclose(tables["shrunken"].X, take(x.mean(0) + (x - x.mean(0)) * tau / (tau + v / n)))
-    gene = [name.split("_")[0] for name in seen.obs_names]
+    genes = [gene(name) for name in seen.obs_names]
     pooled = (
-        pd.DataFrame(n * x).groupby(gene).transform("sum") / pd.DataFrame(n).groupby(gene).transform("sum").to_numpy()
+        pd.DataFrame(n * x).groupby(genes).transform("sum") / pd.DataFrame(n).groupby(genes).transform("sum").to_numpy()
     )
     np.testing.assert_allclose(tables["guides pooled"].X, take(pooled.to_numpy()))
     left, size, right = np.linalg.svd(np.sqrt(n) * x, full_matrices=False)
@@ -86,4 +89,25 @@ def test_unseen_combinations_are_sums_and_the_unseen_is_zero():
     assert (x["C"].X == 0).all() and (tables["mean effect"]["C"].X == tables["mean effect"]["A"].X).all()
     with pytest.raises(samslib.data.DataError, match="no control cells"):
         predictors(train[train.labels != "control"], train, data)
-    assert before_underscore("RPS5_P1P2") == "RPS5"
+
+
+def test_guides_are_pooled_only_by_a_gene_that_is_given(made):
+    """Names with an underscore may be pairs, or drugs and their doses."""
+    _, data, train, val, _ = made
+    assert "guides pooled" not in predictors(train, val, data)
+    table = {name: gene(name) for name in data.perturbations}
+    asked = {"split": np.array(["train", "val", "test"])[np.arange(len(data)) % 3], "resamples": 2}
+    for given in (table, pd.Series(table), gene):
+        assert "data: guides pooled" in set(samslib.score_table({}, data, **asked, gene_of=given)["model"])
+    assert "data: guides pooled" not in set(samslib.score_table({}, data, **asked)["model"])
+    with pytest.raises(samslib.data.DataError, match="gene_of has no gene for 'P0_0'"):
+        predictors(train, val, data, gene_of={})
+
+
+def test_wrong_names_are_refused(made):
+    """A typo read as an unseen perturbation would be predicted as no effect."""
+    _, data, train, val, _ = made
+    with pytest.raises(samslib.data.DataError, match="'P3_9' in 'P3_9' is not one of data.perturbations; did you mean"):
+        predictors(train, val, data, ["P3_9"])
+    with pytest.raises(samslib.data.DataError, match="different genes"):
+        predictors(train.select_genes(np.arange(40)[::-1]), val, data)
