@@ -47,7 +47,7 @@ def align(data: PerturbationData, model: Model) -> PerturbationData:
         raise DataError(
             f"The data are {kinds[data.counts]}, but {name} was made for {kinds[summary.counts]}; {remedy}."
         )
-    changed = []
+    changed: list[str] = []
     if data.genes != summary.genes:
         data = _genes(data, summary, changed)
     if data.perturbations != summary.perturbations or data.unique != summary.unique:

@@ -246,7 +246,7 @@ class _Cells:
         group = self.group[chosen]
         size = np.bincount(group, minlength=len(self.size))
         weights = sp.csr_matrix((1.0 / size[group], (group, chosen)), (len(size), len(self.group)))
-        return size, *(_dense(weights @ values) for values in (self.g, self.squared))
+        return size, _dense(weights @ self.g), _dense(weights @ self.squared)
 
     def _by_condition(self, weight: np.ndarray, values: np.ndarray) -> np.ndarray:
         """(conditions, G) weighted sums over the groups of each condition."""
