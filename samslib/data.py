@@ -21,7 +21,7 @@ from anndata.abc import CSCDataset, CSRDataset
 from torch import Tensor
 
 from samslib.cells import Batch, Condition, DataSummary, Pseudobulk
-from samslib.disk import OnDisk
+from samslib.disk import OnDisk, canonical
 
 LOG = logging.getLogger("samslib")
 BLOCK = 4_000_000  # entries made dense at a time while reading or averaging, 32 MB in float64
@@ -118,6 +118,11 @@ class PerturbationData:
     counts: bool = True
     unique: bool = field(default=False)  # True once every distinct name has a column of its own
     twin: Any = None
+    controls: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.x, OnDisk) and self.x.dtype.kind in "biu":  # sums of bytes would wrap around
+            object.__setattr__(self, "x", self.x.astype(np.float32))
 
     @classmethod
     def from_anndata(
@@ -469,6 +474,49 @@ class PerturbationData:
         return Pseudobulk(*(torch.as_tensor(part).to(torch.get_default_dtype()) for part in parts))
 
 
+def check_data(value: Any, where: str) -> PerturbationData:
+    """`value`, if it is a PerturbationData; else a DataError that says what `where` needs."""
+    if not isinstance(value, PerturbationData):
+        remedy = "samslib.PerturbationData.from_anndata(adata) makes one"
+        raise DataError(f"{where} needs a PerturbationData, not a {type(value).__name__}; {remedy}.")
+    return value
+
+
+def check_anndata(value: Any, where: str) -> None:
+    """A DataError that says what `where` needs, unless `value` is an AnnData."""
+    if not all(hasattr(value, part) for part in ("obs", "var_names", "layers")):
+        remedy = "anndata.read_h5ad(path) reads one, anndata.AnnData(X) makes one"
+        raise DataError(f"{where} needs an AnnData, not a {type(value).__name__}; {remedy}.")
+
+
+def in_order(values: Any, names: Sequence[str] | np.ndarray, of: str) -> np.ndarray:
+    """Values, one for each of the names, as an array. Those of a Series go by its index, unless that is 0, 1, 2, ...
+
+    Raises DataError for an index that lacks a name, or has one twice: in another order the values would be those of
+    other cells.
+    """
+    if not isinstance(values, pd.Series):
+        return np.asarray(values)
+    if values.index.equals(pd.RangeIndex(len(names))):
+        return values.to_numpy()
+    index = values.index.astype(str)
+    at = index.get_indexer(pd.Index(names)) if index.is_unique else np.full(len(names), -1)
+    if (at < 0).any():
+        what = f"lacks {names[int(at.argmin())]!r}" if index.is_unique else "has a name twice"
+        remedy = f"index it by the names of the {of}, or give the values in their order, .to_numpy()"
+        raise DataError(f"The index of a Series for {len(names)} {of} {what}; {remedy}.")
+    return values.to_numpy()[at]
+
+
+def split_words(data: PerturbationData, split: Any) -> np.ndarray:
+    """(n,) "train", "val", "test" or "" of each cell: a splitter's words, or those given, a Series by its index.
+
+    Raises DataError for another word, a part of fewer than two cells, or words that are not one a cell.
+    """
+    found = split(data) if callable(split) else split
+    return check_split(np.atleast_1d(in_order(found, data.cells, "cells")), len(data))
+
+
 def check_split(part: np.ndarray, cells: int) -> np.ndarray:
     """A split's words, if there is one a cell, all are known and no part is too small; else a DataError."""
     if part.shape != (cells,):
@@ -619,27 +667,29 @@ def _read(adata: Any, layer: str | None, counts: bool) -> tuple[Any, np.ndarray]
     if adata.isbacked and layer is None and not on_disk:
         LOG.warning("adata.X is read into memory; a CSR matrix in a file, and no view of it, would stay on disk")
     stored = stored.to_memory() if isinstance(stored, CSCDataset) else stored
+    if (on_disk or sp.issparse(stored)) and stored.dtype == np.float16:
+        raise DataError(
+            "The matrix is sparse and holds float16 values, which SciPy does not take; store it as float32."
+        )
     stored = sp.csr_matrix(stored) if sp.issparse(stored) else stored
     step = max(1, BLOCK // adata.n_vars)
     blocks, totals, bad = [], [], dict.fromkeys(("NaN", "infinite", "negative", "fractional", "too large"), 0)
     for start in range(0, adata.n_obs, step):
         block = stored[start : start + step]
-        block = block if sp.issparse(block) else np.asarray(block)
+        block = block if sp.issparse(block) or np.ma.isMaskedArray(block) else np.asarray(block)
         if block.dtype.kind not in "biuf":
             raise DataError(f"The matrix holds {block.dtype} values; it must hold numbers.")
-        if counts or sp.issparse(block):
-            block = sp.csr_matrix(block, copy=True)  # all rows may be the caller's own
-            block.sum_duplicates()
+        sparse = counts or sp.issparse(block)
+        block = canonical(block) if sparse else np.ma.filled(block.astype(np.float64), np.nan)
         _count_bad(block, bad, counts)
-        if sp.issparse(block):
-            block.eliminate_zeros()
-        block = block.astype(np.float32)
+        with np.errstate(over="ignore"):  # which is refused below
+            block = block.astype(np.float32)
         totals.append(_totals(block))
         if not on_disk:
             blocks.append(block)
     for kind, n in bad.items():
         if n:
-            raise DataError(_bad_counts(adata, layer, kind, n))
+            raise DataError(_bad_counts(adata, layer, kind, n, counts))
     total = np.concatenate(totals)
     if on_disk:
         return OnDisk(stored), total
@@ -647,7 +697,7 @@ def _read(adata: Any, layer: str | None, counts: bool) -> tuple[Any, np.ndarray]
 
 
 def _totals(block: Any) -> np.ndarray:
-    return np.asarray(block.sum(1), dtype=np.float64).ravel()
+    return block @ np.ones(block.shape[1])  # in float64
 
 
 def _blocks(x: Any) -> Iterator[tuple[int, Any]]:
@@ -663,11 +713,11 @@ def _product(of: sp.csr_matrix, x: Any) -> np.ndarray:
 def _count_bad(block: Any, bad: dict[str, int], counts: bool) -> None:
     """Add the number of cells with each kind of bad value."""
     values = block.data if sp.issparse(block) else block
-    kinds = {"NaN": np.isnan(values), "infinite": np.isinf(values)}
+    finite, most = np.isfinite(values), 2**24 if counts else np.finfo(np.float32).max
+    kinds = {"NaN": np.isnan(values), "infinite": np.isinf(values), "too large": finite & (np.abs(values) > most)}
     if counts:
         with np.errstate(invalid="ignore"):
-            fractional = np.isfinite(values) & (values != np.rint(values))
-            kinds |= {"negative": values < 0, "fractional": fractional, "too large": values > 2**24}
+            kinds |= {"negative": values < 0, "fractional": finite & (values != np.rint(values))}
     for kind, where in kinds.items():
         if where.any():
             rows = (
@@ -678,13 +728,14 @@ def _count_bad(block: Any, bad: dict[str, int], counts: bool) -> None:
             bad[kind] += len(np.unique(rows[where] if sp.issparse(block) else rows))
 
 
-def _bad_counts(adata: Any, layer: str | None, kind: str, cells: int) -> str:
+def _bad_counts(adata: Any, layer: str | None, kind: str, cells: int, counts: bool) -> str:
     matrix = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
     what = f"{matrix} has {kind} values in {_cells(cells)}"
     if kind in ("NaN", "infinite"):
         return f"{what}; drop these cells or find out what made them so."
     if kind == "too large":
-        return f"{what} (above 2**24, not exact in float32); a cell's counts are smaller: check the matrix."
+        limit = "2**24, not exact in float32); a cell's counts are smaller" if counts else "what float32 can hold)"
+        return f"{what} (above {limit}: check the matrix."
     looks = [f"layer={name!r}" for name in adata.layers if name != layer and _looks_raw(adata.layers[name])]
     if layer is not None and not adata.isbacked and adata.X is not None and _looks_raw(adata.X):
         looks.append("layer=None (adata.X)")

@@ -3,6 +3,7 @@
 import logging
 import re
 import time
+from dataclasses import replace
 
 import anndata as ad
 import numpy as np
@@ -41,6 +42,19 @@ def counts(labels=LABELS, genes=7, seed=0):
     return adata
 
 
+@pytest.fixture
+def warned(caplog):
+    """Reads an AnnData and gives the data and what was logged."""
+
+    def read(adata, **options):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "samslib"):
+            data = PerturbationData.from_anndata(adata, **options)
+        return data, [record.getMessage() for record in caplog.records]
+
+    return read
+
+
 def refused(words, adata, **options):
     """The error is a DataError of one line with every word of `words` in it."""
     with pytest.raises(DataError) as caught:
@@ -55,6 +69,8 @@ FORMS = {
     "dense": np.asarray,
     "integer": lambda x: x.astype(np.int64),
     "unsigned": lambda x: x.astype(np.uint16),
+    "bytes": lambda x: sp.csr_matrix(x.astype(np.uint8)),
+    "half": lambda x: x.astype(np.float16),
     "double": lambda x: x.astype(np.float64),
     "CSR": sp.csr_matrix,
     "CSC": sp.csc_matrix,
@@ -79,7 +95,7 @@ def test_every_matrix_form_gives_the_same_sparse_counts(form, where, tmp_path, m
         rows = slice(1, 9)
         adata = adata[rows]
     data = PerturbationData.from_anndata(adata, **options)
-    assert isinstance(data.x, OnDisk) == (where == "backed" and form.startswith("CSR"))
+    assert isinstance(data.x, OnDisk) == (where == "backed" and form.startswith(("CSR", "bytes")))
     data = data.to_memory()
     assert isinstance(data.x, sp.csr_matrix) and data.x.dtype == np.float32
     np.testing.assert_array_equal(data.x.toarray(), x[rows])
@@ -112,6 +128,83 @@ def test_the_callers_matrix_is_left_as_it_was():
     adata.X = sp.vstack([doubled[:1]] * 12, format="csr")  # an entry in two pieces
     data = PerturbationData.from_anndata(adata)
     assert data.x[0, 0] == 2 and adata.X.nnz == 48
+
+
+TYPES = ["uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float32", "float64", "bool"]
+
+
+def in_pieces(dtype):
+    """Three cells x four genes whose entries stand in pieces of the largest values that a byte holds, some of them
+    zero; and the sums."""
+    many = {"bool": 1, "int8": 120}.get(dtype, 200)
+    values, genes, starts = [many, many, 3, 0, 1, many, many, many], [2, 2, 0, 1, 1, 3, 3, 3], [0, 4, 5, 8]
+    values = np.array(values).astype(dtype)
+    sums = np.zeros((3, 4))
+    np.add.at(sums, (np.repeat([0, 1, 2], np.diff(starts)), genes), values.astype(float))
+    return sp.csr_matrix((values, genes, starts), shape=(3, 4)), sums
+
+
+def three_cells(x):
+    return ad.AnnData(x, obs=pd.DataFrame({"perturbation": ["control", "A", "B"]}, index=["c0", "c1", "c2"]))
+
+
+@pytest.mark.parametrize("form", ["CSR", "CSC", "dense"])
+@pytest.mark.parametrize("where", ["memory", "layer", "backed"])
+@pytest.mark.parametrize("dtype", TYPES)
+def test_small_integers_do_not_wrap_around(dtype, where, form, tmp_path):
+    """Two pieces of 200 are 400, and not the 144 of a byte, wherever they lie; the same for the sum of a cell."""
+    pieces, sums = in_pieces(dtype)
+    if form == "dense":
+        sums = np.minimum(sums, 1 if dtype == "bool" else 120)
+    adata, options = three_cells({"CSR": pieces, "CSC": pieces.tocsc(), "dense": sums.astype(dtype)}[form]), {}
+    if where == "layer":
+        adata.layers["counts"], adata.X, options = adata.X, None, {"layer": "counts"}
+    if where == "backed":
+        adata.write_h5ad(tmp_path / "cells.h5ad")
+        adata = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    data = PerturbationData.from_anndata(adata, **options)
+    np.testing.assert_array_equal(data.library, sums.sum(1))
+    np.testing.assert_array_equal(data.batch().x, sums)
+    np.testing.assert_array_equal(data.select_genes([1, 2, 3, 0]).library, sums.sum(1))
+    np.testing.assert_allclose(data.summary().mean, sums.mean(0), rtol=1e-6)
+    assert data.to_memory().x.nnz == (sums > 0).sum(), "no zero is stored"
+
+
+@pytest.mark.parametrize("backed", [False, True])
+def test_sums_too_large_for_float32_are_refused(backed, tmp_path):
+    """Two pieces of 2**24 - 1; and one whole number that float32 would round to 2**24."""
+    for name, values, genes in (
+        ("pieces", [2**24 - 1, 2**24 - 1, 1, 1], [0, 0, 1, 0]),
+        ("one", [2**24 + 1, 1, 1, 1], [0, 1, 1, 0]),
+    ):
+        adata = three_cells(sp.csr_matrix((np.array(values, dtype=np.int32), genes, [0, 2, 3, 4]), shape=(3, 4)))
+        if backed:
+            adata.write_h5ad(tmp_path / f"{name}.h5ad")
+            adata = ad.read_h5ad(tmp_path / f"{name}.h5ad", backed="r")
+        refused(["too large values in 1 cell", "2**24"], adata)
+    adata = three_cells(np.array([[2**24, 1, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]]))
+    data = PerturbationData.from_anndata(adata)
+    assert data.library[0] == data.select_genes([0, 1]).library[0] == 2**24 + 1, "which float32 does not hold"
+
+
+def test_integers_put_in_place_of_x_are_made_float():
+    data = PerturbationData.from_anndata(three_cells(np.full((3, 4), 200.0)))
+    for x in (np.full((3, 4), 200, dtype=np.uint8), sp.csr_matrix(np.full((3, 4), 200, dtype=np.uint8))):
+        other = replace(data, x=x)
+        assert other.x.dtype == np.float32 and other.x.sum() == 2400 and other.genes_seen(3).all()
+        assert set(other.select_genes([0, 1, 2]).library) == {600}
+
+
+def test_values_that_are_masked_or_beyond_float32_are_refused():
+    adata = counts()
+    adata.X = np.ma.masked_array(adata.X, mask=np.arange(84).reshape(12, 7) == 5)
+    refused(["adata.X has NaN values in 1 cell"], adata)
+    adata = counts()
+    adata.X = adata.X.astype(np.float64) * 1e39
+    refused(["too large values in 12 cells", "float32"], adata, counts=False)
+    adata.X = sp.csr_matrix(counts().X.astype(np.float32))
+    adata.X.data = adata.X.data.astype(np.float16)
+    refused(["float16"], adata)
 
 
 def test_names_have_one_order_and_the_mapping_is_reported(caplog):
