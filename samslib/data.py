@@ -159,10 +159,7 @@ class PerturbationData:
 
         Raises `DataError` (a ValueError) for anything that cannot be modelled, with the remedy.
         """
-        if not all(hasattr(adata, part) for part in ("obs", "var_names", "layers")):
-            raise DataError(
-                f"from_anndata needs an AnnData, not a {type(adata).__name__}; anndata.AnnData(X) makes one."
-            )
+        check_anndata(adata, "from_anndata")
         if separator == "":
             raise DataError("The separator is an empty text; give the text between names, or None if there is none.")
         control = None if control is None else str(control).strip()
@@ -239,20 +236,32 @@ class PerturbationData:
             f"{len(self.perturbations)} perturbations in {kinds} conditions, {controls}"
         )
 
-    def _positions(self, rows: Any, size: int, of: str) -> np.ndarray:
+    @property
+    def naming(self) -> Names:
+        """How these data's perturbations are named: what "B+A" or a control's label means here."""
+        return Names(self.control, self.separator, self.controls[1:])
+
+    def _positions(self, rows: Any, names: Sequence[str] | np.ndarray, of: str) -> np.ndarray:
         """Slice, mask or integers as an integer array; an IndexError of numpy's if out of range."""
+        size = len(names)
         if isinstance(rows, slice):
             return np.arange(size)[rows]
-        at = np.atleast_1d(np.asarray(rows))
-        if at.dtype == bool and len(at) != size:
+        mask = pd.api.types.is_bool_dtype(rows) if isinstance(rows, pd.Series) else False
+        at = np.atleast_1d(in_order(rows, names, of) if mask else np.asarray(rows))
+        if at.dtype == bool and at.shape != (size,):
             raise DataError(f"The mask has {len(at)} values for {size} {of}; it needs one each.")
-        if at.size and at.dtype.kind not in "biu":
+        if at.size and at.dtype.kind not in "biu" or at.ndim > 1:
             raise DataError(f"The {of} are chosen by positions, a mask or a slice, not by {at.dtype} values.")
+        if at.dtype != bool and len(at) == size > 2 and at.min() >= 0 and at.max() <= 1:
+            raise DataError(f"The {of} are given a 0 or 1 each, which would be positions; for a mask give values == 1.")
         return np.arange(size)[at.astype(int) if not at.size else at]
 
     def __getitem__(self, rows: Any) -> PerturbationData:
-        """The chosen cells (positions, mask or slice) with all columns kept."""
-        at = self._positions(rows, len(self), "cells")
+        """The chosen cells (positions, mask or slice) with all columns kept. A mask that is a Series goes by the names
+        in its index."""
+        if isinstance(rows, tuple):
+            raise DataError("data[...] takes one list, mask or slice of cells; data.select_genes chooses genes.")
+        at = self._positions(rows, self.cells, "cells")
         per_cell = ("cells", "labels", "raw_labels", "guides", "dose", "library", "covariate", "qc")
         twin = None if self.twin is None else self.twin[at]
         x = self.x.select(at) if isinstance(self.x, OnDisk) else self.x[at]
@@ -264,7 +273,7 @@ class PerturbationData:
 
     def batch(self, rows: Any = slice(None), dtype: torch.dtype = torch.float32) -> Batch:
         """The chosen cells as dense tensors: x (b, G), their condition, and twin (b, G) if there is one."""
-        at = self._positions(rows, len(self), "cells")
+        at = self._positions(rows, self.cells, "cells")
 
         def dense(m: Any) -> Tensor:
             chosen = m[at]
@@ -339,6 +348,8 @@ class PerturbationData:
 
         Raises DataError for a level that is unknown, missing or given twice.
         """
+        if isinstance(given, str):
+            raise DataError(f"The levels are one text, {given!r}; give a list of levels: [{given!r}].")
         for level in given:
             if level not in self.covariates:
                 known = f"; the levels are {', '.join(self.covariates) or 'none'}."
@@ -386,13 +397,23 @@ class PerturbationData:
         return np.sum(seen, axis=0) >= cells
 
     def select_genes(self, mask: Any) -> PerturbationData:
-        """The chosen genes (mask, positions or slice) of all cells, libraries counted again over these genes.
+        """The chosen genes (names, mask, positions or slice) of all cells, libraries counted again over these genes.
 
-        Raises DataError where no gene is left, or where cells lose their last count.
+        A mask that is a Series, such as adata.var["highly_variable"], goes by the names in its index. Raises DataError
+        for unknown genes and for a gene twice, where no gene is left, and where cells lose their last count.
         """
-        at = self._positions(mask, len(self.genes), "genes")
+        given = np.atleast_1d(np.asarray(mask))
+        if given.dtype.kind in "UO" and all(isinstance(g, str) for g in given):
+            index = pd.Index(self.genes)
+            if unknown := [g for g in given if g not in index]:
+                hint = did_you_mean(unknown[0], self.genes) or "."
+                raise DataError(f"{len(unknown)} of the genes are not in the data ({_list(unknown, 3)}){hint}")
+            mask = index.get_indexer(given)
+        at = self._positions(mask, self.genes, "genes")
         if not len(at):
             raise DataError("No gene is selected; the mask is False everywhere.")
+        if len(set(at)) < len(at):
+            raise DataError(f"{len(at) - len(set(at))} genes are selected more than once; select each once.")
         x = self.x.select(genes=at) if isinstance(self.x, OnDisk) else self.x[:, at]
         library = np.concatenate([_totals(block) for _, block in _blocks(x)]) if self.counts else self.library
         if empty := int((library == 0).sum()):
@@ -404,15 +425,16 @@ class PerturbationData:
         return replace(self, x=x, genes=tuple(self.genes[i] for i in at), library=library, twin=twin)
 
     def split(
-        self, splitter: Callable[[PerturbationData], np.ndarray]
+        self, splitter: Callable[[PerturbationData], np.ndarray] | Sequence[str] | np.ndarray | pd.Series
     ) -> tuple[PerturbationData, PerturbationData, PerturbationData]:
         """Train, validation and test cells; `splitter` (see `samslib.splits`) says "train", "val", "test" or
-        "" a cell.
+        "" a cell, or these words are given themselves, such as adata.obs["split"]: a Series goes by the names in its
+        index.
 
         The number of cells left out is logged. Raises DataError for another word or a part of fewer than two
         cells.
         """
-        part = check_split(np.asarray(splitter(self)), len(self))
+        part = split_words(self, splitter)
         if dropped := int((part == "").sum()):
             LOG.warning("%s of %d are in no part of this split", _cells(dropped), len(self))
         train, val, test = (self[part == name] for name in ("train", "val", "test"))
@@ -428,7 +450,7 @@ class PerturbationData:
         are saved with a model. Raises DataError if `train` has other genes or columns than these data, or for the
         pseudobulk of real values.
         """
-        train = self if train is None else train
+        train = self if train is None else check_data(train, "summary")
         columns = ("genes", "perturbations", "covariates", "quality")
         if other := [name for name in columns if getattr(self, name) != getattr(train, name)]:
             raise DataError(
@@ -520,7 +542,8 @@ def split_words(data: PerturbationData, split: Any) -> np.ndarray:
 def check_split(part: np.ndarray, cells: int) -> np.ndarray:
     """A split's words, if there is one a cell, all are known and no part is too small; else a DataError."""
     if part.shape != (cells,):
-        raise DataError(f"The split has {len(part)} labels for {_cells(cells)}; it needs one each.")
+        remedy = "it needs one each, or a splitter such as samslib.splits.random()"
+        raise DataError(f"The split has {len(part)} labels for {_cells(cells)}; {remedy}.")
     if unknown := sorted(set(part.tolist()) - {"train", "val", "test", ""}, key=str):
         raise DataError(f'The split has labels {_list(unknown)}; they must be "train", "val", "test" or "" (left out).')
     for name in ("train", "val", "test"):

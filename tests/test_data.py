@@ -12,8 +12,13 @@ import pytest
 import scipy.sparse as sp
 import torch
 
+from samslib import checkpoint, splits
 from samslib.data import DataError, PerturbationData
 from samslib.disk import OnDisk
+from samslib.effects import arms
+from samslib.models import SAMSVAE
+from samslib.observed import reference_cells
+from samslib.predictors import predictors
 
 LABELS = [
     "control",
@@ -338,6 +343,63 @@ def test_rows_batches_and_genes():
         data.select_genes(np.zeros(7, bool))
 
 
+def test_a_mask_goes_by_the_names_of_its_index():
+    """A Series in another order, or of more cells or genes than there are; plain numbers 0, 1, 2, ... are no names."""
+    adata = counts()
+    whole = PerturbationData.from_anndata(adata)
+    data = whole[3:]
+    chosen = adata.obs["perturbation"] == "C"
+    assert isinstance(chosen, pd.Series)
+    shuffled = chosen.sample(frac=1, random_state=0)
+    for mask in (chosen[3:], chosen, shuffled, shuffled.astype("boolean"), pd.Series(chosen[3:].to_numpy())):
+        assert data[mask].cells.tolist() == ["c8", "c9"], mask
+        np.testing.assert_array_equal(data.batch(mask).x, adata.X[8:10])
+    genes = pd.Series(np.arange(7) % 3 == 0, index=adata.var_names)
+    for mask in (genes, genes[::-1], genes.to_numpy()):
+        assert whole.select_genes(mask).genes == ("g0", "g3", "g6")
+    assert whole.select_genes([0, 3, 2]).select_genes(genes).genes == ("g0", "g3")
+    for wrong, message in (
+        (chosen[4:], "lacks 'c3'"),
+        (pd.Series(chosen.to_numpy(), index=[f"cell{i}" for i in range(12)]), "lacks 'c3'"),
+        (pd.concat([chosen, chosen[:1]]), "has a name twice"),
+        (pd.Series(chosen.to_numpy()), "lacks 'c3'"),
+    ):
+        with pytest.raises(DataError, match=f"index of a Series for 9 cells {message}; index it by the names"):
+            data[wrong]
+    with pytest.raises(DataError, match="Series for 7 genes lacks 'g0'"):
+        whole.select_genes(genes[1:])
+
+
+def test_what_may_be_read_in_two_ways_is_refused():
+    """A mask of numbers, which would be positions; two axes at once, of which the second would be cells."""
+    data = PerturbationData.from_anndata(counts())
+    for mask in (np.arange(12) % 2, (np.arange(12) % 2).astype(np.uint8), [1, 0] * 6, pd.Series([0, 1] * 6)):
+        with pytest.raises(DataError, match="0 or 1 each.*give values == 1"):
+            data[mask]
+    with pytest.raises(DataError, match="0 or 1 each"):
+        data.select_genes(np.array([1, 0, 0, 1, 0, 1, 1]))
+    for key in ((5, 3), (slice(None), [0, 1])):
+        with pytest.raises(DataError, match="one list, mask or slice of cells; data.select_genes"):
+            data[key]
+    with pytest.raises(DataError, match="by positions, a mask or a slice"):
+        data[np.array([[0, 1], [2, 3]])]
+
+
+def test_genes_are_selected_by_name():
+    adata = counts()
+    data = PerturbationData.from_anndata(adata)
+    for names in (["g4", "g0"], np.array(["g4", "g0"]), pd.Index(["g4", "g0"]), pd.Series(["g4", "g0"])):
+        few = data.select_genes(names)
+        assert few.genes == ("g4", "g0")
+        np.testing.assert_array_equal(few.batch().x, adata.X[:, [4, 0]])
+    assert data.select_genes("g0").genes == ("g0",)
+    with pytest.raises(DataError, match="2 of the genes are not in the data \\('G4', 'x'\\); did you mean 'g4'"):
+        data.select_genes(["g0", "G4", "x"])
+    for twice in ([0, 3, 0], ["g0", "g3", "g0"], [0, 3, -7]):
+        with pytest.raises(DataError, match="selected more than once"):
+            data.select_genes(twice)
+
+
 def test_select_genes_refuses_to_leave_empty_cells():
     data = PerturbationData.from_anndata(counts())
     with pytest.raises(DataError, match="12 cells have no counts on the 1 selected genes"):
@@ -415,6 +477,37 @@ def test_split_parts_and_the_cells_left_out(caplog):
         }[wrong]
         with pytest.raises(DataError, match=re.escape(message)):
             data.split(lambda d, given=given: given)
+
+
+def test_words_of_a_split_go_by_the_names_of_their_index():
+    adata = counts(["control", "A", "B", "C"] * 3)
+    data = PerturbationData.from_anndata(adata)
+    words = np.array(["train"] * 5 + ["val"] * 3 + ["test"] * 4)
+    adata.obs["split"] = pd.Categorical(words)
+    shuffled = adata.obs["split"].sample(frac=1, random_state=0)
+    for given in (words, list(words), adata.obs["split"], shuffled, lambda d: shuffled, pd.Series(words)):
+        parts = data.split(given)
+        assert [part.cells.tolist() for part in parts] == [
+            [f"c{i}" for i in at] for at in (range(5), range(5, 8), range(8, 12))
+        ]
+        held = reference_cells(data, "test", given, "train")
+        assert held.cells.tolist() == ["c0", "c4", "c9", "c10", "c11"]
+    assert data[1:].split(shuffled)[0].cells.tolist() == ["c1", "c2", "c3", "c4"]
+    with pytest.raises(DataError, match="lacks 'c0'"):
+        data.split(adata.obs["split"][1:])
+    for wrong in ("random", 0.8, None, splits):
+        with pytest.raises(DataError, match="1 labels for 12 cells; .* a splitter such as samslib.splits.random"):
+            data.split(wrong)
+
+
+def test_an_anndata_in_place_of_the_data_and_the_reverse():
+    adata = counts()
+    data = PerturbationData.from_anndata(adata)
+    refused(["from_anndata needs an AnnData, not a PerturbationData"], data)
+    refused(["not a str", "anndata.read_h5ad"], "cells.h5ad")
+    for wrong in (lambda: data.summary(adata), lambda: splits.random()(adata), lambda: splits.combinations(0.5)(adata)):
+        with pytest.raises(DataError, match="needs a PerturbationData, not .*AnnData; .*from_anndata"):
+            wrong()
 
 
 def test_each_missing_or_misspelt_name_is_named():
