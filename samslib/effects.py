@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from samslib.cells import Batch, Condition, Plate
-from samslib.data import Names, PerturbationData
+from samslib.data import PerturbationData
 from samslib.model import Model
 from samslib.options import choose
 from samslib.trace import Trace
@@ -67,7 +67,7 @@ def arms(data: PerturbationData, perturbations: Sequence[Named] | None) -> tuple
     if not len(asked):
         raise ValueError("perturbations is empty; name at least one, or leave it for every condition of the data.")
     doses = [data.dose_of(name) for name in asked]
-    names = Names(data.control, data.separator)
+    names = data.naming
     labels = [
         names.canonical(p) if isinstance(p, str) else data.describe(row[0]) for p, row in zip(asked, doses, strict=True)
     ]

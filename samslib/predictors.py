@@ -8,7 +8,7 @@ import anndata
 import numpy as np
 import pandas as pd
 
-from samslib.data import Names, PerturbationData
+from samslib.data import PerturbationData
 from samslib.effects import effect_table
 from samslib.observed import data_effects
 
@@ -54,7 +54,7 @@ def predictors(
     if np.array_equal(matrices["guides pooled"], x):
         del matrices["guides pooled"]
     asked = [c for c in data.conditions().index if c != data.control] if perturbations is None else perturbations
-    names = Names(data.control, data.separator)
+    names = data.naming
     labels = [names.canonical(name) for name in asked]
     weights = pd.DataFrame(0.0, index=pd.RangeIndex(len(labels)), columns=seen.obs_names)
     for i, label in enumerate(labels):

@@ -236,9 +236,142 @@ def test_names_have_one_order_and_the_mapping_is_reported(caplog):
     assert not caplog.records
 
 
-def test_a_control_label_that_holds_the_separator():
-    data = PerturbationData.from_anndata(counts(["N1_N2", "A_N1", "N2_B", "B_A"]), control="N1_N2", separator="_")
-    assert data.labels.tolist() == ["N1_N2", "A", "B", "A_B"]
+def test_a_control_is_a_whole_part_of_a_name(warned):
+    """No piece of a label is a control, unless the label only repeats it; the label is one part wherever it stands."""
+    labels = ["non+targeting", "A", "B", "A+B", "non+A", "non+targeting+B", "A + non+targeting", "A+non"]
+    data, said = warned(counts(labels), control="non+targeting")
+    assert data.labels.tolist() == ["non+targeting", "A", "B", "A+B", "A+non", "B", "A", "A+non"]
+    assert data.perturbations == ("A", "B", "non") and data.control == "non+targeting"
+    assert any("look like controls: 'non';" in text for text in said)
+    adata = counts(labels)
+    adata.obs["dose"] = ["1", "2", "3", "4+5", "6+7", "1+8", "9+1", "10+11"]
+    doses = PerturbationData.from_anndata(adata, control="non+targeting", dose="dose").dose.toarray()
+    assert doses.tolist() == [
+        [0, 0, 0], [2, 0, 0], [0, 3, 0], [4, 5, 0], [7, 0, 6], [0, 8, 0], [9, 0, 0], [10, 0, 11],
+    ]  # fmt: skip
+    refused(["twice", "'non+non+targeting'"], counts(["a+b", "A", "non+non+targeting"]), control="a+b")
+    data, said = warned(counts(["N1_N2", "A_N1", "N2_B", "B_A"]), control="N1_N2", separator="_")
+    assert data.labels.tolist() == ["N1_N2", "A_N1", "B_N2", "A_B"]
+    assert any("'N1', 'N2'; if they are, pass control=['N1_N2', 'N1', 'N2']" in text for text in said)
+    data, said = warned(counts(["N1_N2", "A_N1", "N2_B", "B_A"]), control=["N1_N2", "N1", "N2"], separator="_")
+    assert data.labels.tolist() == ["N1_N2", "A", "B", "A_B"] and "look like" not in " ".join(said)
+
+
+@pytest.mark.parametrize(
+    "control, separator, labels, expected",
+    [
+        ("ctrl", "+", ["ctrl", "KLF1+ctrl", "ctrl+SET", "KLF1+SET"], ["ctrl", "KLF1", "SET", "KLF1+SET"]),
+        ("ctrl+ctrl", "+", ["ctrl+ctrl", "KLF1+ctrl", "SET", "SET+KLF1"], ["ctrl+ctrl", "KLF1", "SET", "KLF1+SET"]),
+        ("control", "+", ["control", "KLF1", "control+SET", "KLF1+SET"], ["control", "KLF1", "SET", "KLF1+SET"]),
+        (
+            "NegCtrl0_NegCtrl0",
+            "_",
+            ["NegCtrl0_NegCtrl0", "KLF1_NegCtrl0", "NegCtrl0_SET", "KLF1_SET"],
+            ["NegCtrl0_NegCtrl0", "KLF1", "SET", "KLF1_SET"],
+        ),
+    ],
+)
+def test_the_names_that_norman_was_published_under(warned, control, separator, labels, expected):
+    data, said = warned(counts(labels), control=control, separator=separator)
+    assert data.labels.tolist() == expected and data.perturbations == ("KLF1", "SET")
+    assert all("rewritten" in text for text in said)
+
+
+def test_several_labels_of_controls_become_one(warned):
+    labels = ["NT_1", "NT_2", "NT_3", "A", "NT_2+NT_1", "B+NT_3", "NT_1+A", "A+B", "B"]
+    adata = counts(labels)
+    for given in (["NT_1", "NT_2", " NT_3"], ("NT_1", "NT_2", "NT_3"), np.array(["NT_1", "NT_2", "NT_3", "NT_1"])):
+        data, said = warned(adata, control=given)
+        assert data.labels.tolist() == ["NT_1", "NT_1", "NT_1", "A", "NT_1", "B", "A", "A+B", "B"]
+        assert data.control == "NT_1" and data.controls == ("NT_1", "NT_2", "NT_3")
+        assert data.perturbations == ("A", "B") and data.n_treated.tolist() == [3, 3]
+        assert len(said) == 1 and "'NT_2' is now 'NT_1'" in said[0]
+    part = data[2:].encode_unique()
+    for some in (data, part):
+        assert some.dose_of("NT_3").sum() == some.dose_of("NT_2+NT_3").sum() == 0
+        assert torch.equal(some.dose_of("A+NT_2"), some.dose_of("A"))
+        assert arms(some, ["B+NT_2", "A"])[0] == ["B", "A"]
+    words = np.array(["train", "train", "val", "train", "val", "train", "train", "val", "val"])
+    made = predictors(data[words == "train"], data[words == "val"], data, ["B+NT_2"])
+    assert list(made["training cells"].obs_names) == ["B"]
+    assert PerturbationData.from_anndata(adata, control=["NT_1"]).controls == ("NT_1",)
+    refused(["control label is empty"], adata, control=[])
+    refused(["control label is empty"], adata, control=["NT_1", " "])
+    refused(["labelled 'x' or 'y'"], adata, control=["x", "y"])
+
+
+def test_models_of_data_with_several_controls_are_saved_and_loaded(tmp_path):
+    data = PerturbationData.from_anndata(counts(["NT_1", "NT_2", "A", "A"]), control=["NT_1", "NT_2"])
+    summary = data.summary()
+    assert summary.control == "NT_1"
+    model = SAMSVAE(summary, latent=2, encoder_width=4, decoder_width=4)
+    assert checkpoint.load(checkpoint.save(model, tmp_path / "model.safetensors")).summary.control == "NT_1"
+
+
+def test_a_control_label_without_cells_is_named(warned):
+    data, said = warned(counts(["control", "A", "B"]), control=["control", "NT_1", "NT_2"])
+    assert data.perturbations == ("A", "B") and said == [
+        "No cell is labelled 'NT_1', 'NT_2', as controls were said to be"
+    ]
+
+
+@pytest.mark.parametrize(
+    "label",
+    ["Control", "ctrl", "NT", "NT_1", "NTC-12", "sgNT3", "NegCtrl0", "neg_control", "non-targeting_01|non-targeting_7",
+     "Non-Targeting", "no target", "nontargeting_ACGTACGTACGT", "DMSO", "vehicle", "mock", "scrambled 2", "untreated"],
+)  # fmt: skip
+def test_perturbations_that_look_like_controls_are_named(warned, label):
+    data, said = warned(counts(["control", "A", label, "NT5C", "NTRK1", "TARGET"]))
+    assert label in data.perturbations
+    assert said == [
+        f"Perturbations that look like controls: {label!r}; if they are, pass control=['control', {label!r}]"
+    ]
+    refused([f"did you mean {label!r}?"], counts(["A", "NT5C", label]), control="wild type")
+
+
+def test_all_likely_controls_are_proposed():
+    adata = counts(["NT_1", "A", "NT_2", "B", "B+non-targeting"])
+    refused(["labelled 'control'; did you mean control=['NT_1', 'NT_2', 'non-targeting']? Labels"], adata)
+
+
+def test_names_that_come_apart_into_no_names_are_refused():
+    for name, part in (("(+)-JQ1", "'('"), ("A (x+y)", "'A (x'"), ("[a+b", "'[a'"), ("A+-", "'-'"), ("B+?", "'?'")):
+        refused([repr(name), f"({part})", "another separator, or None"], counts(["control", "B", name, name]))
+    data = PerturbationData.from_anndata(counts(["control", "B", "(+)-JQ1", "A (x+y)"]), separator=None)
+    assert data.perturbations == ("(+)-JQ1", "A (x+y)", "B")
+    data = PerturbationData.from_anndata(counts(["control", "p(x)", "B", "p(x)+B", "A)"]))
+    assert data.perturbations == ("A)", "B", "p(x)"), "brackets are looked at where a name was cut"
+    refused(["'*'", "names nothing"], counts(["control", "B", "*"]))
+    assert PerturbationData.from_anndata(counts(["*", "B", "A"]), control="*").perturbations == ("A", "B")
+
+
+def test_parts_that_never_occur_alone_are_named(warned):
+    """As guides with a strand, which the separator cuts; and as a few genes of a true screen of pairs."""
+    _, said = warned(counts(["control", "RPS5_+_1.23-P1", "RPL3_-_9.8-P1", "RPS6_+_4.5-P1"]))
+    (text,) = (text for text in said if "rewritten" not in text)
+    assert "combinations only: 'RPS5_', 'RPS6_', '_1.23-P1' and 1 more" in text and "separator=None" in text
+    assert "'RPS5_+_1.23-P1'" in text
+    _, said = warned(counts(["control", "A", "B", "A+B", "A+C"]))
+    assert len(said) == 1 and "combinations only: 'C';" in said[0] and "'A+C'" in said[0]
+    assert not warned(counts(["control", "A", "B", "A+B"]))[1]
+    assert not warned(counts(["control", "A", "A+control", "B+control", "A+B"]))[1][1:]
+
+
+def test_a_separator_that_no_name_holds_is_doubted(warned):
+    for labels, name in (
+        (["control", "KLF1", "SET", "KLF1_SET"], "KLF1_SET"),
+        (["control", "SET_control"], "SET_control"),
+    ):
+        data, said = warned(counts(labels))
+        assert name in data.perturbations and len(said) == 1 and f"{name!r} looks like" in said[0]
+        assert "separator='_'?" in said[0] and not warned(counts(labels), separator=None)[1]
+    for labels in (["control", "RPS5_P1", "RPS5_P2", "P01_a"], ["control", "HLA-A", "A|B", "A"]):
+        assert not warned(counts(labels))[1]
+
+
+def test_names_that_differ_in_case_are_named(warned):
+    _, said = warned(counts(["control", "KLF1", "klf1", "SET"]))
+    assert len(said) == 1 and "differ only in case: 'KLF1', 'klf1';" in said[0]
 
 
 def test_without_separator_or_control_names_stay_whole():
@@ -286,6 +419,59 @@ def test_dose_of_seen_and_unseen_conditions():
     }.items():
         with pytest.raises(DataError, match=re.escape(words)):
             data.dose_of(wrong)
+
+
+def test_ties_of_doses_fall_to_the_smaller_one_part_by_part():
+    adata = counts(["A+B", "A+B", "B+A", "B+A", "A", "A", "control", "B"])
+    adata.obs["dose"] = ["2+1", "1+3", "3+1", "1+2", "7", "5", "1", "4"]
+    data = PerturbationData.from_anndata(adata, dose="dose")
+    assert data.dose_of("A+B").tolist() == [[1, 3]] and data.dose_of("A").tolist() == [[5, 0]]
+    other = replace(data, perturbations=("B", "A"), dose=data.dose[:, [1, 0]])
+    assert other.dose_of("A+B").tolist() == [[3, 1]], "in the order of the name, whatever that of the columns"
+
+
+def test_doses_of_many_conditions_look_at_all_cells_once():
+    """Comparisons of labels and readings of whole columns are counted; a copy with other cells counts for itself."""
+    scans = []
+
+    class Labels(np.ndarray):
+        def __eq__(self, other):
+            scans.append("labels")
+            return np.asarray(self) == other
+
+    class Doses(sp.csr_matrix):
+        def __getitem__(self, key):
+            if isinstance(key, tuple) and self.shape[0] == len(data):
+                scans.append("a column")
+            return super().__getitem__(key)
+
+        def tocsc(self, copy=False):
+            scans.append("all columns")
+            return super().tocsc(copy)
+
+    names = [f"P{i:02d}" for i in range(20)]
+    pairs = [f"{a}+{b}" for a, b in zip(names[:-1], names[1:], strict=True)]
+    data = PerturbationData.from_anndata(counts(["control", *names, *pairs[:10]]))
+    expected = np.array([[name in label.split("+") for name in names] for label in names + pairs])
+    watched = replace(data, labels=np.asarray(data.labels, dtype=object).view(Labels), dose=Doses(data.dose))
+    np.testing.assert_array_equal(arms(watched, names + pairs)[1], expected)
+    assert len(scans) <= 2, scans
+    assert watched[5:].dose_of("P00").sum() == 1 and watched[[1, 2]].dose_of("P00").tolist() == [[1.0] + [0.0] * 19]
+
+
+def test_what_is_no_name_of_a_condition():
+    data = PerturbationData.from_anndata(counts())
+    for wrong in (("B", "A"), ["B", "A"]):
+        for ask in (lambda wrong=wrong: data.dose_of(wrong), lambda wrong=wrong: arms(data, [wrong])):
+            with pytest.raises(DataError, match=re.escape(f"{wrong!r} is no name") + ".* one text, such as 'B\\+A'"):
+                ask()
+    with pytest.raises(DataError, match="5 is no name of a condition"):
+        data.dose_of(5)
+    for amount in ("high", "1", None, -1, np.nan):
+        with pytest.raises(DataError, match="dose of 'A' is .*; give a finite number"):
+            data.dose_of({"A": amount})
+    with pytest.raises(DataError, match="give a list of levels: \\['line=K562'\\]"):
+        data.levels_of("line=K562")
 
 
 def test_unique_encoding_has_a_column_a_condition():
@@ -528,6 +714,9 @@ def test_each_missing_or_misspelt_name_is_named():
         control="ctrl",
     )
     refused(["labelled 'wild type'", "did you mean 'control'?"], adata, control="wild type")
+    refused(["no column ['perturbation']"], adata, perturbation=["perturbation"])
+    adata.obs = pd.concat([adata.obs, adata.obs.iloc[:, :1]], axis=1)
+    refused(["adata.obs has 2 columns named 'perturbation'", "rename or drop"], adata)
     refused(["needs an AnnData, not a DataFrame"], adata.obs)
     refused(["separator is an empty text"], adata, separator="")
     refused(["control label is empty"], adata, control=" ")
@@ -542,7 +731,7 @@ def test_control_cells_must_be_there():
     refused(["Every cell in adata.obs['perturbation'] is a control"], counts(["control", "control+control"]))
 
 
-@pytest.mark.parametrize("nothing", ["", " ", "nan", "NaN", "none", "None", "<NA>", np.nan, None, pd.NA])
+@pytest.mark.parametrize("nothing", ["", " ", "nan", "NaN", "none", "None", "<NA>", "NA", "n/a", np.nan, None, pd.NA])
 def test_a_perturbation_named_like_nothing(nothing):
     labels = pd.Series(["control", "A", nothing, nothing], dtype=object)
     refused(
@@ -618,6 +807,12 @@ def test_empty_cells_duplicates_and_empty_tables():
     adata = counts()
     adata.obs_names = ["c1", "c1", *adata.obs_names[2:]]
     refused(["1 cell name(s)", "adata.obs_names_make_unique()"], adata)
+    adata = counts()
+    adata.var.index = pd.Index([1, "1", *adata.var_names[2:]], dtype=object)
+    refused(["1 gene name(s) occur more than once ('1')", "adata.var_names.astype(str)"], adata)
+    adata.var_names = adata.var_names.astype(str)  # the remedy works
+    adata.var_names_make_unique()
+    assert PerturbationData.from_anndata(adata).genes[:3] == ("1", "1-1", "g2")
     refused(["no genes"], counts()[:, []])
     refused(["has 1 cell; at least 2"], counts()[:1])
     adata = counts()
@@ -657,6 +852,67 @@ def test_bad_covariates_and_flags():
     refused(["in 12 cells"], adata, quality="flag")
     adata.obs["flag"] = [0, np.nan] * 6
     refused(["in 6 cells"], adata, quality="flag")
+
+    adata.obs["a=b"], adata.obs["good"] = "x", [1, 1, 0] * 4
+    refused(["'a=b' has a '=' in its name"], adata, covariates="a=b")
+    refused(["covariate 'flag' is given twice"], adata, covariates=["flag", "flag"])
+    refused(["quality flag 'good' is given twice"], adata, quality=["good", "good"])
+    for missing in ("", " ", "nan", "NA", "<NA>"):
+        adata.obs["batch"] = ["x", missing] * 6
+        refused(["covariate adata.obs['batch'] is missing in 6 cells"], adata, covariates="batch")
+
+
+def test_a_flag_that_most_cells_carry_is_doubted(warned):
+    adata = counts(["control", "A", "B"])
+    adata.obs["passes"], adata.obs["fails"] = [1, 0, 1], [0, 1, 0]
+    assert warned(adata, quality="passes")[1] == [
+        "The quality flag 'passes' is 1 in 67% of cells; 1 marks a cell of poor quality"
+    ]
+    assert not warned(adata, quality=["fails"])[1]
+
+
+def test_columns_with_too_many_levels_are_refused(monkeypatch):
+    """Before a matrix of cells x levels is made, and of levels x levels never."""
+    labels = ["control", "A", "B", "C"] * 600
+    adata = counts(labels)
+    n = len(labels)
+    adata.obs["umis"], adata.obs["barcode"] = np.arange(n) + 1000, [f"b{i // 2}" for i in range(n)]
+    adata.obs["depth"], adata.obs["donor"] = np.arange(n) % 300, [f"donor {i % 900}" for i in range(n)]
+    monkeypatch.setattr(np, "eye", lambda *_, **__: pytest.fail("a square of levels"))
+    assert len(PerturbationData.from_anndata(adata, covariates="donor").covariates) == 900
+    refused(["adata.obs['umis'] has 2400 levels in 2400 cells", "pd.cut"], adata, covariates="umis")
+    refused(["adata.obs['barcode'] has 1200 levels", "few levels"], adata, covariates="barcode")
+    refused(["adata.obs['depth'] has 300 levels", "pd.cut"], adata, covariates=["donor", "depth"])
+    refused(["adata.obs['depth'] has 300 levels"], adata[:500], covariates="depth")
+    adata.obs["day"], adata.obs["sample"] = np.arange(n) % 240, pd.Categorical(np.arange(n) % 200)
+    data = PerturbationData.from_anndata(adata, covariates=["day", "sample"])
+    assert (
+        data.covariate.shape == (n, 440) and (data.covariate.sum(1) == 2).all() and data.covariate.dtype == np.float32
+    )
+    assert data.covariates[:3] == ("day=0", "day=1", "day=10")
+    assert (data.covariate[:, data.covariates.index("day=17")] == (np.arange(n) % 240 == 17)).all()
+    few = counts()
+    few.obs["day"] = np.arange(12)
+    assert len(PerturbationData.from_anndata(few, covariates="day").covariates) == 12
+
+
+@pytest.mark.parametrize("dtype", [object, "category"])
+def test_labels_of_several_types_and_with_blanks(dtype, warned):
+    """Types and blanks make no two conditions or levels of one."""
+    adata = counts(["control"] * 6)
+    adata.obs["perturbation"] = pd.Series(["control", b"control", "A ", b"A", "A", " A\t"], dtype=object).to_numpy()
+    adata.obs["line"] = pd.Series([1, 1.0, "1", "1 ", "2", np.float64(2)], dtype=object).to_numpy()
+    if dtype == "category":
+        adata.obs = adata.obs.astype("category")
+        adata.obs["line"] = adata.obs["line"].cat.add_categories(["3"])
+    data, said = warned(adata, covariates="line")
+    assert data.labels.tolist() == ["control"] * 2 + ["A"] * 4 and data.perturbations == ("A",)
+    assert data.covariates == ("line=1", "line=2") and data.covariate[:, 0].tolist() == [1, 1, 1, 1, 0, 0]
+    assert "1 levels of adata.obs['line'] differ from others only in blanks and are the same" in said
+    adata.obs["perturbation"] = pd.Series([0, 0.0, "0", 1, 1.0, "1"], dtype=object).to_numpy()
+    assert PerturbationData.from_anndata(adata, control=0).labels.tolist() == ["0"] * 3 + ["1"] * 3
+    adata.obs["perturbation"] = [0.0, 0.0, 0.0, 1.0, 2.0, 2.5]
+    assert PerturbationData.from_anndata(adata, control="0.0").perturbations == ("1.0", "2.0", "2.5")
 
 
 def test_a_batch_of_a_genome_wide_screen_is_quick():
