@@ -10,8 +10,11 @@ from __future__ import annotations
 import difflib
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -22,23 +25,20 @@ from anndata.abc import CSCDataset, CSRDataset
 from torch import Tensor
 
 from samslib.cells import Batch, Condition, DataSummary, Pseudobulk
-from samslib.disk import OnDisk
+from samslib.disk import OnDisk, canonical
 
 LOG = logging.getLogger("samslib")
 BLOCK = 4_000_000  # entries made dense at a time while reading or averaging, 32 MB in float64
-NOTHING = {"", "nan", "none", "null", "<na>"}  # how a missing label looks once it has been through a file
-CONTROLS = (
-    "control",
-    "ctrl",
-    "non-targeting",
-    "nontargeting",
-    "negctrl",
-    "nt",
-    "unperturbed",
-    "dmso",
-    "vehicle",
-    "mock",
+NOTHING = {"", "nan", "none", "null", "<na>", "na", "n/a"}  # how a missing label looks once it has been through a file
+LEVELS = 1000  # of a covariate at most: each is a dense column
+CONTROL = (
+    r"(controls?|ctrls?|non?[\W_]*target(ing|ed)?|neg(ative)?(?=[\W_]*(control|ctrl))|ntc?(?![a-z])|intergenic"
+    r"|scrambled?|safe[\W_]*(targeting|harbou?r)|un(perturbed|treated|stimulated)|dmso|vehicle|mock|pbs)"
 )
+LIKE_CONTROL = re.compile(  # NT_1, NegCtrl0, non-targeting_00012|non-targeting_00034; not the gene NT5C
+    rf"(sg|grna|guide)?[\W_]*{CONTROL}([\W\d_]*({CONTROL}|guides?|cells?))*[\W\d_]*([acgt]{{10,}})?", re.IGNORECASE
+)
+PAIR = re.compile(r"\(\)|\[\]|\{\}")
 
 
 class DataError(ValueError):
@@ -65,22 +65,46 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Names:
-    """How perturbation names are read: parts between separators, sorted, without the control's own tokens."""
+    """How perturbation names are read: parts between separators, sorted, without controls.
+
+    control is the label that controls get, None if there are none, and `others` are labels that mean the same. A label
+    is matched whole: "non+targeting" is one part wherever it stands, and neither "non" nor "targeting" is a control.
+    Only a label that repeats itself, such as "ctrl+ctrl", makes its part "ctrl" a control as well.
+    """
 
     control: str | None
     separator: str | None
+    others: tuple[str, ...] = ()
+
+    @cached_property
+    def controls(self) -> dict[str, list[str]]:
+        """Every label that means control, with its pieces, the longest first."""
+        found = {}
+        for label in () if self.control is None else (self.control, *self.others):
+            pieces = self.cut(label)
+            found[(self.separator or "").join(pieces)] = pieces
+            if len(set(pieces)) == 1 and pieces[0]:
+                found[pieces[0]] = pieces[:1]
+        return dict(sorted(found.items(), key=lambda item: -len(item[1])))
+
+    def cut(self, text: str) -> list[str]:
+        """A text in pieces, blanks around them removed."""
+        return [p.strip() for p in text.split(self.separator)] if self.separator else [text.strip()]
 
     def parts(self, raw: str) -> list[str]:
-        """Every part of a name as written, blanks around it removed."""
-        return [p.strip() for p in raw.split(self.separator)] if self.separator else [raw.strip()]
+        """Every part of a name as written: its pieces, but a control's label in one."""
+        pieces, found = self.cut(raw), []
+        while pieces:
+            part = next((run for run in self.controls.values() if pieces[: len(run)] == run), pieces[:1])
+            found.append((self.separator or "").join(part))
+            pieces = pieces[len(part) :]
+        return found
 
     def is_control(self, part: str) -> bool:
-        return self.control is not None and part in (self.control, *self.parts(self.control))
+        return part in self.controls
 
     def genes(self, raw: str) -> list[str]:
         """The perturbing parts of a name in the order written; none for a control."""
-        if raw.strip() == self.control:
-            return []
         return [p for p in self.parts(raw) if not self.is_control(p)]
 
     def canonical(self, raw: str) -> str:
@@ -97,8 +121,8 @@ class PerturbationData:
     x (n, G) counts as CSR float32, or real values as CSR or numpy, or either on disk (`samslib.disk.OnDisk`);
     dose (n, T) CSR float32, a zero row is a control; library (n,) total counts over the genes held here (1 for real
     values); covariate (n, C) one-hot; qc (n, Q) 0/1; guides (n,) how many perturbations each cell's name holds;
-    labels and raw_labels (n,) canonical and original names; twin (n, G) an optional reference expression of each
-    cell (`samslib.quality`).
+    labels and raw_labels (n,) canonical and original names; control the label of controls, controls all labels that
+    were read as that one; twin (n, G) an optional reference expression of each cell (`samslib.quality`).
     """
 
     x: Any
@@ -119,13 +143,18 @@ class PerturbationData:
     counts: bool = True
     unique: bool = field(default=False)  # True once every distinct name has a column of its own
     twin: Any = None
+    controls: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.x, OnDisk) and self.x.dtype.kind in "biu":  # sums of bytes would wrap around
+            object.__setattr__(self, "x", self.x.astype(np.float32))
 
     @classmethod
     def from_anndata(
         cls,
         adata: Any,
         perturbation: str = "perturbation",
-        control: str | None = "control",
+        control: str | Sequence[str] | None = "control",
         separator: str | None = "+",
         layer: str | None = None,
         covariates: str | Sequence[str] = (),
@@ -140,12 +169,15 @@ class PerturbationData:
         a view, and choose cells and genes of the result; `to_memory` reads them. All other matrices are held in memory.
 
         perturbation: column of `adata.obs` with names such as "KLF1", "KLF1+MAP2K6" or the control label. The
-            parts of a name are sorted and control tokens dropped; `names` reports every name that was
+            parts of a name are sorted and controls among them dropped; `names` reports every name that was
             changed. A gene named twice ("A+A") is an error: name it once and say how much of it with `dose`.
-        control: label of unperturbed cells, None for an experiment without any.
-        separator: text between the parts of a combination, None if names are never split.
+        control: label of unperturbed cells, or several, such as those of non-targeting guides, which all become the
+            first; None for an experiment without any. A part of a name is a control if it is one of these labels.
+        separator: text between the parts of a combination, None if names are never split. A name that it cuts into
+            something that is no name ("(+)-JQ1") is an error.
         layer: layer that holds the counts, `adata.X` if None.
-        covariates: categorical columns of obs, one-hot encoded as "column=level".
+        covariates: categorical columns of obs, one-hot encoded as "column=level"; 1,000 levels at most, and fewer in
+            small data.
         dose: column of obs with amounts above zero. A number counts for every gene of the cell's name; a text
             such as "0.5+1.0" has one number a part, in the order the name was written. Default: 1 each.
             Controls' are ignored.
@@ -153,45 +185,32 @@ class PerturbationData:
         counts: False for real values (Normal likelihood): only NaN and infinite values are refused,
             library is 1.
 
-        Raises `DataError` (a ValueError) for anything that cannot be modelled, with the remedy.
+        What is likely a mistake is logged as a warning: perturbations that look like controls or differ only in case,
+        parts of combinations that never occur alone, control labels without cells. Raises `DataError` (a ValueError)
+        for anything that cannot be modelled, with the remedy.
         """
-        if not all(hasattr(adata, part) for part in ("obs", "var_names", "layers")):
-            raise DataError(
-                f"from_anndata needs an AnnData, not a {type(adata).__name__}; anndata.AnnData(X) makes one."
-            )
+        check_anndata(adata, "from_anndata")
         if separator == "":
             raise DataError("The separator is an empty text; give the text between names, or None if there is none.")
-        control = None if control is None else str(control).strip()
-        if control == "":
-            raise DataError(
-                "The control label is empty; give the label of the control cells, or None if there are none."
-            )
+        names = _naming(control, separator)
         if not adata.n_vars:
             raise DataError("The AnnData has no genes (0 columns); select at least one gene.")
         if adata.n_obs < 2:
             raise DataError(f"The AnnData has {_cells(adata.n_obs)}; at least 2 are needed.")
-        for which, index in (("gene", adata.var_names), ("cell", adata.obs_names)):
-            if twice := index[index.duplicated()].unique().tolist():
-                remedy = f"adata.{'var' if which == 'gene' else 'obs'}_names_make_unique()"
-                raise DataError(
-                    f"{len(twice)} {which} name(s) occur more than once ({_list(twice, 3)}); call {remedy}."
-                )
-        as_names = lambda given: (given,) if isinstance(given, str) else tuple(given or ())  # noqa: E731
-        flags = as_names(quality)
-
-        raw = _labels(adata, perturbation, control)
+        genes, cells = _index(adata.var_names, "gene", "var"), _index(adata.obs_names, "cell", "obs")
+        flags = _columns(quality, "quality flag")
+        raw = _labels(adata, perturbation, names)
         amounts = None if dose is None else _column(adata, dose)
-        names = Names(control, separator)
         _check_controls(names, perturbation, raw)
         perturbations, labels, doses = _encode(names, perturbation, raw, dose, amounts)
-        covariate, levels = _one_hot(adata, as_names(covariates))
+        covariate, levels = _one_hot(adata, _columns(covariates, "covariate"))
         x, total = _read(adata, layer, counts)
         data = cls(
             x=x,
-            genes=tuple(map(str, adata.var_names)),
-            cells=np.asarray(adata.obs_names, dtype=object),
+            genes=tuple(genes),
+            cells=cells,
             perturbations=perturbations,
-            control=control,
+            control=names.control,
             labels=labels,
             raw_labels=raw,
             guides=np.diff(doses.indptr),
@@ -203,22 +222,15 @@ class PerturbationData:
             quality=flags,
             separator=separator,
             counts=counts,
+            controls=() if names.control is None else (names.control, *names.others),
         )
         if counts and (empty := int((data.library == 0).sum())):
             matrix = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
             remedy = f"adata = adata[np.asarray({matrix}.sum(1)).ravel() > 0].copy()"
             raise DataError(f"{_cells(empty)} of {len(data)} have no counts; drop them: {remedy}")
-        data._report_names()
+        for doubt in _doubts(data):
+            LOG.warning(doubt)
         return data
-
-    def _report_names(self) -> None:
-        table = self.names
-        changed = table[table.index != table["canonical"]]
-        if len(changed):
-            example = "; ".join(f"{raw!r} is now {new!r}" for raw, new in changed["canonical"].head(3).items())
-            merged = len(table) - table["canonical"].nunique()
-            text = "%d of %d perturbation names rewritten (%s), %d merged with another; data.names has all"
-            LOG.warning(text, len(changed), len(table), example, merged)
 
     def __len__(self) -> int:
         return self.x.shape[0]
@@ -235,20 +247,32 @@ class PerturbationData:
             f"{len(self.perturbations)} perturbations in {kinds} conditions, {controls}"
         )
 
-    def _positions(self, rows: Any, size: int, of: str) -> np.ndarray:
+    @property
+    def naming(self) -> Names:
+        """How these data's perturbations are named: what "B+A" or a control's label means here."""
+        return Names(self.control, self.separator, self.controls[1:])
+
+    def _positions(self, rows: Any, names: Sequence[str] | np.ndarray, of: str) -> np.ndarray:
         """Slice, mask or integers as an integer array; an IndexError of numpy's if out of range."""
+        size = len(names)
         if isinstance(rows, slice):
             return np.arange(size)[rows]
-        at = np.atleast_1d(np.asarray(rows))
-        if at.dtype == bool and len(at) != size:
+        mask = pd.api.types.is_bool_dtype(rows) if isinstance(rows, pd.Series) else False
+        at = np.atleast_1d(in_order(rows, names, of) if mask else np.asarray(rows))
+        if at.dtype == bool and at.shape != (size,):
             raise DataError(f"The mask has {len(at)} values for {size} {of}; it needs one each.")
-        if at.size and at.dtype.kind not in "biu":
+        if at.size and at.dtype.kind not in "biu" or at.ndim > 1:
             raise DataError(f"The {of} are chosen by positions, a mask or a slice, not by {at.dtype} values.")
+        if at.dtype != bool and len(at) == size > 2 and at.min() >= 0 and at.max() <= 1:
+            raise DataError(f"The {of} are given a 0 or 1 each, which would be positions; for a mask give values == 1.")
         return np.arange(size)[at.astype(int) if not at.size else at]
 
     def __getitem__(self, rows: Any) -> PerturbationData:
-        """The chosen cells (positions, mask or slice) with all columns kept."""
-        at = self._positions(rows, len(self), "cells")
+        """The chosen cells (positions, mask or slice) with all columns kept. A mask that is a Series goes by the names
+        in its index."""
+        if isinstance(rows, tuple):
+            raise DataError("data[...] takes one list, mask or slice of cells; data.select_genes chooses genes.")
+        at = self._positions(rows, self.cells, "cells")
         per_cell = ("cells", "labels", "raw_labels", "guides", "dose", "library", "covariate", "qc")
         twin = None if self.twin is None else self.twin[at]
         x = self.x.select(at) if isinstance(self.x, OnDisk) else self.x[at]
@@ -260,7 +284,7 @@ class PerturbationData:
 
     def batch(self, rows: Any = slice(None), dtype: torch.dtype = torch.float32) -> Batch:
         """The chosen cells as dense tensors: x (b, G), their condition, and twin (b, G) if there is one."""
-        at = self._positions(rows, len(self), "cells")
+        at = self._positions(rows, self.cells, "cells")
 
         def dense(m: Any) -> Tensor:
             chosen = m[at]
@@ -302,39 +326,57 @@ class PerturbationData:
         parts.
         """
         if isinstance(label, Mapping):
-            wrong = [p for p, d in label.items() if not (np.isfinite(d) and d >= 0)]
-            if wrong:
-                raise DataError(f"The dose of {wrong[0]!r} is {label[wrong[0]]}; give a finite amount, 0 or above.")
+            for p, d in label.items():
+                if not (isinstance(d, Real) and np.isfinite(d) and d >= 0):
+                    raise DataError(f"The dose of {p!r} is {d!r}; give a finite number, 0 or above.")
             each = [float(d) * (self.dose_of(p) != 0) for p, d in label.items()]
             return torch.cat([torch.zeros(1, len(self.perturbations)), *each]).sum(0, keepdim=True)
-        names = Names(self.control, self.separator)
+        if not isinstance(label, str):
+            parts = map(str, label) if isinstance(label, Sequence) else ("A", "B")
+            combined = (self.separator or "+").join(parts)
+            raise DataError(f"{label!r} is no name of a condition; a combination is one text, such as {combined!r}.")
+        names = self.naming
         name = names.canonical(label)
-        parts = [name] if name in self.perturbations or self.unique else names.genes(name)
+        parts = [name] if name in self._column_of or self.unique else names.genes(name)
         row = np.zeros((1, len(self.perturbations)), dtype=np.float32)
         if name == self.control:
             return torch.from_numpy(row)
-        if unknown := [p for p in parts if p not in self.perturbations]:
+        if unknown := [p for p in parts if p not in self._column_of]:
             known = "one of the conditions that have a column" if self.unique else "one of data.perturbations"
             hint = did_you_mean(unknown[0], self.perturbations) or "."
             raise DataError(f"{unknown[0]!r} in {label!r} is not {known}{hint}")
         if len(set(parts)) < len(parts):
             raise DataError(f"{label!r} names a perturbation twice; name it once.")
-        columns = [self.perturbations.index(p) for p in parts]
-        same = self.dose[np.flatnonzero(self.labels == name)][:, columns].toarray()
-        if len(same):
-            seen, times = np.unique(same, axis=0, return_counts=True)
+        columns = [self._column_of[p] for p in parts]
+        if name in self._cells_of:
+            seen, times = np.unique(self.dose[self._cells_of[name]][:, columns].toarray(), axis=0, return_counts=True)
             row[0, columns] = seen[times.argmax()]
         else:
             for column in columns:
-                seen, times = np.unique(self.dose[:, [column]].data, return_counts=True)
+                seen, times = np.unique(self._dose_by_column[:, [column]].data, return_counts=True)
                 row[0, column] = seen[times.argmax()] if len(seen) else 1
         return torch.from_numpy(row)
+
+    @cached_property
+    def _column_of(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate(self.perturbations)}
+
+    @cached_property
+    def _cells_of(self) -> dict[str, np.ndarray]:
+        """Label -> positions of its cells, found once for all conditions."""
+        return pd.Series(self.labels).groupby(self.labels).indices
+
+    @cached_property
+    def _dose_by_column(self) -> sp.csc_matrix:
+        return self.dose.tocsc()
 
     def levels_of(self, given: Sequence[str]) -> Tensor:
         """(1, C) one-hot row with one level of every covariate, such as ["line=K562"].
 
         Raises DataError for a level that is unknown, missing or given twice.
         """
+        if isinstance(given, str):
+            raise DataError(f"The levels are one text, {given!r}; give a list of levels: [{given!r}].")
         for level in given:
             if level not in self.covariates:
                 known = f"; the levels are {', '.join(self.covariates) or 'none'}."
@@ -382,13 +424,23 @@ class PerturbationData:
         return np.sum(seen, axis=0) >= cells
 
     def select_genes(self, mask: Any) -> PerturbationData:
-        """The chosen genes (mask, positions or slice) of all cells, libraries counted again over these genes.
+        """The chosen genes (names, mask, positions or slice) of all cells, libraries counted again over these genes.
 
-        Raises DataError where no gene is left, or where cells lose their last count.
+        A mask that is a Series, such as adata.var["highly_variable"], goes by the names in its index. Raises DataError
+        for unknown genes and for a gene twice, where no gene is left, and where cells lose their last count.
         """
-        at = self._positions(mask, len(self.genes), "genes")
+        given = np.atleast_1d(np.asarray(mask))
+        if given.dtype.kind in "UO" and all(isinstance(g, str) for g in given):
+            index = pd.Index(self.genes)
+            if unknown := [g for g in given if g not in index]:
+                hint = did_you_mean(unknown[0], self.genes) or "."
+                raise DataError(f"{len(unknown)} of the genes are not in the data ({_list(unknown, 3)}){hint}")
+            mask = index.get_indexer(given)
+        at = self._positions(mask, self.genes, "genes")
         if not len(at):
             raise DataError("No gene is selected; the mask is False everywhere.")
+        if len(set(at)) < len(at):
+            raise DataError(f"{len(at) - len(set(at))} genes are selected more than once; select each once.")
         x = self.x.select(genes=at) if isinstance(self.x, OnDisk) else self.x[:, at]
         library = np.concatenate([_totals(block) for _, block in _blocks(x)]) if self.counts else self.library
         if empty := int((library == 0).sum()):
@@ -400,15 +452,16 @@ class PerturbationData:
         return replace(self, x=x, genes=tuple(self.genes[i] for i in at), library=library, twin=twin)
 
     def split(
-        self, splitter: Callable[[PerturbationData], np.ndarray]
+        self, splitter: Callable[[PerturbationData], np.ndarray] | Sequence[str] | np.ndarray | pd.Series
     ) -> tuple[PerturbationData, PerturbationData, PerturbationData]:
         """Train, validation and test cells; `splitter` (see `samslib.splits`) says "train", "val", "test" or
-        "" a cell.
+        "" a cell, or these words are given themselves, such as adata.obs["split"]: a Series goes by the names in its
+        index.
 
         The number of cells left out is logged. Raises DataError for another word or a part of fewer than two
         cells.
         """
-        part = check_split(np.asarray(splitter(self)), len(self))
+        part = split_words(self, splitter)
         if dropped := int((part == "").sum()):
             LOG.warning("%s of %d are in no part of this split", _cells(dropped), len(self))
         train, val, test = (self[part == name] for name in ("train", "val", "test"))
@@ -424,7 +477,7 @@ class PerturbationData:
         are saved with a model. Raises DataError if `train` has other genes or columns than these data, or for the
         pseudobulk of real values.
         """
-        train = self if train is None else train
+        train = self if train is None else check_data(train, "summary")
         columns = ("genes", "perturbations", "covariates", "quality")
         if other := [name for name in columns if getattr(self, name) != getattr(train, name)]:
             raise DataError(
@@ -496,10 +549,54 @@ class PerturbationData:
         return Pseudobulk(*(torch.as_tensor(part).to(torch.get_default_dtype()) for part in parts))
 
 
+def check_data(value: Any, where: str) -> PerturbationData:
+    """`value`, if it is a PerturbationData; else a DataError that says what `where` needs."""
+    if not isinstance(value, PerturbationData):
+        remedy = "samslib.PerturbationData.from_anndata(adata) makes one"
+        raise DataError(f"{where} needs a PerturbationData, not a {type(value).__name__}; {remedy}.")
+    return value
+
+
+def check_anndata(value: Any, where: str) -> None:
+    """A DataError that says what `where` needs, unless `value` is an AnnData."""
+    if not all(hasattr(value, part) for part in ("obs", "var_names", "layers")):
+        remedy = "anndata.read_h5ad(path) reads one, anndata.AnnData(X) makes one"
+        raise DataError(f"{where} needs an AnnData, not a {type(value).__name__}; {remedy}.")
+
+
+def in_order(values: Any, names: Sequence[str] | np.ndarray, of: str) -> np.ndarray:
+    """Values, one for each of the names, as an array. Those of a Series go by its index, unless that is 0, 1, 2, ...
+
+    Raises DataError for an index that lacks a name, or has one twice: in another order the values would be those of
+    other cells.
+    """
+    if not isinstance(values, pd.Series):
+        return np.asarray(values)
+    if values.index.equals(pd.RangeIndex(len(names))):
+        return values.to_numpy()
+    index = values.index.astype(str)
+    at = index.get_indexer(pd.Index(names)) if index.is_unique else np.full(len(names), -1)
+    if (at < 0).any():
+        what = f"lacks {names[int(at.argmin())]!r}" if index.is_unique else "has a name twice"
+        remedy = f"index it by the names of the {of}, or give the values in their order, .to_numpy()"
+        raise DataError(f"The index of a Series for {len(names)} {of} {what}; {remedy}.")
+    return values.to_numpy()[at]
+
+
+def split_words(data: PerturbationData, split: Any) -> np.ndarray:
+    """(n,) "train", "val", "test" or "" of each cell: a splitter's words, or those given, a Series by its index.
+
+    Raises DataError for another word, a part of fewer than two cells, or words that are not one a cell.
+    """
+    found = split(data) if callable(split) else split
+    return check_split(np.atleast_1d(in_order(found, data.cells, "cells")), len(data))
+
+
 def check_split(part: np.ndarray, cells: int) -> np.ndarray:
     """A split's words, if there is one a cell, all are known and no part is too small; else a DataError."""
     if part.shape != (cells,):
-        raise DataError(f"The split has {len(part)} labels for {_cells(cells)}; it needs one each.")
+        remedy = "it needs one each, or a splitter such as samslib.splits.random()"
+        raise DataError(f"The split has {len(part)} labels for {_cells(cells)}; {remedy}.")
     if unknown := sorted(set(part.tolist()) - {"train", "val", "test", ""}, key=str):
         raise DataError(f'The split has labels {_list(unknown)}; they must be "train", "val", "test" or "" (left out).')
     for name in ("train", "val", "test"):
@@ -512,20 +609,69 @@ def check_split(part: np.ndarray, cells: int) -> np.ndarray:
 
 def _column(adata: Any, name: str) -> pd.Series:
     """A column of obs, or a DataError with the nearest name."""
-    if name not in adata.obs:
+    if not isinstance(name, Hashable) or name not in adata.obs:
         columns = list(map(str, adata.obs.columns))
         hint = did_you_mean(name, columns) or "."
         raise DataError(f"adata.obs has no column {name!r}{hint} Its columns: {_list(columns, 12) or 'none'}.")
-    return adata.obs[name]
+    if isinstance(found := adata.obs[name], pd.DataFrame):
+        raise DataError(f"adata.obs has {found.shape[1]} columns named {name!r}; rename or drop all but one.")
+    return found
 
 
-def _labels(adata: Any, column: str, control: str | None) -> np.ndarray:
+def _columns(given: str | Sequence[str] | None, what: str) -> tuple[str, ...]:
+    """The names of columns of obs for one purpose, each once."""
+    names = (given,) if isinstance(given, str) else () if given is None else tuple(given)
+    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+        raise DataError(f"The {what} {twice[0]!r} is given twice; give each column once.")
+    return names
+
+
+def _index(names: pd.Index, what: str, axis: str) -> np.ndarray:
+    """Names of genes or cells as text, all different."""
+    texts = pd.Index([str(name) for name in names], dtype=object)
+    if twice := texts[texts.duplicated()].unique().tolist():
+        first = "" if names.has_duplicates else f"adata.{axis}_names = adata.{axis}_names.astype(str); "
+        remedy = f"{first}adata.{axis}_names_make_unique()"
+        raise DataError(f"{len(twice)} {what} name(s) occur more than once ({_list(twice, 3)}); call {remedy}.")
+    return texts.to_numpy()
+
+
+def _texts(values: pd.Series) -> np.ndarray:
+    """(n,) labels as text, "nan" where they are missing. Types make no two labels of one: bytes are decoded, and in a
+    column of several types 1.0 is "1"."""
+    codes, kinds = pd.factorize(values.astype(object))  # to which 1 and 1.0 are the same
+    mixed = len({type(kind) for kind in kinds}) > 1
+
+    def text(kind: Any) -> str:
+        if isinstance(kind, bytes):
+            return kind.decode()
+        whole = mixed and isinstance(kind, Real) and not isinstance(kind, bool) and float(kind).is_integer()
+        return str(int(kind)) if whole else str(kind)
+
+    return np.array([*map(text, kinds), "nan"], dtype=object)[codes]
+
+
+def _naming(control: Any, separator: str | None) -> Names:
+    """How names are read, of the control label or labels that were given."""
+    if control is None:
+        return Names(None, separator)
+    several = isinstance(control, Sequence | np.ndarray | pd.Series | pd.Index) and not isinstance(control, str | bytes)
+    labels = [
+        label.decode() if isinstance(label, bytes) else str(label) for label in (control if several else [control])
+    ]
+    first, *others = dict.fromkeys(label.strip() for label in labels) or [""]
+    if "" in (first, *others):
+        raise DataError("The control label is empty; give the label of the control cells, or None if there are none.")
+    return Names(first, separator, tuple(others))
+
+
+def _labels(adata: Any, column: str, names: Names) -> np.ndarray:
     """(n,) perturbation labels as text; missing ones and those that say nothing are refused."""
     found = _column(adata, column)
-    raw = found.astype(object).where(found.notna(), "nan").astype(str).to_numpy(dtype=object)
+    raw = _texts(found)
     kinds, codes = np.unique(raw.astype(str), return_inverse=True)
-    empty = np.array([k.strip().lower() in NOTHING and k.strip() != control for k in kinds])
-    if n := int(empty[codes].sum() + (found.isna().to_numpy() & ~empty[codes]).sum()):
+    empty = np.array([k.strip().lower() in NOTHING and not names.is_control(k.strip()) for k in kinds])
+    if n := int((empty[codes] | found.isna().to_numpy()).sum()):
         remedy = "name them, or drop the cells: adata = adata[keep].copy()"
         raise DataError(f"{_cells(n)} have no perturbation in adata.obs[{column!r}] (empty, NaN or 'none'); {remedy}")
     return raw
@@ -548,8 +694,10 @@ def _encode(
     for (name, *amount), n in zip(kinds, cells, strict=True):
         where = f"{name!r} in adata.obs[{column!r}] ({_cells(n)})"
         genes, parts = names.genes(name), names.parts(name)
-        if any(g.lower() in NOTHING for g in genes):
-            raise DataError(f"The perturbation {where} has a part that names nothing; write only the genes' names.")
+        if wrong := [(p, fault) for p in genes if (fault := _fault(p, of=len(parts)))]:
+            remedy = "write only names of perturbations, or drop the cells"
+            remedy += f"; if {names.separator!r} separates no names, give another separator, or None" * (len(parts) > 1)
+            raise DataError(f"The perturbation {where} has a part that {wrong[0][1]} ({wrong[0][0]!r}); {remedy}.")
         if twice := sorted({g for g in genes if genes.count(g) > 1}):
             raise DataError(
                 f"The perturbation {where} names {twice[0]!r} twice; name it once, with its amount in dose=."
@@ -568,11 +716,21 @@ def _encode(
     return perturbations, labels[codes], table[codes]
 
 
+def _fault(part: str, of: int) -> str:
+    """Why a part of a name of so many parts is no name itself, or nothing."""
+    if part.lower() in NOTHING or not any(map(str.isalnum, part)):
+        return "names nothing"
+    brackets = re.sub(r"[^()\[\]{}]", "", part)
+    while (fewer := PAIR.sub("", brackets)) != brackets:
+        brackets = fewer
+    return "has one bracket of a pair" if brackets and of > 1 else ""
+
+
 def _amounts(names: Names, where: str, column: str, amount: Any, parts: list[str]) -> list[float]:
     """One dose a part of a name as written; a plain number counts for every part."""
     wrong = f"The dose {amount!r} in adata.obs[{column!r}] of {where}"
     try:
-        texts = names.parts(amount) if isinstance(amount, str) else [amount] * len(parts)
+        texts = names.cut(amount) if isinstance(amount, str) else [amount] * len(parts)
         doses = [float(t) for t in texts]
     except (TypeError, ValueError):
         raise DataError(f"{wrong} is not a number; write one number a part, such as '0.5+1.0'.") from None
@@ -592,15 +750,61 @@ def _check_controls(names: Names, column: str, raw: np.ndarray) -> None:
     if names.control is None or not all(names.genes(k) for k in kinds):
         return
     inside = [k for k in kinds if any(names.is_control(p) for p in names.parts(k))]
-    likely = [k for k in kinds if k.lower().startswith(CONTROLS)]
+    likely = sorted({p for k in kinds for p in names.parts(k) if LIKE_CONTROL.fullmatch(p)})
     if inside:
         hint = f"; it stands only inside names such as {inside[0]!r}."
+    elif len(likely) > 1:
+        hint = f"; did you mean control=[{_list(likely, 12)}]?"
     else:
         hint = f"; did you mean {likely[0]!r}?" if likely else did_you_mean(names.control, kinds) or "."
+    labels = " or ".join(map(repr, (names.control, *names.others)))
     raise DataError(
-        f"There are no control cells: no cell in adata.obs[{column!r}] is labelled {names.control!r}{hint} "
+        f"There are no control cells: no cell in adata.obs[{column!r}] is labelled {labels}{hint} "
         f"Labels found: {_list(kinds)}; pass control=None if the experiment has none."
     )
+
+
+def _doubts(data: PerturbationData) -> Iterator[str]:
+    """What was read but is likely not what was meant, and what was renamed: a sentence each."""
+    names, table = data.naming, data.names
+    changed = table["canonical"][table.index != table["canonical"]]
+    if len(changed):
+        example = "; ".join(f"{raw!r} is now {new!r}" for raw, new in changed.head(3).items())
+        merged = len(table) - table["canonical"].nunique()
+        yield (
+            f"{len(changed)} of {len(table)} perturbation names rewritten ({example}), {merged} merged with another; "
+            "data.names has all"
+        )
+    found = {part for raw in table.index for part in names.parts(raw)}
+    if absent := [label for label in data.controls if names.parts(label)[0] not in found]:
+        yield f"No cell is labelled {_list(absent)}, as controls were said to be"
+    pieces = {piece for run in names.controls.values() for piece in run}
+    if likely := [p for p in data.perturbations if LIKE_CONTROL.fullmatch(p) or p in pieces]:
+        remedy = f"if they are, pass control=[{_list([*data.controls, *likely], 12)}]"
+        yield f"Perturbations that look like controls: {_list(likely)}; {remedy}"
+    lower = pd.Series(data.perturbations, index=[p.casefold() for p in data.perturbations])
+    if alike := list(lower[lower.index.duplicated(keep=False)].sort_index()):
+        yield f"Perturbations that differ only in case: {_list(alike)}; if they are the same, write them in one way"
+    if (data.guides > 1).any():
+        alone = set(data.labels[data.guides == 1])
+        if never := [p for p in data.perturbations if p not in alone]:
+            example = next(raw for raw in table.index if len(genes := names.genes(raw)) > 1 and not alone >= {*genes})
+            remedy = f"if names such as {example!r} are no combinations, pass another separator, or separator=None"
+            yield f"Perturbations that occur in combinations only: {_list(never, 3)}; {remedy}"
+    elif names.separator and (other := _other_separator(names, list(table.index))):
+        yield f"No name holds {names.separator!r}, but {other[1]!r} looks like a combination: separator={other[0]!r}?"
+
+
+def _other_separator(names: Names, kinds: list[str]) -> tuple[str, str] | None:
+    """A separator that cuts some name into perturbations that occur alone, or off a control, and such a name."""
+    for separator in "+_|,;&/:".replace(str(names.separator), ""):
+        trial = replace(names, separator=separator)
+        genes = {raw: trial.genes(raw) for raw in kinds if not LIKE_CONTROL.fullmatch(raw)}
+        alone = {parts[0] for parts in genes.values() if len(parts) == 1}
+        for raw, parts in genes.items():
+            if 0 < len(parts) < len(trial.parts(raw)) or len(parts) > 1 and alone.issuperset(parts):
+                return separator, raw
+    return None
 
 
 def _one_hot(adata: Any, columns: tuple[str, ...]) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -608,14 +812,24 @@ def _one_hot(adata: Any, columns: tuple[str, ...]) -> tuple[np.ndarray, tuple[st
     blocks, levels = [np.zeros((adata.n_obs, 0), dtype=np.float32)], []
     for column in columns:
         values = _column(adata, column)
-        if missing := int(values.isna().sum()):
+        spelt = _texts(values)
+        texts = np.array([text.strip() for text in spelt], dtype=str)
+        if missing := int(np.isin(np.char.lower(texts), ["", "nan", "<na>", "na"]).sum()):
             raise DataError(f"The covariate adata.obs[{column!r}] is missing in {_cells(missing)}; fill or drop them.")
-        if pd.api.types.is_float_dtype(values.dtype) and (values % 1 != 0).any():
-            raise DataError(
-                f"The covariate adata.obs[{column!r}] is continuous; cut it into levels, with pd.cut for one."
-            )
-        kinds, codes = np.unique(values.astype(str).to_numpy(dtype=str), return_inverse=True)
-        blocks.append(np.eye(len(kinds), dtype=np.float32)[codes])
+        if "=" in column:
+            raise DataError(f"The covariate {column!r} has a '=' in its name, which is for levels; rename the column.")
+        kinds, codes = np.unique(texts, return_inverse=True)
+        numeric = pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype)
+        continuous = pd.api.types.is_float_dtype(values.dtype) and (values % 1 != 0).any()
+        if continuous or len(kinds) > min(LEVELS, max(20, len(texts) // (10 if numeric else 2))):
+            what = "is continuous" if continuous else f"has {len(kinds)} levels in {_cells(len(texts))}"
+            remedy = "cut it into levels, with pd.cut for one" if numeric else "give a column with few levels"
+            raise DataError(f"The covariate adata.obs[{column!r}] {what}; {remedy}.")
+        if merged := len(set(spelt)) - len(kinds):
+            LOG.warning("%d levels of adata.obs[%r] differ from others only in blanks and are the same", merged, column)
+        block = np.zeros((len(texts), len(kinds)), dtype=np.float32)
+        block[np.arange(len(texts)), codes] = 1
+        blocks.append(block)
         levels += [f"{column}={kind}" for kind in kinds]
     return np.hstack(blocks), tuple(levels)
 
@@ -628,6 +842,9 @@ def _flags(adata: Any, columns: tuple[str, ...]) -> np.ndarray:
         if wrong := int((~values.isin([0, 1])).sum()):
             remedy = "1 marks a cell of poor quality, 0 a good one"
             raise DataError(f"The quality flag adata.obs[{column!r}] is not 0 or 1 in {_cells(wrong)}; {remedy}.")
+        if (share := values.mean()) > 0.5:
+            text = "The quality flag %r is 1 in %.0f%% of cells; 1 marks a cell of poor quality"
+            LOG.warning(text, column, 100 * share)
         qc[:, i] = values
     return qc
 
@@ -646,27 +863,29 @@ def _read(adata: Any, layer: str | None, counts: bool) -> tuple[Any, np.ndarray]
     if adata.isbacked and layer is None and not on_disk:
         LOG.warning("adata.X is read into memory; a CSR matrix in a file, and no view of it, would stay on disk")
     stored = stored.to_memory() if isinstance(stored, CSCDataset) else stored
+    if (on_disk or sp.issparse(stored)) and stored.dtype == np.float16:
+        raise DataError(
+            "The matrix is sparse and holds float16 values, which SciPy does not take; store it as float32."
+        )
     stored = sp.csr_matrix(stored) if sp.issparse(stored) else stored
     step = max(1, BLOCK // adata.n_vars)
     blocks, totals, bad = [], [], dict.fromkeys(("NaN", "infinite", "negative", "fractional", "too large"), 0)
     for start in range(0, adata.n_obs, step):
         block = stored[start : start + step]
-        block = block if sp.issparse(block) else np.asarray(block)
+        block = block if sp.issparse(block) or np.ma.isMaskedArray(block) else np.asarray(block)
         if block.dtype.kind not in "biuf":
             raise DataError(f"The matrix holds {block.dtype} values; it must hold numbers.")
-        if counts or sp.issparse(block):
-            block = sp.csr_matrix(block, copy=True)  # all rows may be the caller's own
-            block.sum_duplicates()
+        sparse = counts or sp.issparse(block)
+        block = canonical(block) if sparse else np.ma.filled(block.astype(np.float64), np.nan)
         _count_bad(block, bad, counts)
-        if sp.issparse(block):
-            block.eliminate_zeros()
-        block = block.astype(np.float32)
+        with np.errstate(over="ignore"):  # which is refused below
+            block = block.astype(np.float32)
         totals.append(_totals(block))
         if not on_disk:
             blocks.append(block)
     for kind, n in bad.items():
         if n:
-            raise DataError(_bad_counts(adata, layer, kind, n))
+            raise DataError(_bad_counts(adata, layer, kind, n, counts))
     total = np.concatenate(totals)
     if on_disk:
         return OnDisk(stored), total
@@ -674,7 +893,7 @@ def _read(adata: Any, layer: str | None, counts: bool) -> tuple[Any, np.ndarray]
 
 
 def _totals(block: Any) -> np.ndarray:
-    return np.asarray(block.sum(1), dtype=np.float64).ravel()
+    return block @ np.ones(block.shape[1])  # in float64
 
 
 def _blocks(x: Any) -> Iterator[tuple[int, Any]]:
@@ -691,11 +910,11 @@ def _product(of: sp.csr_matrix, x: Any) -> np.ndarray:
 def _count_bad(block: Any, bad: dict[str, int], counts: bool) -> None:
     """Add the number of cells with each kind of bad value."""
     values = block.data if sp.issparse(block) else block
-    kinds = {"NaN": np.isnan(values), "infinite": np.isinf(values)}
+    finite, most = np.isfinite(values), 2**24 if counts else np.finfo(np.float32).max
+    kinds = {"NaN": np.isnan(values), "infinite": np.isinf(values), "too large": finite & (np.abs(values) > most)}
     if counts:
         with np.errstate(invalid="ignore"):
-            fractional = np.isfinite(values) & (values != np.rint(values))
-            kinds |= {"negative": values < 0, "fractional": fractional, "too large": values > 2**24}
+            kinds |= {"negative": values < 0, "fractional": finite & (values != np.rint(values))}
     for kind, where in kinds.items():
         if where.any():
             rows = (
@@ -706,13 +925,14 @@ def _count_bad(block: Any, bad: dict[str, int], counts: bool) -> None:
             bad[kind] += len(np.unique(rows[where] if sp.issparse(block) else rows))
 
 
-def _bad_counts(adata: Any, layer: str | None, kind: str, cells: int) -> str:
+def _bad_counts(adata: Any, layer: str | None, kind: str, cells: int, counts: bool) -> str:
     matrix = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
     what = f"{matrix} has {kind} values in {_cells(cells)}"
     if kind in ("NaN", "infinite"):
         return f"{what}; drop these cells or find out what made them so."
     if kind == "too large":
-        return f"{what} (above 2**24, not exact in float32); a cell's counts are smaller: check the matrix."
+        limit = "2**24, not exact in float32); a cell's counts are smaller" if counts else "what float32 can hold)"
+        return f"{what} (above {limit}: check the matrix."
     looks = [f"layer={name!r}" for name in adata.layers if name != layer and _looks_raw(adata.layers[name])]
     if layer is not None and not adata.isbacked and adata.X is not None and _looks_raw(adata.X):
         looks.append("layer=None (adata.X)")

@@ -20,6 +20,18 @@ GAP = 4  # rows that lie this near are read in one run, those between them dropp
 WINDOW = 2**24  # stored values held in memory while training, 128 MB
 
 
+def canonical(x: Any) -> sp.csr_matrix:
+    """A matrix as CSR float64, entries in pieces summed, explicit zeros left out, masked ones NaN; `x` stays as it is.
+
+    It is made float64 first: two pieces of 200 are 400, which a byte does not hold.
+    """
+    x = x.astype(np.float64)
+    x = sp.csr_matrix(x if sp.issparse(x) else np.ma.filled(x, np.nan))
+    x.sum_duplicates()
+    x.eliminate_zeros()
+    return x
+
+
 class OnDisk:
     """(n, G) rows of a CSR matrix in an open HDF5 file or zarr store; `x[rows]` reads them as CSR float32.
 
@@ -81,7 +93,7 @@ class OnDisk:
         try:
             if self.folder is not None and not Path(self.folder).exists():  # it would be read as zeros
                 raise FileNotFoundError("there is no such folder")
-            x = sp.csr_matrix(self.source[mask], dtype=np.float32)
+            x = canonical(self.source[mask])
         except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
             raise OSError(
                 f"The counts in {self.path} can no longer be read ({error}): the file was closed, moved or changed "
@@ -89,6 +101,4 @@ class OnDisk:
             ) from error
         x = x if x.shape[0] == len(wanted) else x[np.searchsorted(np.flatnonzero(mask), wanted)]
         x = x if np.array_equal(self.genes, np.arange(x.shape[1])) else x[:, self.genes]
-        x.sum_duplicates()
-        x.eliminate_zeros()
-        return x
+        return x.astype(np.float32)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from samslib.alignment import align
 from samslib.cells import Batch, Condition, Plate
-from samslib.data import Names, PerturbationData
+from samslib.data import PerturbationData
 from samslib.model import Model
 from samslib.options import choose, whole
 from samslib.trace import Trace
@@ -69,7 +69,7 @@ def arms(data: PerturbationData, perturbations: Sequence[Named] | None) -> tuple
     if not len(asked):
         raise ValueError("perturbations is empty; name at least one, or leave it for every condition of the data.")
     doses = [data.dose_of(name) for name in asked]
-    names = Names(data.control, data.separator)
+    names = data.naming
     labels = [
         names.canonical(p) if isinstance(p, str) else data.describe(row[0]) for p, row in zip(asked, doses, strict=True)
     ]

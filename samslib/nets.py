@@ -103,6 +103,11 @@ class Standardize(nn.Module):
     def __init__(self, kind: str | None, summary: DataSummary):
         super().__init__()
         self.kind = choose("normalization", kind, ("log", "raw", None))
+        if kind == "log" and not (summary.log_mean.isfinite() & summary.log_std.isfinite()).all():
+            raise ValueError(
+                "normalization is 'log', but the training cells hold values of -1 or below, which have no log(1 + x); "
+                "choose normalization='raw', or None for values that are scaled already."
+            )
         if kind:
             self.register_buffer("mean", (summary.log_mean if kind == "log" else summary.mean).clone())
             self.register_buffer("std", (summary.log_std if kind == "log" else summary.std).clone())

@@ -12,7 +12,7 @@ import pandas as pd
 import scipy.sparse as sp
 from scipy.stats import chi2
 
-from samslib.data import DataError, PerturbationData, check_split, did_you_mean
+from samslib.data import DataError, PerturbationData, did_you_mean, split_words
 from samslib.disk import OnDisk
 from samslib.effects import choose_readout, effect_table
 from samslib.splits import Splitter
@@ -47,7 +47,7 @@ def reference_cells(
             raise DataError(f"{name} is {part!r}; choose one of {parts}.")
         if part != "all" and split is None:
             raise DataError(f"{name} is {part!r}, a part of a split; give the split too.")
-    word = None if split is None else check_split(np.asarray(split(data) if callable(split) else split), len(data))
+    word = None if split is None else split_words(data, split)
     inside = {part: np.ones(len(data), bool) if part == "all" else word == part for part in (reference, controls)}
     untreated = data.guides == 0
     kept = np.where(untreated, inside[controls], inside[reference])

@@ -8,7 +8,7 @@ import anndata
 import numpy as np
 import pandas as pd
 
-from samslib.data import DataError, Names, PerturbationData
+from samslib.data import DataError, PerturbationData
 from samslib.effects import arms, effect_table
 from samslib.observed import data_effects
 
@@ -55,7 +55,7 @@ def predictors(
     if genes is not None and genes.duplicated().any():
         matrices["guides pooled"] = _pooled(x, cells, genes)
     labels, _ = arms(data, perturbations)
-    names = Names(data.control, data.separator)
+    names = data.naming
     weights = pd.DataFrame(0.0, index=pd.RangeIndex(len(labels)), columns=seen.obs_names)
     for i, label in enumerate(labels):
         for part in [label] if label in weights else [p for p in names.genes(label) if p in weights]:

@@ -18,7 +18,8 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 
-from samslib.data import DataError, PerturbationData
+from samslib.data import DataError, PerturbationData, check_anndata, check_data
+from samslib.disk import canonical
 
 LOG = logging.getLogger("samslib")
 CLASSES = {"percent_mt": "MT-", "percent_ribo": "RP[SL]", "percent_hb": "HB[^(P)]"}  # how the genes' symbols begin
@@ -32,13 +33,13 @@ def measure(adata: Any, layer: str | None = None) -> pd.DataFrame:
     Raises DataError for a layer that is not there, for values that are no counts, and where no gene has a symbol of
     any class; warns where one class has no gene.
     """
+    check_anndata(adata, "Quality control")
     if layer is not None and layer not in adata.layers:
         raise DataError(f"adata.layers has no {layer!r}; its layers: {sorted(adata.layers)}; layer=None is adata.X.")
     x = (adata.to_memory() if adata.isbacked else adata).X if layer is None else adata.layers[layer]
     if x is None:
         raise DataError("adata.X is empty; name the layer that holds the counts with layer=.")
-    x = sp.csr_matrix(x, dtype=np.float64, copy=True)
-    x.eliminate_zeros()
+    x = canonical(x.to_memory() if hasattr(x, "to_memory") else x)
     if not (np.isfinite(x.data) & (x.data > 0) & (x.data == np.rint(x.data))).all():
         where = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
         raise DataError(f"{where} holds values that are no counts; name the layer of raw counts with layer=.")
@@ -102,7 +103,7 @@ def _doublets(adata: Any, layer: str | None, limit: float, seed: int) -> np.ndar
     import scanpy
 
     counts = adata.X if layer is None else adata.layers[layer]
-    copy = anndata.AnnData(sp.csr_matrix(counts[:], dtype=np.float32))
+    copy = anndata.AnnData(canonical(counts[:]).astype(np.float32))
     scanpy.pp.scrublet(copy, threshold=None if limit is True else float(limit), random_state=seed, verbose=False)
     if "predicted_doublet" not in copy.obs:
         raise DataError("Scrublet found no threshold between its two modes; give a score such as doublets=0.25.")
@@ -121,7 +122,7 @@ def with_twins(data: PerturbationData, most: int = 50, seed: int = 0, as_publish
     Call it on each part of a split, so that no cell's twin is made of another part's cells. Raises DataError without a
     quality flag.
     """
-    if not data.quality:
+    if not check_data(data, "with_twins").quality:
         raise DataError("Twins need a quality flag; make the data with from_anndata(..., quality=<column of obs>).")
     if most < 1:
         raise ValueError(f"most is {most}; a median needs at least 1 cell.")

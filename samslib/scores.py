@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from scipy.spatial.distance import cdist
 from scipy.special import ndtr
 
-from samslib.data import PerturbationData, did_you_mean
+from samslib.data import PerturbationData, did_you_mean, in_order
 from samslib.observed import Moments, data_effects, halves, readouts, reference_cells, replicates
 from samslib.options import choose
 from samslib.predictors import predictors
@@ -128,7 +128,7 @@ def score_table(
     Returns the columns of `effect_scores` with reference, model and the `noise_ceiling`; attrs["controls"] says whose
     controls were used. Raises ValueError for an unknown reference, and as `effect_scores` and `reference_cells` do.
     """
-    word = np.asarray(split(data) if callable(split) else split)
+    word = in_order(split(data) if callable(split) else split, data.cells, "cells")
     inside = data[word == part]
     names = sorted(set(inside.labels[inside.guides > 0]))
     controls = controls or ("same" if (inside.guides == 0).any() else "val")

@@ -13,7 +13,7 @@ from math import ceil
 
 import numpy as np
 
-from samslib.data import DataError, PerturbationData, check_split
+from samslib.data import DataError, PerturbationData, check_data, check_split, in_order
 
 Splitter = Callable[[PerturbationData], np.ndarray]
 
@@ -52,7 +52,7 @@ def random(seed: int = 0, train: float = 0.8) -> Splitter:
         raise DataError(f"train is {train}, which leaves a part of the split empty; 0.8 is usual.")
 
     def split(data: PerturbationData) -> np.ndarray:
-        rest, test = _cut(np.arange(len(data)), seed, train_size=train)
+        rest, test = _cut(np.arange(len(check_data(data, "A split"))), seed, train_size=train)
         fit, val = _cut(rest, seed, train_size=train)
         return _assign(len(data), train=fit, val=val, test=test)
 
@@ -62,7 +62,7 @@ def random(seed: int = 0, train: float = 0.8) -> Splitter:
 def _by_guides(data: PerturbationData, seed: int) -> dict[str, np.ndarray]:
     """Both Norman splits start here: cells of combinations 64/16/20, all other cells 80/20 without a test
     part."""
-    combined = np.flatnonzero(data.guides >= 2)
+    combined = np.flatnonzero(check_data(data, "A split").guides >= 2)
     if not len(combined):
         raise DataError("No cell has two perturbations, so there are no combinations to hold out; use splits.random.")
     rest, test = _cut(combined, seed, test_size=0.2)
@@ -89,7 +89,7 @@ def combinations(
 
     def split(data: PerturbationData) -> np.ndarray:
         cells = _by_guides(data, seed)
-        written = data.raw_labels if names is None else np.asarray(names, dtype=object)
+        written = data.raw_labels if names is None else in_order(names, data.cells, "cells").astype(object)
         if written.shape != (len(data),):
             raise DataError(f"There are {len(written)} names for {len(data)} cells; give one a cell.")
         listed = np.array(sorted(set(written[data.guides >= 2])), dtype=object)

@@ -3,6 +3,7 @@
 import logging
 import re
 import time
+from dataclasses import replace
 
 import anndata as ad
 import numpy as np
@@ -11,8 +12,13 @@ import pytest
 import scipy.sparse as sp
 import torch
 
+from samslib import checkpoint, splits
 from samslib.data import DataError, PerturbationData
 from samslib.disk import OnDisk
+from samslib.effects import arms
+from samslib.models import SAMSVAE
+from samslib.observed import reference_cells
+from samslib.predictors import predictors
 
 LABELS = [
     "control",
@@ -41,6 +47,19 @@ def counts(labels=LABELS, genes=7, seed=0):
     return adata
 
 
+@pytest.fixture
+def warned(caplog):
+    """Reads an AnnData and gives the data and what was logged."""
+
+    def read(adata, **options):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "samslib"):
+            data = PerturbationData.from_anndata(adata, **options)
+        return data, [record.getMessage() for record in caplog.records]
+
+    return read
+
+
 def refused(words, adata, **options):
     """The error is a DataError of one line with every word of `words` in it."""
     with pytest.raises(DataError) as caught:
@@ -55,6 +74,8 @@ FORMS = {
     "dense": np.asarray,
     "integer": lambda x: x.astype(np.int64),
     "unsigned": lambda x: x.astype(np.uint16),
+    "bytes": lambda x: sp.csr_matrix(x.astype(np.uint8)),
+    "half": lambda x: x.astype(np.float16),
     "double": lambda x: x.astype(np.float64),
     "CSR": sp.csr_matrix,
     "CSC": sp.csc_matrix,
@@ -79,7 +100,7 @@ def test_every_matrix_form_gives_the_same_sparse_counts(form, where, tmp_path, m
         rows = slice(1, 9)
         adata = adata[rows]
     data = PerturbationData.from_anndata(adata, **options)
-    assert isinstance(data.x, OnDisk) == (where == "backed" and form.startswith("CSR"))
+    assert isinstance(data.x, OnDisk) == (where == "backed" and form.startswith(("CSR", "bytes")))
     data = data.to_memory()
     assert isinstance(data.x, sp.csr_matrix) and data.x.dtype == np.float32
     np.testing.assert_array_equal(data.x.toarray(), x[rows])
@@ -114,6 +135,83 @@ def test_the_callers_matrix_is_left_as_it_was():
     assert data.x[0, 0] == 2 and adata.X.nnz == 48
 
 
+TYPES = ["uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float32", "float64", "bool"]
+
+
+def in_pieces(dtype):
+    """Three cells x four genes whose entries stand in pieces of the largest values that a byte holds, some of them
+    zero; and the sums."""
+    many = {"bool": 1, "int8": 120}.get(dtype, 200)
+    values, genes, starts = [many, many, 3, 0, 1, many, many, many], [2, 2, 0, 1, 1, 3, 3, 3], [0, 4, 5, 8]
+    values = np.array(values).astype(dtype)
+    sums = np.zeros((3, 4))
+    np.add.at(sums, (np.repeat([0, 1, 2], np.diff(starts)), genes), values.astype(float))
+    return sp.csr_matrix((values, genes, starts), shape=(3, 4)), sums
+
+
+def three_cells(x):
+    return ad.AnnData(x, obs=pd.DataFrame({"perturbation": ["control", "A", "B"]}, index=["c0", "c1", "c2"]))
+
+
+@pytest.mark.parametrize("form", ["CSR", "CSC", "dense"])
+@pytest.mark.parametrize("where", ["memory", "layer", "backed"])
+@pytest.mark.parametrize("dtype", TYPES)
+def test_small_integers_do_not_wrap_around(dtype, where, form, tmp_path):
+    """Two pieces of 200 are 400, and not the 144 of a byte, wherever they lie; the same for the sum of a cell."""
+    pieces, sums = in_pieces(dtype)
+    if form == "dense":
+        sums = np.minimum(sums, 1 if dtype == "bool" else 120)
+    adata, options = three_cells({"CSR": pieces, "CSC": pieces.tocsc(), "dense": sums.astype(dtype)}[form]), {}
+    if where == "layer":
+        adata.layers["counts"], adata.X, options = adata.X, None, {"layer": "counts"}
+    if where == "backed":
+        adata.write_h5ad(tmp_path / "cells.h5ad")
+        adata = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    data = PerturbationData.from_anndata(adata, **options)
+    np.testing.assert_array_equal(data.library, sums.sum(1))
+    np.testing.assert_array_equal(data.batch().x, sums)
+    np.testing.assert_array_equal(data.select_genes([1, 2, 3, 0]).library, sums.sum(1))
+    np.testing.assert_allclose(data.summary().mean, sums.mean(0), rtol=1e-6)
+    assert data.to_memory().x.nnz == (sums > 0).sum(), "no zero is stored"
+
+
+@pytest.mark.parametrize("backed", [False, True])
+def test_sums_too_large_for_float32_are_refused(backed, tmp_path):
+    """Two pieces of 2**24 - 1; and one whole number that float32 would round to 2**24."""
+    for name, values, genes in (
+        ("pieces", [2**24 - 1, 2**24 - 1, 1, 1], [0, 0, 1, 0]),
+        ("one", [2**24 + 1, 1, 1, 1], [0, 1, 1, 0]),
+    ):
+        adata = three_cells(sp.csr_matrix((np.array(values, dtype=np.int32), genes, [0, 2, 3, 4]), shape=(3, 4)))
+        if backed:
+            adata.write_h5ad(tmp_path / f"{name}.h5ad")
+            adata = ad.read_h5ad(tmp_path / f"{name}.h5ad", backed="r")
+        refused(["too large values in 1 cell", "2**24"], adata)
+    adata = three_cells(np.array([[2**24, 1, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]]))
+    data = PerturbationData.from_anndata(adata)
+    assert data.library[0] == data.select_genes([0, 1]).library[0] == 2**24 + 1, "which float32 does not hold"
+
+
+def test_integers_put_in_place_of_x_are_made_float():
+    data = PerturbationData.from_anndata(three_cells(np.full((3, 4), 200.0)))
+    for x in (np.full((3, 4), 200, dtype=np.uint8), sp.csr_matrix(np.full((3, 4), 200, dtype=np.uint8))):
+        other = replace(data, x=x)
+        assert other.x.dtype == np.float32 and other.x.sum() == 2400 and other.genes_seen(3).all()
+        assert set(other.select_genes([0, 1, 2]).library) == {600}
+
+
+def test_values_that_are_masked_or_beyond_float32_are_refused():
+    adata = counts()
+    adata.X = np.ma.masked_array(adata.X, mask=np.arange(84).reshape(12, 7) == 5)
+    refused(["adata.X has NaN values in 1 cell"], adata)
+    adata = counts()
+    adata.X = adata.X.astype(np.float64) * 1e39
+    refused(["too large values in 12 cells", "float32"], adata, counts=False)
+    adata.X = sp.csr_matrix(counts().X.astype(np.float32))
+    adata.X.data = adata.X.data.astype(np.float16)
+    refused(["float16"], adata)
+
+
 def test_names_have_one_order_and_the_mapping_is_reported(caplog):
     with caplog.at_level(logging.WARNING, "samslib"):
         data = PerturbationData.from_anndata(counts())
@@ -138,9 +236,142 @@ def test_names_have_one_order_and_the_mapping_is_reported(caplog):
     assert not caplog.records
 
 
-def test_a_control_label_that_holds_the_separator():
-    data = PerturbationData.from_anndata(counts(["N1_N2", "A_N1", "N2_B", "B_A"]), control="N1_N2", separator="_")
-    assert data.labels.tolist() == ["N1_N2", "A", "B", "A_B"]
+def test_a_control_is_a_whole_part_of_a_name(warned):
+    """No piece of a label is a control, unless the label only repeats it; the label is one part wherever it stands."""
+    labels = ["non+targeting", "A", "B", "A+B", "non+A", "non+targeting+B", "A + non+targeting", "A+non"]
+    data, said = warned(counts(labels), control="non+targeting")
+    assert data.labels.tolist() == ["non+targeting", "A", "B", "A+B", "A+non", "B", "A", "A+non"]
+    assert data.perturbations == ("A", "B", "non") and data.control == "non+targeting"
+    assert any("look like controls: 'non';" in text for text in said)
+    adata = counts(labels)
+    adata.obs["dose"] = ["1", "2", "3", "4+5", "6+7", "1+8", "9+1", "10+11"]
+    doses = PerturbationData.from_anndata(adata, control="non+targeting", dose="dose").dose.toarray()
+    assert doses.tolist() == [
+        [0, 0, 0], [2, 0, 0], [0, 3, 0], [4, 5, 0], [7, 0, 6], [0, 8, 0], [9, 0, 0], [10, 0, 11],
+    ]  # fmt: skip
+    refused(["twice", "'non+non+targeting'"], counts(["a+b", "A", "non+non+targeting"]), control="a+b")
+    data, said = warned(counts(["N1_N2", "A_N1", "N2_B", "B_A"]), control="N1_N2", separator="_")
+    assert data.labels.tolist() == ["N1_N2", "A_N1", "B_N2", "A_B"]
+    assert any("'N1', 'N2'; if they are, pass control=['N1_N2', 'N1', 'N2']" in text for text in said)
+    data, said = warned(counts(["N1_N2", "A_N1", "N2_B", "B_A"]), control=["N1_N2", "N1", "N2"], separator="_")
+    assert data.labels.tolist() == ["N1_N2", "A", "B", "A_B"] and "look like" not in " ".join(said)
+
+
+@pytest.mark.parametrize(
+    "control, separator, labels, expected",
+    [
+        ("ctrl", "+", ["ctrl", "KLF1+ctrl", "ctrl+SET", "KLF1+SET"], ["ctrl", "KLF1", "SET", "KLF1+SET"]),
+        ("ctrl+ctrl", "+", ["ctrl+ctrl", "KLF1+ctrl", "SET", "SET+KLF1"], ["ctrl+ctrl", "KLF1", "SET", "KLF1+SET"]),
+        ("control", "+", ["control", "KLF1", "control+SET", "KLF1+SET"], ["control", "KLF1", "SET", "KLF1+SET"]),
+        (
+            "NegCtrl0_NegCtrl0",
+            "_",
+            ["NegCtrl0_NegCtrl0", "KLF1_NegCtrl0", "NegCtrl0_SET", "KLF1_SET"],
+            ["NegCtrl0_NegCtrl0", "KLF1", "SET", "KLF1_SET"],
+        ),
+    ],
+)
+def test_the_names_that_norman_was_published_under(warned, control, separator, labels, expected):
+    data, said = warned(counts(labels), control=control, separator=separator)
+    assert data.labels.tolist() == expected and data.perturbations == ("KLF1", "SET")
+    assert all("rewritten" in text for text in said)
+
+
+def test_several_labels_of_controls_become_one(warned):
+    labels = ["NT_1", "NT_2", "NT_3", "A", "NT_2+NT_1", "B+NT_3", "NT_1+A", "A+B", "B"]
+    adata = counts(labels)
+    for given in (["NT_1", "NT_2", " NT_3"], ("NT_1", "NT_2", "NT_3"), np.array(["NT_1", "NT_2", "NT_3", "NT_1"])):
+        data, said = warned(adata, control=given)
+        assert data.labels.tolist() == ["NT_1", "NT_1", "NT_1", "A", "NT_1", "B", "A", "A+B", "B"]
+        assert data.control == "NT_1" and data.controls == ("NT_1", "NT_2", "NT_3")
+        assert data.perturbations == ("A", "B") and data.n_treated.tolist() == [3, 3]
+        assert len(said) == 1 and "'NT_2' is now 'NT_1'" in said[0]
+    part = data[2:].encode_unique()
+    for some in (data, part):
+        assert some.dose_of("NT_3").sum() == some.dose_of("NT_2+NT_3").sum() == 0
+        assert torch.equal(some.dose_of("A+NT_2"), some.dose_of("A"))
+        assert arms(some, ["B+NT_2", "A"])[0] == ["B", "A"]
+    words = np.array(["train", "train", "val", "train", "val", "train", "train", "val", "val"])
+    made = predictors(data[words == "train"], data[words == "val"], data, ["B+NT_2"])
+    assert list(made["training cells"].obs_names) == ["B"]
+    assert PerturbationData.from_anndata(adata, control=["NT_1"]).controls == ("NT_1",)
+    refused(["control label is empty"], adata, control=[])
+    refused(["control label is empty"], adata, control=["NT_1", " "])
+    refused(["labelled 'x' or 'y'"], adata, control=["x", "y"])
+
+
+def test_models_of_data_with_several_controls_are_saved_and_loaded(tmp_path):
+    data = PerturbationData.from_anndata(counts(["NT_1", "NT_2", "A", "A"]), control=["NT_1", "NT_2"])
+    summary = data.summary()
+    assert summary.control == "NT_1"
+    model = SAMSVAE(summary, latent=2, encoder_width=4, decoder_width=4)
+    assert checkpoint.load(checkpoint.save(model, tmp_path / "model.safetensors")).summary.control == "NT_1"
+
+
+def test_a_control_label_without_cells_is_named(warned):
+    data, said = warned(counts(["control", "A", "B"]), control=["control", "NT_1", "NT_2"])
+    assert data.perturbations == ("A", "B") and said == [
+        "No cell is labelled 'NT_1', 'NT_2', as controls were said to be"
+    ]
+
+
+@pytest.mark.parametrize(
+    "label",
+    ["Control", "ctrl", "NT", "NT_1", "NTC-12", "sgNT3", "NegCtrl0", "neg_control", "non-targeting_01|non-targeting_7",
+     "Non-Targeting", "no target", "nontargeting_ACGTACGTACGT", "DMSO", "vehicle", "mock", "scrambled 2", "untreated"],
+)  # fmt: skip
+def test_perturbations_that_look_like_controls_are_named(warned, label):
+    data, said = warned(counts(["control", "A", label, "NT5C", "NTRK1", "TARGET"]))
+    assert label in data.perturbations
+    assert said == [
+        f"Perturbations that look like controls: {label!r}; if they are, pass control=['control', {label!r}]"
+    ]
+    refused([f"did you mean {label!r}?"], counts(["A", "NT5C", label]), control="wild type")
+
+
+def test_all_likely_controls_are_proposed():
+    adata = counts(["NT_1", "A", "NT_2", "B", "B+non-targeting"])
+    refused(["labelled 'control'; did you mean control=['NT_1', 'NT_2', 'non-targeting']? Labels"], adata)
+
+
+def test_names_that_come_apart_into_no_names_are_refused():
+    for name, part in (("(+)-JQ1", "'('"), ("A (x+y)", "'A (x'"), ("[a+b", "'[a'"), ("A+-", "'-'"), ("B+?", "'?'")):
+        refused([repr(name), f"({part})", "another separator, or None"], counts(["control", "B", name, name]))
+    data = PerturbationData.from_anndata(counts(["control", "B", "(+)-JQ1", "A (x+y)"]), separator=None)
+    assert data.perturbations == ("(+)-JQ1", "A (x+y)", "B")
+    data = PerturbationData.from_anndata(counts(["control", "p(x)", "B", "p(x)+B", "A)"]))
+    assert data.perturbations == ("A)", "B", "p(x)"), "brackets are looked at where a name was cut"
+    refused(["'*'", "names nothing"], counts(["control", "B", "*"]))
+    assert PerturbationData.from_anndata(counts(["*", "B", "A"]), control="*").perturbations == ("A", "B")
+
+
+def test_parts_that_never_occur_alone_are_named(warned):
+    """As guides with a strand, which the separator cuts; and as a few genes of a true screen of pairs."""
+    _, said = warned(counts(["control", "RPS5_+_1.23-P1", "RPL3_-_9.8-P1", "RPS6_+_4.5-P1"]))
+    (text,) = (text for text in said if "rewritten" not in text)
+    assert "combinations only: 'RPS5_', 'RPS6_', '_1.23-P1' and 1 more" in text and "separator=None" in text
+    assert "'RPS5_+_1.23-P1'" in text
+    _, said = warned(counts(["control", "A", "B", "A+B", "A+C"]))
+    assert len(said) == 1 and "combinations only: 'C';" in said[0] and "'A+C'" in said[0]
+    assert not warned(counts(["control", "A", "B", "A+B"]))[1]
+    assert not warned(counts(["control", "A", "A+control", "B+control", "A+B"]))[1][1:]
+
+
+def test_a_separator_that_no_name_holds_is_doubted(warned):
+    for labels, name in (
+        (["control", "KLF1", "SET", "KLF1_SET"], "KLF1_SET"),
+        (["control", "SET_control"], "SET_control"),
+    ):
+        data, said = warned(counts(labels))
+        assert name in data.perturbations and len(said) == 1 and f"{name!r} looks like" in said[0]
+        assert "separator='_'?" in said[0] and not warned(counts(labels), separator=None)[1]
+    for labels in (["control", "RPS5_P1", "RPS5_P2", "P01_a"], ["control", "HLA-A", "A|B", "A"]):
+        assert not warned(counts(labels))[1]
+
+
+def test_names_that_differ_in_case_are_named(warned):
+    _, said = warned(counts(["control", "KLF1", "klf1", "SET"]))
+    assert len(said) == 1 and "differ only in case: 'KLF1', 'klf1';" in said[0]
 
 
 def test_without_separator_or_control_names_stay_whole():
@@ -188,6 +419,59 @@ def test_dose_of_seen_and_unseen_conditions():
     }.items():
         with pytest.raises(DataError, match=re.escape(words)):
             data.dose_of(wrong)
+
+
+def test_ties_of_doses_fall_to_the_smaller_one_part_by_part():
+    adata = counts(["A+B", "A+B", "B+A", "B+A", "A", "A", "control", "B"])
+    adata.obs["dose"] = ["2+1", "1+3", "3+1", "1+2", "7", "5", "1", "4"]
+    data = PerturbationData.from_anndata(adata, dose="dose")
+    assert data.dose_of("A+B").tolist() == [[1, 3]] and data.dose_of("A").tolist() == [[5, 0]]
+    other = replace(data, perturbations=("B", "A"), dose=data.dose[:, [1, 0]])
+    assert other.dose_of("A+B").tolist() == [[3, 1]], "in the order of the name, whatever that of the columns"
+
+
+def test_doses_of_many_conditions_look_at_all_cells_once():
+    """Comparisons of labels and readings of whole columns are counted; a copy with other cells counts for itself."""
+    scans = []
+
+    class Labels(np.ndarray):
+        def __eq__(self, other):
+            scans.append("labels")
+            return np.asarray(self) == other
+
+    class Doses(sp.csr_matrix):
+        def __getitem__(self, key):
+            if isinstance(key, tuple) and self.shape[0] == len(data):
+                scans.append("a column")
+            return super().__getitem__(key)
+
+        def tocsc(self, copy=False):
+            scans.append("all columns")
+            return super().tocsc(copy)
+
+    names = [f"P{i:02d}" for i in range(20)]
+    pairs = [f"{a}+{b}" for a, b in zip(names[:-1], names[1:], strict=True)]
+    data = PerturbationData.from_anndata(counts(["control", *names, *pairs[:10]]))
+    expected = np.array([[name in label.split("+") for name in names] for label in names + pairs])
+    watched = replace(data, labels=np.asarray(data.labels, dtype=object).view(Labels), dose=Doses(data.dose))
+    np.testing.assert_array_equal(arms(watched, names + pairs)[1], expected)
+    assert len(scans) <= 2, scans
+    assert watched[5:].dose_of("P00").sum() == 1 and watched[[1, 2]].dose_of("P00").tolist() == [[1.0] + [0.0] * 19]
+
+
+def test_what_is_no_name_of_a_condition():
+    data = PerturbationData.from_anndata(counts())
+    for wrong in (("B", "A"), ["B", "A"]):
+        for ask in (lambda wrong=wrong: data.dose_of(wrong), lambda wrong=wrong: arms(data, [wrong])):
+            with pytest.raises(DataError, match=re.escape(f"{wrong!r} is no name") + ".* one text, such as 'B\\+A'"):
+                ask()
+    with pytest.raises(DataError, match="5 is no name of a condition"):
+        data.dose_of(5)
+    for amount in ("high", "1", None, -1, np.nan):
+        with pytest.raises(DataError, match="dose of 'A' is .*; give a finite number"):
+            data.dose_of({"A": amount})
+    with pytest.raises(DataError, match="give a list of levels: \\['line=K562'\\]"):
+        data.levels_of("line=K562")
 
 
 def test_unique_encoding_has_a_column_a_condition():
@@ -243,6 +527,63 @@ def test_rows_batches_and_genes():
     assert data.select_genes([0, 3]).genes == ("g0", "g3")
     with pytest.raises(DataError, match="No gene is selected"):
         data.select_genes(np.zeros(7, bool))
+
+
+def test_a_mask_goes_by_the_names_of_its_index():
+    """A Series in another order, or of more cells or genes than there are; plain numbers 0, 1, 2, ... are no names."""
+    adata = counts()
+    whole = PerturbationData.from_anndata(adata)
+    data = whole[3:]
+    chosen = adata.obs["perturbation"] == "C"
+    assert isinstance(chosen, pd.Series)
+    shuffled = chosen.sample(frac=1, random_state=0)
+    for mask in (chosen[3:], chosen, shuffled, shuffled.astype("boolean"), pd.Series(chosen[3:].to_numpy())):
+        assert data[mask].cells.tolist() == ["c8", "c9"], mask
+        np.testing.assert_array_equal(data.batch(mask).x, adata.X[8:10])
+    genes = pd.Series(np.arange(7) % 3 == 0, index=adata.var_names)
+    for mask in (genes, genes[::-1], genes.to_numpy()):
+        assert whole.select_genes(mask).genes == ("g0", "g3", "g6")
+    assert whole.select_genes([0, 3, 2]).select_genes(genes).genes == ("g0", "g3")
+    for wrong, message in (
+        (chosen[4:], "lacks 'c3'"),
+        (pd.Series(chosen.to_numpy(), index=[f"cell{i}" for i in range(12)]), "lacks 'c3'"),
+        (pd.concat([chosen, chosen[:1]]), "has a name twice"),
+        (pd.Series(chosen.to_numpy()), "lacks 'c3'"),
+    ):
+        with pytest.raises(DataError, match=f"index of a Series for 9 cells {message}; index it by the names"):
+            data[wrong]
+    with pytest.raises(DataError, match="Series for 7 genes lacks 'g0'"):
+        whole.select_genes(genes[1:])
+
+
+def test_what_may_be_read_in_two_ways_is_refused():
+    """A mask of numbers, which would be positions; two axes at once, of which the second would be cells."""
+    data = PerturbationData.from_anndata(counts())
+    for mask in (np.arange(12) % 2, (np.arange(12) % 2).astype(np.uint8), [1, 0] * 6, pd.Series([0, 1] * 6)):
+        with pytest.raises(DataError, match="0 or 1 each.*give values == 1"):
+            data[mask]
+    with pytest.raises(DataError, match="0 or 1 each"):
+        data.select_genes(np.array([1, 0, 0, 1, 0, 1, 1]))
+    for key in ((5, 3), (slice(None), [0, 1])):
+        with pytest.raises(DataError, match="one list, mask or slice of cells; data.select_genes"):
+            data[key]
+    with pytest.raises(DataError, match="by positions, a mask or a slice"):
+        data[np.array([[0, 1], [2, 3]])]
+
+
+def test_genes_are_selected_by_name():
+    adata = counts()
+    data = PerturbationData.from_anndata(adata)
+    for names in (["g4", "g0"], np.array(["g4", "g0"]), pd.Index(["g4", "g0"]), pd.Series(["g4", "g0"])):
+        few = data.select_genes(names)
+        assert few.genes == ("g4", "g0")
+        np.testing.assert_array_equal(few.batch().x, adata.X[:, [4, 0]])
+    assert data.select_genes("g0").genes == ("g0",)
+    with pytest.raises(DataError, match="2 of the genes are not in the data \\('G4', 'x'\\); did you mean 'g4'"):
+        data.select_genes(["g0", "G4", "x"])
+    for twice in ([0, 3, 0], ["g0", "g3", "g0"], [0, 3, -7]):
+        with pytest.raises(DataError, match="selected more than once"):
+            data.select_genes(twice)
 
 
 def test_select_genes_refuses_to_leave_empty_cells():
@@ -324,6 +665,37 @@ def test_split_parts_and_the_cells_left_out(caplog):
             data.split(lambda d, given=given: given)
 
 
+def test_words_of_a_split_go_by_the_names_of_their_index():
+    adata = counts(["control", "A", "B", "C"] * 3)
+    data = PerturbationData.from_anndata(adata)
+    words = np.array(["train"] * 5 + ["val"] * 3 + ["test"] * 4)
+    adata.obs["split"] = pd.Categorical(words)
+    shuffled = adata.obs["split"].sample(frac=1, random_state=0)
+    for given in (words, list(words), adata.obs["split"], shuffled, lambda d: shuffled, pd.Series(words)):
+        parts = data.split(given)
+        assert [part.cells.tolist() for part in parts] == [
+            [f"c{i}" for i in at] for at in (range(5), range(5, 8), range(8, 12))
+        ]
+        held = reference_cells(data, "test", given, "train")
+        assert held.cells.tolist() == ["c0", "c4", "c9", "c10", "c11"]
+    assert data[1:].split(shuffled)[0].cells.tolist() == ["c1", "c2", "c3", "c4"]
+    with pytest.raises(DataError, match="lacks 'c0'"):
+        data.split(adata.obs["split"][1:])
+    for wrong in ("random", 0.8, None, splits):
+        with pytest.raises(DataError, match="1 labels for 12 cells; .* a splitter such as samslib.splits.random"):
+            data.split(wrong)
+
+
+def test_an_anndata_in_place_of_the_data_and_the_reverse():
+    adata = counts()
+    data = PerturbationData.from_anndata(adata)
+    refused(["from_anndata needs an AnnData, not a PerturbationData"], data)
+    refused(["not a str", "anndata.read_h5ad"], "cells.h5ad")
+    for wrong in (lambda: data.summary(adata), lambda: splits.random()(adata), lambda: splits.combinations(0.5)(adata)):
+        with pytest.raises(DataError, match="needs a PerturbationData, not .*AnnData; .*from_anndata"):
+            wrong()
+
+
 def test_each_missing_or_misspelt_name_is_named():
     adata = counts()
     adata.layers["counts"] = adata.X
@@ -342,6 +714,9 @@ def test_each_missing_or_misspelt_name_is_named():
         control="ctrl",
     )
     refused(["labelled 'wild type'", "did you mean 'control'?"], adata, control="wild type")
+    refused(["no column ['perturbation']"], adata, perturbation=["perturbation"])
+    adata.obs = pd.concat([adata.obs, adata.obs.iloc[:, :1]], axis=1)
+    refused(["adata.obs has 2 columns named 'perturbation'", "rename or drop"], adata)
     refused(["needs an AnnData, not a DataFrame"], adata.obs)
     refused(["separator is an empty text"], adata, separator="")
     refused(["control label is empty"], adata, control=" ")
@@ -356,7 +731,7 @@ def test_control_cells_must_be_there():
     refused(["Every cell in adata.obs['perturbation'] is a control"], counts(["control", "control+control"]))
 
 
-@pytest.mark.parametrize("nothing", ["", " ", "nan", "NaN", "none", "None", "<NA>", np.nan, None, pd.NA])
+@pytest.mark.parametrize("nothing", ["", " ", "nan", "NaN", "none", "None", "<NA>", "NA", "n/a", np.nan, None, pd.NA])
 def test_a_perturbation_named_like_nothing(nothing):
     labels = pd.Series(["control", "A", nothing, nothing], dtype=object)
     refused(
@@ -432,6 +807,12 @@ def test_empty_cells_duplicates_and_empty_tables():
     adata = counts()
     adata.obs_names = ["c1", "c1", *adata.obs_names[2:]]
     refused(["1 cell name(s)", "adata.obs_names_make_unique()"], adata)
+    adata = counts()
+    adata.var.index = pd.Index([1, "1", *adata.var_names[2:]], dtype=object)
+    refused(["1 gene name(s) occur more than once ('1')", "adata.var_names.astype(str)"], adata)
+    adata.var_names = adata.var_names.astype(str)  # the remedy works
+    adata.var_names_make_unique()
+    assert PerturbationData.from_anndata(adata).genes[:3] == ("1", "1-1", "g2")
     refused(["no genes"], counts()[:, []])
     refused(["has 1 cell; at least 2"], counts()[:1])
     adata = counts()
@@ -471,6 +852,67 @@ def test_bad_covariates_and_flags():
     refused(["in 12 cells"], adata, quality="flag")
     adata.obs["flag"] = [0, np.nan] * 6
     refused(["in 6 cells"], adata, quality="flag")
+
+    adata.obs["a=b"], adata.obs["good"] = "x", [1, 1, 0] * 4
+    refused(["'a=b' has a '=' in its name"], adata, covariates="a=b")
+    refused(["covariate 'flag' is given twice"], adata, covariates=["flag", "flag"])
+    refused(["quality flag 'good' is given twice"], adata, quality=["good", "good"])
+    for missing in ("", " ", "nan", "NA", "<NA>"):
+        adata.obs["batch"] = ["x", missing] * 6
+        refused(["covariate adata.obs['batch'] is missing in 6 cells"], adata, covariates="batch")
+
+
+def test_a_flag_that_most_cells_carry_is_doubted(warned):
+    adata = counts(["control", "A", "B"])
+    adata.obs["passes"], adata.obs["fails"] = [1, 0, 1], [0, 1, 0]
+    assert warned(adata, quality="passes")[1] == [
+        "The quality flag 'passes' is 1 in 67% of cells; 1 marks a cell of poor quality"
+    ]
+    assert not warned(adata, quality=["fails"])[1]
+
+
+def test_columns_with_too_many_levels_are_refused(monkeypatch):
+    """Before a matrix of cells x levels is made, and of levels x levels never."""
+    labels = ["control", "A", "B", "C"] * 600
+    adata = counts(labels)
+    n = len(labels)
+    adata.obs["umis"], adata.obs["barcode"] = np.arange(n) + 1000, [f"b{i // 2}" for i in range(n)]
+    adata.obs["depth"], adata.obs["donor"] = np.arange(n) % 300, [f"donor {i % 900}" for i in range(n)]
+    monkeypatch.setattr(np, "eye", lambda *_, **__: pytest.fail("a square of levels"))
+    assert len(PerturbationData.from_anndata(adata, covariates="donor").covariates) == 900
+    refused(["adata.obs['umis'] has 2400 levels in 2400 cells", "pd.cut"], adata, covariates="umis")
+    refused(["adata.obs['barcode'] has 1200 levels", "few levels"], adata, covariates="barcode")
+    refused(["adata.obs['depth'] has 300 levels", "pd.cut"], adata, covariates=["donor", "depth"])
+    refused(["adata.obs['depth'] has 300 levels"], adata[:500], covariates="depth")
+    adata.obs["day"], adata.obs["sample"] = np.arange(n) % 240, pd.Categorical(np.arange(n) % 200)
+    data = PerturbationData.from_anndata(adata, covariates=["day", "sample"])
+    assert (
+        data.covariate.shape == (n, 440) and (data.covariate.sum(1) == 2).all() and data.covariate.dtype == np.float32
+    )
+    assert data.covariates[:3] == ("day=0", "day=1", "day=10")
+    assert (data.covariate[:, data.covariates.index("day=17")] == (np.arange(n) % 240 == 17)).all()
+    few = counts()
+    few.obs["day"] = np.arange(12)
+    assert len(PerturbationData.from_anndata(few, covariates="day").covariates) == 12
+
+
+@pytest.mark.parametrize("dtype", [object, "category"])
+def test_labels_of_several_types_and_with_blanks(dtype, warned):
+    """Types and blanks make no two conditions or levels of one."""
+    adata = counts(["control"] * 6)
+    adata.obs["perturbation"] = pd.Series(["control", b"control", "A ", b"A", "A", " A\t"], dtype=object).to_numpy()
+    adata.obs["line"] = pd.Series([1, 1.0, "1", "1 ", "2", np.float64(2)], dtype=object).to_numpy()
+    if dtype == "category":
+        adata.obs = adata.obs.astype("category")
+        adata.obs["line"] = adata.obs["line"].cat.add_categories(["3"])
+    data, said = warned(adata, covariates="line")
+    assert data.labels.tolist() == ["control"] * 2 + ["A"] * 4 and data.perturbations == ("A",)
+    assert data.covariates == ("line=1", "line=2") and data.covariate[:, 0].tolist() == [1, 1, 1, 1, 0, 0]
+    assert "1 levels of adata.obs['line'] differ from others only in blanks and are the same" in said
+    adata.obs["perturbation"] = pd.Series([0, 0.0, "0", 1, 1.0, "1"], dtype=object).to_numpy()
+    assert PerturbationData.from_anndata(adata, control=0).labels.tolist() == ["0"] * 3 + ["1"] * 3
+    adata.obs["perturbation"] = [0.0, 0.0, 0.0, 1.0, 2.0, 2.5]
+    assert PerturbationData.from_anndata(adata, control="0.0").perturbations == ("1.0", "2.0", "2.5")
 
 
 def test_a_batch_of_a_genome_wide_screen_is_quick():

@@ -93,6 +93,29 @@ def test_data_on_disk_have_the_numbers_of_those_in_memory(counts, stored, monkey
         observed.readouts(lazy, "perturbseq")
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int64", "float32", "float64", "bool"])
+def test_numbers_in_pieces_are_those_in_memory(dtype, counts, tmp_path, small_pieces):
+    """Every entry in three pieces, some of them zero, of each type: a byte that held their sum would wrap around."""
+    whole = (40 * counts.X.toarray()).clip(0, {"bool": 1, "int8": 120}.get(dtype, 200))
+    rows, genes = whole.nonzero()
+    values = np.repeat(whole[rows, genes], 3)
+    values[2::3] = 0
+    starts = np.r_[0, 3 * np.cumsum(np.bincount(rows, minlength=CELLS))]
+    x = sp.csr_matrix((values.astype(dtype), np.repeat(genes, 3), starts), shape=whole.shape)
+    adata = ad.AnnData(x, obs=counts.obs, var=counts.var)
+    adata.write_h5ad(tmp_path / "pieces.h5ad")
+    memory, lazy = both(adata, ad.read_h5ad(tmp_path / "pieces.h5ad", backed="r"))
+    assert isinstance(lazy.x, disk.OnDisk) and x.nnz == 3 * np.count_nonzero(whole)
+    for data in (memory, lazy, lazy.to_memory()):
+        np.testing.assert_array_equal(data.batch().x, 2 * whole)
+        np.testing.assert_array_equal(data.library, 2 * whole.sum(1))
+        np.testing.assert_array_equal(data.select_genes(np.arange(1, GENES)).library, 2 * whole[:, 1:].sum(1))
+        np.testing.assert_array_equal(data.genes_seen(20), (whole > 0).sum(0) >= 20)
+    for part in ("mean", "std", "log_mean", "log_std"):
+        assert torch.equal(getattr(memory.summary(), part), getattr(lazy.summary(), part))
+    assert memory.x.nnz == lazy.x[:].nnz and memory.x.dtype == lazy.x[:].dtype == np.float32
+
+
 def test_little_is_read_at_a_time(counts, stored, small_pieces, monkeypatch):
     """Every reading of summary, sums and batches gives at most a piece, one row more, and the rows between."""
     lazy = both(counts, stored)[1][np.arange(CELLS) % 3 > 0]

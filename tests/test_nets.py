@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import linear_data
 from torch.nn.functional import leaky_relu, one_hot
 
-from samslib.nets import DECODERS, CellEncoder, NormalTable, Standardize, Trunk
+import samslib
+from samslib.nets import DECODERS, CellEncoder, NormalTable, PointEncoder, Standardize, Trunk
 
 
 def test_a_split_first_layer_is_the_concatenated_one():
@@ -45,6 +47,23 @@ def test_standardize(data):
     assert Standardize(None, data.summary())(x) is x
     with pytest.raises(ValueError, match="'sqrt'"):
         Standardize("sqrt", data.summary())
+
+
+def test_values_without_a_logarithm_are_not_normalised_by_it():
+    """Scaled values: as soon as a model is made, and with the remedy; not where all values are above -1."""
+    summary = linear_data().summary()
+    assert summary.log_mean.isnan().any()
+    for make in (
+        lambda kind: CellEncoder(summary, 2, 4, 1, kind, ()),
+        lambda kind: PointEncoder(summary, 2, 4, 1, kind),
+        lambda kind: samslib.SAMSVAE(summary, latent=2, likelihood="normal", normalization=kind),
+    ):
+        with pytest.raises(
+            ValueError, match="normalization is 'log', but .* of -1 or below.*normalization='raw', or None"
+        ):
+            make("log")
+        make("raw"), make(None)
+    CellEncoder(replace(summary, log_mean=summary.mean, log_std=summary.std), 2, 4, 1, "log", ())
 
 
 def test_a_constant_gene_stays_finite(data):

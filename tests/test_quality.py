@@ -28,6 +28,25 @@ def test_measures_of_one_cell_by_hand(matrix):
     assert (found.iloc[1] == 0).all() and list(found.index) == ["cell0", "cell1"]
 
 
+@pytest.mark.parametrize("form", ["memory", "layer", "backed", "layer on disk"])
+def test_bytes_in_pieces_are_counted_once(form, tmp_path):
+    """200 + 200 counts of one gene are 400 of one gene, and not 144 or of two; an explicit zero is none."""
+    x = sp.csr_matrix((np.array([200, 200, 100, 0], dtype=np.uint8), [0, 0, 5, 1], [0, 4]), shape=(1, 8))
+    adata = cells([[0] * 8])
+    adata.X, options = x, {"layer": "counts"} if "layer" in form else {}
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    if form == "backed":
+        adata = anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    if "layer" in form:
+        kept = adata.X
+        adata.X = None
+        if form == "layer on disk":
+            kept = anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r").X
+        adata.layers["counts"] = kept
+    found = quality.measure(adata, **options).iloc[0]
+    assert found["counts"] == 500 and found["genes"] == 2 and found["percent_mt"] == 80
+
+
 def test_limits_are_k_plain_deviations_and_the_limit_itself_passes():
     """Totals 96 to 104: median 100, MAD 2 (with the factor 1.4826 it would be 2.97)."""
     totals = [96, 98, 98, 100, 100, 100, 102, 102, 104, 94, 93]
@@ -68,6 +87,7 @@ def test_what_cannot_be_labelled_is_refused(caplog):
     good = cells([[1, 2, 3, 4, 5, 5, 0, 0]] * 3)
     for adata, options, message in [
         (good, {"layer": "raw"}, "no 'raw'"),
+        (make_data(), {}, "needs an AnnData, not a PerturbationData"),
         (good, {"k": 0}, "k is 0"),
         (cells([[0.5] * 8] * 3), {}, "adata.X holds values that are no counts"),
         (cells([[-1.0] * 8] * 3), {}, "no counts"),
@@ -190,5 +210,7 @@ def test_twins_follow_their_cells_into_batches():
 def test_twins_need_a_flag():
     with pytest.raises(DataError, match="quality flag.*quality="):
         quality.with_twins(make_data())
+    with pytest.raises(DataError, match="with_twins needs a PerturbationData"):
+        quality.with_twins(cells([[1] * 8] * 3))
     with pytest.raises(ValueError, match="most is 0"):
         quality.with_twins(make_data(quality=True), most=0)

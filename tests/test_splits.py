@@ -159,6 +159,10 @@ def test_combinations_listed_by_the_names_they_were_published_under(data):
     assert set(identity[(split == "test")]) == set(pairs[-3:])
     assert set(identity[(data.guides == 2) & np.isin(split, ["train", "val"])]) == set(pairs[:4])
     assert not np.array_equal(split, splits.combinations(0.5, 3, 0.25)(data))
+    named = pd.Series(identity, index=data.cells).sample(frac=1, random_state=0)
+    np.testing.assert_array_equal(splits.combinations(0.5, 3, 0.25, names=named)(data), split)
+    with pytest.raises(DataError, match="lacks 'c0'"):
+        splits.combinations(0.5, names=named.drop("c0"))(data)
     with pytest.raises(DataError, match="There are 3 names for .* cells; give one a cell"):
         splits.combinations(0.5, names=["a", "b", "c"])(data)
 
