@@ -112,6 +112,16 @@ class Names:
         genes = sorted(self.genes(raw))
         return (self.separator or "").join(genes) if genes else str(self.control)
 
+    def condition(self, doses: Mapping[str, float]) -> str:
+        """The label of a condition: "A+B" at a dose of 1 each, "A=0.5+B" otherwise, the control's where all are 0.
+        Doses are written so that no two single-precision numbers look the same."""
+        parts = [
+            name if amount == 1 else f"{name}={np.format_float_positional(np.float32(amount), trim='-')}"
+            for name, amount in sorted(doses.items())
+            if amount
+        ]
+        return (self.separator or "+").join(parts) or str(self.control)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PerturbationData:
@@ -121,8 +131,9 @@ class PerturbationData:
     x (n, G) counts as CSR float32, or real values as CSR or numpy, or either on disk (`samslib.disk.OnDisk`);
     dose (n, T) CSR float32, a zero row is a control; library (n,) total counts over the genes held here (1 for real
     values); covariate (n, C) one-hot; qc (n, Q) 0/1; guides (n,) how many perturbations each cell's name holds;
-    labels and raw_labels (n,) canonical and original names; control the label of controls, controls all labels that
-    were read as that one; twin (n, G) an optional reference expression of each cell (`samslib.quality`).
+    labels (n,) the canonical name of each cell's condition, with its doses where they are not 1 ("A=0.5+B"), so that
+    cells of one label had the same; raw_labels (n,) the original names; control the label of controls, controls all
+    labels that were read as that one; twin (n, G) an optional reference expression of each cell (`samslib.quality`).
     """
 
     x: Any
@@ -303,7 +314,7 @@ class PerturbationData:
     @property
     def names(self) -> pd.DataFrame:
         """The report of names: index raw label, columns canonical label and number of cells."""
-        table = pd.DataFrame({"raw": self.raw_labels, "canonical": self.labels})
+        table = pd.DataFrame({"raw": self.raw_labels, "canonical": self._names})
         return table.groupby(["raw", "canonical"]).size().rename("cells").reset_index("canonical")
 
     @property
@@ -312,18 +323,19 @@ class PerturbationData:
         return np.asarray((self.dose != 0).sum(0)).ravel().astype(int)
 
     def conditions(self) -> pd.DataFrame:
-        """A row a distinct label (control first): number of cells and of perturbations in its name."""
+        """A row a condition (control first), by its label: number of cells and of perturbations in its name."""
         table = pd.DataFrame({"label": self.labels, "guides": self.guides})
         table = table.groupby("label").agg(cells=("guides", "size"), guides=("guides", "first"))
         return table.sort_values("guides", kind="stable")
 
     def dose_of(self, label: str | Mapping[str, float]) -> Tensor:
-        """(1, T) dose of a condition by name, in any order of its parts, seen or not; or of amounts by perturbation,
-        such as {"A": 0.5, "B": 2}.
+        """(1, T) dose of a condition by name, in any order of its parts, seen or not, such as "B+A" or "A=0.5+B"; or of
+        amounts by perturbation, such as {"A": 0.5, "B": 2}.
 
-        A condition that was seen has the commonest dose among its cells; one that was not (a new combination)
-        has each part's commonest non-zero dose, 1 if there is none. Raises DataError for a name with unknown
-        parts.
+        The label of a condition of the data means that condition. Any other name without doses means the commonest dose
+        among the cells of that name; where there are none (a new combination), and for parts without a dose beside
+        others that have one, it is each part's commonest non-zero dose, 1 if there is none. Raises DataError for a name
+        with unknown parts.
         """
         if isinstance(label, Mapping):
             for p, d in label.items():
@@ -337,7 +349,9 @@ class PerturbationData:
             raise DataError(f"{label!r} is no name of a condition; a combination is one text, such as {combined!r}.")
         names = self.naming
         name = names.canonical(label)
-        parts = [name] if name in self._column_of or self.unique else names.genes(name)
+        read = [name] if name in self._column_of or self.unique else names.genes(name)
+        read_parts = [self._part(part) for part in read]
+        parts, amounts = [part for part, _ in read_parts], [amount for _, amount in read_parts]
         row = np.zeros((1, len(self.perturbations)), dtype=np.float32)
         if name == self.control:
             return torch.from_numpy(row)
@@ -348,14 +362,29 @@ class PerturbationData:
         if len(set(parts)) < len(parts):
             raise DataError(f"{label!r} names a perturbation twice; name it once.")
         columns = [self._column_of[p] for p in parts]
-        if name in self._cells_of:
-            seen, times = np.unique(self.dose[self._cells_of[name]][:, columns].toarray(), axis=0, return_counts=True)
+        if not any(amounts) and (cells := self._cells_of.get(names.condition(dict.fromkeys(parts, 1.0)))) is not None:
+            row[0, columns] = self.dose[cells[:1]][:, columns].toarray()[0]
+        elif not any(amounts) and (cells := self._cells_named.get(name)) is not None:
+            seen, times = np.unique(self.dose[cells][:, columns].toarray(), axis=0, return_counts=True)
             row[0, columns] = seen[times.argmax()]
         else:
-            for column in columns:
+            for column, amount in zip(columns, amounts, strict=True):
                 seen, times = np.unique(self._dose_by_column[:, [column]].data, return_counts=True)
-                row[0, column] = seen[times.argmax()] if len(seen) else 1
+                row[0, column] = amount or (seen[times.argmax()] if len(seen) else 1)
         return torch.from_numpy(row)
+
+    def _part(self, part: str) -> tuple[str, float | None]:
+        """A perturbation and its dose, of "A=0.5" or, without a dose, of "A"."""
+        name, _, amount = part.rpartition("=")
+        if part in self._column_of or name not in self._column_of:
+            return part, None
+        try:
+            dose = float(amount)
+        except ValueError:
+            dose = np.nan
+        if not (np.isfinite(dose) and dose > 0):
+            raise DataError(f"The dose in {part!r} is {amount!r}; give a finite number above 0, such as '{name}=0.5'.")
+        return name, dose
 
     @cached_property
     def _column_of(self) -> dict[str, int]:
@@ -365,6 +394,17 @@ class PerturbationData:
     def _cells_of(self) -> dict[str, np.ndarray]:
         """Label -> positions of its cells, found once for all conditions."""
         return pd.Series(self.labels).groupby(self.labels).indices
+
+    @cached_property
+    def _names(self) -> np.ndarray:
+        """(n,) each cell's canonical name, whatever its doses."""
+        kinds, codes = np.unique(self.raw_labels.astype(str), return_inverse=True)
+        return np.array([self.naming.canonical(raw) for raw in kinds], dtype=object)[codes]
+
+    @cached_property
+    def _cells_named(self) -> dict[str, np.ndarray]:
+        """Name -> positions of its cells, whatever their doses."""
+        return pd.Series(self._names).groupby(self._names).indices
 
     @cached_property
     def _dose_by_column(self) -> sp.csc_matrix:
@@ -391,12 +431,7 @@ class PerturbationData:
     def describe(self, dose: Any, levels: Any = ()) -> str:
         """ "A+B" at dose 1 each, "A=0.5+B" otherwise, with the covariates' levels in brackets; the inverse of `dose_of`
         and `levels_of`."""
-        parts = [
-            name if amount == 1 else f"{name}={float(amount):g}"
-            for name, amount in zip(self.perturbations, dose, strict=True)
-            if amount
-        ]
-        name = (self.separator or "+").join(parts) or str(self.control)
+        name = self.naming.condition(dict(zip(self.perturbations, map(float, dose), strict=True)))
         chosen = [level for level, on in zip(self.covariates, levels, strict=False) if on]
         return f"{name} [{', '.join(chosen)}]" if chosen else name
 
@@ -404,14 +439,11 @@ class PerturbationData:
         """The same cells with one column a distinct label, so that a combination is a perturbation of its
         own.
 
-        This is the published encoding of combinations as unique treatments. Encode before splitting, so that
-        all parts share their columns. Raises DataError where doses are graded: a column can hold only one
-        amount.
+        This is the published encoding of combinations as unique treatments; each dose of a perturbation is one of its
+        own too. Encode before splitting, so that all parts share their columns.
         """
         if self.unique:
             return self
-        if np.any(self.dose.data != 1):
-            raise DataError("encode_unique needs a dose of 1 everywhere; put graded doses into the perturbation names.")
         treated = np.flatnonzero(self.guides)
         kinds, codes = np.unique(self.labels[treated].astype(str), return_inverse=True)
         ones = np.ones(len(treated), dtype=np.float32)
@@ -712,7 +744,7 @@ def _encode(
     columns = [position[p] for doses in found for p in doses]
     values = np.array([a for doses in found for a in doses.values()], dtype=np.float32)
     table = sp.csr_matrix((values, (rows, columns)), shape=(len(kinds), len(perturbations)))
-    labels = np.array([names.canonical(name) for name, *_ in kinds], dtype=object)
+    labels = np.array([names.condition(doses) for doses in found], dtype=object)
     return perturbations, labels[codes], table[codes]
 
 
@@ -786,7 +818,7 @@ def _doubts(data: PerturbationData) -> Iterator[str]:
     if alike := list(lower[lower.index.duplicated(keep=False)].sort_index()):
         yield f"Perturbations that differ only in case: {_list(alike)}; if they are the same, write them in one way"
     if (data.guides > 1).any():
-        alone = set(data.labels[data.guides == 1])
+        alone = set(data._names[data.guides == 1])
         if never := [p for p in data.perturbations if p not in alone]:
             example = next(raw for raw in table.index if len(genes := names.genes(raw)) > 1 and not alone >= {*genes})
             remedy = f"if names such as {example!r} are no combinations, pass another separator, or separator=None"

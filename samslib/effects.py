@@ -62,17 +62,17 @@ def choose_readout(readout: str, data: PerturbationData) -> Callable[[Tensor], T
 
 
 def arms(data: PerturbationData, perturbations: Sequence[Named] | None) -> tuple[list[str], Tensor]:
-    """Canonical names and doses (arms, T) of perturbations given by name or by amounts (default: all conditions)."""
+    """Labels and doses (arms, T) of perturbations given by name or by amounts (default: all conditions). A label says
+    the dose where it is not 1, so that no two rows of a table are called the same."""
     asked = perturbations if perturbations is not None else [c for c in data.conditions().index if c != data.control]
     if isinstance(asked, str):
         raise ValueError(f"perturbations is {asked!r}; give a list of names.")
     if not len(asked):
         raise ValueError("perturbations is empty; name at least one, or leave it for every condition of the data.")
     doses = [data.dose_of(name) for name in asked]
-    names = data.naming
-    labels = [
-        names.canonical(p) if isinstance(p, str) else data.describe(row[0]) for p, row in zip(asked, doses, strict=True)
-    ]
+    labels = [data.describe(row[0].tolist()) for row in doses]
+    if len(twice := pd.Index(labels)[pd.Index(labels).duplicated()]):
+        raise ValueError(f"{twice[0]!r} is asked for twice; name each condition once.")
     return labels, torch.cat(doses)
 
 

@@ -172,3 +172,52 @@ def test_a_digest_is_of_the_cells_and_not_of_where_they_lie(data, tmp_path):
     adata.write_h5ad(tmp_path / "cells.h5ad")
     backed = PerturbationData.from_anndata(anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r"))
     assert backed.digest() == data.digest() and backed.to_memory().digest() == data.digest()
+
+
+def graded_data(cells: int = 120) -> PerturbationData:
+    """A at doses 0.5 and 2, whose effects differ fourfold, alone and beside B; B and controls."""
+    rng = np.random.default_rng(0)
+    label = np.array(["control", "A", "A", "B", "B+A", "A+B"])[np.arange(cells) % 6]
+    dose = np.array(["1", "0.5", "2", "1", "1+0.5", "2+1"])[np.arange(cells) % 6]
+    rate = np.full((cells, 8), 5.0)
+    rate[:, 0] *= 1 + np.select([np.arange(cells) % 6 == 1, np.arange(cells) % 6 == 2], [1, 4], 0)
+    adata = anndata.AnnData(rng.poisson(rate).astype(np.float32), obs=pd.DataFrame({"perturbation": label, "d": dose}))
+    adata.obs_names = [f"c{i}" for i in range(cells)]
+    return PerturbationData.from_anndata(adata, dose="d")
+
+
+def test_rows_carry_their_dose_and_like_is_compared_with_like():
+    """Two doses of A are two conditions, in cells, in models, in predictors and in scores."""
+    data = graded_data()
+    names = ["A=0.5", "A=0.5+B", "A=2", "A=2+B", "B"]
+    seen = samslib.data_effects(data, "mean")
+    assert list(seen.obs_names) == names and seen.obs["cells"].tolist() == [20] * 5
+    assert 4 < seen["A=0.5"].X[0, 0] < 7 and 16 < seen["A=2"].X[0, 0] < 24
+    model = make_model("cpa", data.summary())
+    table = samslib.average_effects(model, data, particles=4, readout="mean")
+    assert sorted(table.obs_names) == names, "the default: every condition of the data"
+    asked = samslib.average_effects(model, data, ["A=2", {"A": 0.5, "B": 1}, {"A": 1}], particles=4, readout="mean")
+    assert list(asked.obs_names) == ["A=2", "A=0.5+B", "A"]
+    with pytest.raises(ValueError, match="'A=2' is asked for twice"):
+        samslib.average_effects(model, data, ["A=2", {"A": 2}], particles=4)
+    scores = samslib.effect_scores(asked, seen)
+    assert set(scores["perturbation"]) - {"pooled", "median"} == {"A=2", "A=0.5+B"}, "there is no cell of A at dose 1"
+    assert list(samslib.interactions(seen).obs_names) == ["A=0.5+B", "A=2+B"], "a pair, less its parts at their doses"
+    train, val = data[np.arange(120) // 6 % 2 == 0], data[np.arange(120) // 6 % 2 == 1]
+    memory = samslib.predictors(train, val, data, readout="mean")["training cells"]
+    np.testing.assert_allclose(memory["A=2"].X, samslib.data_effects(train, "mean")["A=2"].X)
+    check = samslib.predictive_check(
+        model, data, ["effect"], ["gene0"] if "gene0" in data.genes else ["0"], replicates=3
+    )
+    assert sorted(check["perturbation"]) == names
+
+
+def test_doses_that_differ_in_the_last_digit_have_labels_of_their_own():
+    doses = np.float32([1234567, 1234568, 0.1, 1e-7])
+    adata = anndata.AnnData(np.ones((5, 2), np.float32), obs=pd.DataFrame({"perturbation": ["A"] * 4 + ["control"]}))
+    adata.obs["d"] = [*doses, 1]
+    adata.obs_names = list("abcde")
+    data = PerturbationData.from_anndata(adata, dose="d")
+    assert list(data.labels[:4]) == ["A=1234567", "A=1234568", "A=0.1", "A=0.0000001"]
+    for label, dose in zip(data.labels, doses, strict=False):
+        assert data.dose_of(label).tolist() == [[dose]]

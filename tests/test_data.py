@@ -404,9 +404,11 @@ def test_doses_follow_the_names_as_written():
 
 def test_dose_of_seen_and_unseen_conditions():
     adata = counts(["A"] * 3 + ["B+A"] * 3 + ["C", "control"])
-    adata.obs["dose"] = ["2", "2", "1", "0.5+3", "0.5+3", "1+1", "4", "0"]
+    adata.obs["dose"] = ["2", "2", "1", "0.5+3", "0.5+3", "2+2", "4", "0"]
     data = PerturbationData.from_anndata(adata, dose="dose")
-    assert data.dose_of("A").tolist() == [[2, 0, 0]]
+    assert data.dose_of("A").tolist() == [[1, 0, 0]], "the label of the condition of that dose"
+    assert data[[0, 1, 6]].dose_of("A").tolist() == [[2, 0, 0]], "no such condition: the commonest dose"
+    assert data.dose_of("A=2").tolist() == [[2, 0, 0]] and data.dose_of("B+A=7").tolist() == [[7, 0.5, 0]]
     assert data.dose_of("A+B").tolist() == data.dose_of("B+A").tolist() == [[3, 0.5, 0]]
     assert data.dose_of("control").tolist() == [[0, 0, 0]] and data.dose_of("control+C").tolist() == [[0, 0, 4]]
     assert data.dose_of("C+B").tolist() == [[0, 0.5, 4]]
@@ -415,6 +417,10 @@ def test_dose_of_seen_and_unseen_conditions():
         "a": "did you mean 'A'",
         "A+Q": "'Q' in 'A+Q'",
         "A+A": "twice",
+        "A=1+A": "twice",
+        "A=x": "The dose in 'A=x' is 'x'; give a finite number above 0, such as 'A=0.5'",
+        "A=-1": "'-1'; give a finite number",
+        "Q=1": "'Q=1' in 'Q=1' is not one of",
         "": "is not one of",
     }.items():
         with pytest.raises(DataError, match=re.escape(words)):
@@ -484,10 +490,11 @@ def test_unique_encoding_has_a_column_a_condition():
     assert unique.dose_of("B+A").tolist() == [[0, 1, 0, 0]]
     with pytest.raises(DataError, match="'A\\+C' in 'C\\+A' is not one of the conditions"):
         unique.dose_of("C+A")
-    adata = counts()
-    adata.obs["dose"] = 2.0
-    with pytest.raises(DataError, match="dose of 1 everywhere"):
-        PerturbationData.from_anndata(adata, dose="dose").encode_unique()
+    adata = counts(["A", "A", "A+B", "control"])
+    adata.obs["dose"] = [0.5, 1, 2, 1]
+    graded = PerturbationData.from_anndata(adata, dose="dose").encode_unique()
+    assert graded.perturbations == ("A", "A=0.5", "A=2+B=2") and graded.n_treated.tolist() == [1, 1, 1]
+    assert graded.dose_of("B=2+A=2").tolist() == [[0, 0, 1]] and graded.dose_of("A").tolist() == [[1, 0, 0]]
 
 
 def test_rows_batches_and_genes():
