@@ -224,7 +224,7 @@ def test_real_values_train_with_a_normal_likelihood(data):
     model = samslib.SAMSVAE(real.summary(), **SMALL, likelihood="normal_fixed_variance", normalization="raw")
     assert np.isfinite(fit(model, real, None, FitConfig(steps=3, **QUICK))["loss"]).all()
     with pytest.raises(ValueError, match="real-valued.*normal"):
-        fit(samslib.SAMSVAE(real.summary(), **SMALL), real, None, FitConfig(steps=3, **QUICK))
+        fit(samslib.SAMSVAE(real.summary(), **SMALL, normalization=None), real, None, FitConfig(steps=3, **QUICK))
 
 
 def test_bad_settings_and_data_are_refused(split, tmp_path):
