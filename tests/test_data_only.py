@@ -9,7 +9,7 @@ import pytest
 
 import samslib
 from samslib import data_effects, predictors
-from samslib.predictors import before_underscore
+from samslib.data_only import before_underscore
 
 
 def screen(rank: int = 2, perturbations: int = 30, genes: int = 40, cells: int = 24, seed: int = 0):
