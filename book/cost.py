@@ -21,7 +21,7 @@ from bench import example, our_step
 from samslib.book import grid, write_results
 from samslib.cells import Pseudobulk
 from samslib.models import BASELINES, CPAVAE, SAMSVAE, ConditionalVAE, SVAEPlus
-from samslib.training import choose_device
+from samslib.options import choose_device
 
 # Genes, perturbations, perturbations with every combination as its own; the ledger says where each number is from.
 SHAPES = {"norman": (5000, 105, 105 + 132), "replogle": (1187, 722, 722)}

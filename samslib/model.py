@@ -14,6 +14,10 @@ from samslib.cells import Batch, Condition, DataSummary
 from samslib.distributions import Likelihood
 from samslib.trace import Trace
 
+DEFINED: dict[
+    tuple[str, str], type[Model]
+] = {}  # every subclass by (module, name); of a cell that ran twice, the newest
+
 
 class Model(nn.Module, ABC):
     """A generative program and its posterior; bounds, effects and training are generic and live elsewhere.
@@ -28,6 +32,10 @@ class Model(nn.Module, ABC):
     exogenous: ClassVar[tuple[str, ...]] = ()
     uses: ClassVar[tuple[str, ...]] = ()
     source: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+        DEFINED[cls.__module__, cls.__name__] = cls
 
     def __init__(self, summary: DataSummary, arguments: dict[str, Any]):
         super().__init__()

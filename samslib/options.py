@@ -5,6 +5,8 @@ from __future__ import annotations
 from math import inf
 from typing import Any
 
+import torch
+
 
 def choose(what: str, value: Any, options: dict[str, Any] | tuple[Any, ...]) -> Any:
     """The option of that name. Raises ValueError that lists what exists."""
@@ -26,3 +28,14 @@ def at_least(low: float, /, **values: float) -> None:
     for name, value in values.items():
         if not value >= low:
             raise ValueError(f"{name} is {value}; it must be {low:g} or above.")
+
+
+def choose_device(name: str) -> torch.device:
+    """ "auto" is the first CUDA GPU if there is one, else the CPU. Raises ValueError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ValueError(f"Device {name!r} cannot be used here; take 'cpu' or 'auto'.") from error
+    return torch.device(name)

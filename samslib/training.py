@@ -23,6 +23,7 @@ from samslib.data import PerturbationData
 from samslib.disk import OnDisk
 from samslib.model import Adversarial, Auxiliary, Model
 from samslib.objective import elbo, iwelbo, log_weights, posterior, present
+from samslib.options import choose_device
 from samslib.progress import Progress
 
 STRETCH = 16  # consecutive rows of data on disk that enter a window of the order together
@@ -289,17 +290,6 @@ def shared_counts(data: PerturbationData, device: torch.device, dtype: torch.dty
     return {plate: torch.as_tensor(n, device=device).to(dtype) for plate, n in per_plate.items()}
 
 
-def choose_device(name: str) -> torch.device:
-    """ "auto" is the first CUDA GPU if there is one, else the CPU. Raises ValueError for a device that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"Device {name!r} cannot be used here; take 'cpu' or 'auto'.") from error
-    return torch.device(name)
-
-
 class _Order:
     """Step -> rows of its batch: each epoch is a permutation drawn from (seed, epoch) alone.
 
@@ -437,9 +427,3 @@ def _fingerprint(model: Model, train: PerturbationData, val: PerturbationData | 
         None if d is None else [len(d), float(d.x.sum()), float(d.dose.sum()), str(d.cells[0])] for d in (train, val)
     ]
     return {"model": type(model).__name__, "options": model.options, "config": same, "data": data}
-
-
-def to_device(b: Batch, model: Model) -> Batch:
-    """The batch with the model's device and floating-point type."""
-    parameter = next(model.parameters())
-    return b.to(parameter.device, parameter.dtype)

@@ -3,8 +3,9 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
-from samslib.options import above, at_least, choose
+from samslib.options import above, at_least, choose, choose_device
 
 
 def test_a_wrong_choice_lists_what_exists():
@@ -29,3 +30,11 @@ def test_limits_are_named_with_their_value():
     for check in (above, at_least):  # NaN is on no side of anything
         with pytest.raises(ValueError, match="a is nan"):
             check(0, a=math.nan)
+
+
+def test_a_device_is_there_or_the_error_says_what_would_do():
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    for name in ("abacus", f"cuda:{torch.cuda.device_count()}", 3.5):
+        with pytest.raises(ValueError, match=f"Device {name!r} cannot be used here; take 'cpu' or 'auto'"):
+            choose_device(name)
