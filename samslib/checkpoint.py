@@ -80,10 +80,10 @@ def _kind(path: str | Path, facts: Mapping[str, Any]) -> type[Model]:
         return found[module]
     if len(found) == 1:
         return next(iter(found.values()))
-    several = f"several classes of that name are defined, in {sorted(found)}"
+    here = f"several classes of that name are, in {sorted(found)}" if found else "no such class is here"
     raise ValueError(
-        f"{path} holds a model of the class {name} of {module}, and {several if found else 'no such class is here'}; run "
-        f"or import what defines it, or give it as load(path, kind={name})."
+        f"{path} holds a model of the class {name} of {module}, and {here}; run or import what defines it, or give it "
+        f"as load(path, kind={name})."
     )
 
 

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,12 @@ from samslib.cells import Batch, Plate
 from samslib.checkpoint import TrainingState
 from samslib.data import PerturbationData
 from samslib.disk import OnDisk
+from samslib.distributions import Likelihood
 from samslib.model import Adversarial, Auxiliary, Model
 from samslib.objective import elbo, iwelbo, log_weights, posterior, present
 from samslib.options import choose_device
 from samslib.progress import Progress
+from samslib.trace import Trace
 
 STRETCH = 16  # consecutive rows of data on disk that enter a window of the order together
 VALIDATION_SEED = 2**40  # far from every training step's seed, and the same at each validation: its noise is shared
@@ -99,7 +101,6 @@ class FitConfig:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {choices}.")
 
 
-_COUNTS = ("negative_binomial", "poisson", "zero_inflated_negative_binomial")
 _CHOICES = {
     "objective": ("elbo", "iwelbo"),
     "validation": ("held_out", "as_published"),
@@ -118,6 +119,19 @@ class History(pd.DataFrame):
     @property
     def _constructor(self) -> type[pd.DataFrame]:
         return pd.DataFrame
+
+
+def prepare(kind: type[Model], data: PerturbationData) -> PerturbationData:
+    """The data as models of this class take them, so that one loop trains any of them; to be split afterwards.
+
+    Each combination becomes a perturbation of its own (`encode_unique`) where the class takes no combinations. Where it
+    needs a quality flag and the data have none, they get one that every cell passes.
+    """
+    if not kind.takes_combinations:
+        data = data.encode_unique()
+    if "quality" in kind.needs and not data.quality:
+        data = replace(data, qc=np.zeros((len(data), 1), dtype=np.float32), quality=("fails",))
+    return data
 
 
 def fit(
@@ -400,11 +414,20 @@ def _check_same_data(model: Model, train: PerturbationData, val: PerturbationDat
                     f"The {what} data have other {name} than the model's summary; "
                     "make the model with data.summary(train)."
                 )
-        if not data.counts and model.options.get("likelihood") in _COUNTS:
+        if not data.counts and (law := _likelihood(model, data)).support.is_discrete:
             raise ValueError(
-                f"The {what} data are real-valued, but the likelihood is {model.options['likelihood']!r}; "
-                "choose likelihood='normal' or 'normal_fixed_variance', or give counts."
+                f"The {what} data are real-valued, but the likelihood is of counts ({type(law).__name__}); choose "
+                "likelihood='normal' or 'normal_fixed_variance', or give counts."
             )
+
+
+@torch.no_grad()
+def _likelihood(model: Model, data: PerturbationData) -> Likelihood:
+    """The law of one cell."""
+    parameter = next(model.parameters())
+    c = data.batch(slice(0, 1), parameter.dtype).condition.to(parameter.device)
+    with _seeds_restored(parameter.device):
+        return model.generate(Trace(1), c)
 
 
 def _check_critic(model: Model, config: FitConfig) -> None:

@@ -117,12 +117,12 @@ def test_of_a_class_defined_twice_the_newest_or_the_one_given_is_loaded(run_cell
 def test_a_class_that_is_not_there_is_named_with_the_remedy(run_cell, tmp_path, monkeypatch):
     path = save(run_cell()(make_data().summary()), tmp_path / "m")
     monkeypatch.delitem(DEFINED, ("__main__", "Mine"))
-    with pytest.raises(ValueError, match=r"class Mine of __main__, and no such class is here; run or import.*kind=Mine\)"):
+    with pytest.raises(ValueError, match=r"Mine of __main__, and no such class is here; run or import.*kind=Mine\)"):
         load(path)
     moved = run_cell(module="screens")
     assert type(load(path)) is moved
     run_cell(module="trials")
-    with pytest.raises(ValueError, match=r"several classes of that name.*\['screens', 'trials'\].*kind=Mine\)"):
+    with pytest.raises(ValueError, match=r"several classes of that name are, in.*\['screens', 'trials'\].*kind=Mine\)"):
         load(path)
 
 
