@@ -8,7 +8,6 @@ scores and the start of a run are not in it; the table of a finished grid has th
 from __future__ import annotations
 
 import argparse
-import inspect
 import statistics
 import time
 from dataclasses import replace
@@ -21,7 +20,7 @@ from bench import example, our_step
 from samslib.book import grid, write_results
 from samslib.cells import Pseudobulk
 from samslib.models import BASELINES, CPAVAE, SAMSVAE, ConditionalVAE, SVAEPlus
-from samslib.training import choose_device
+from samslib.options import choose_device
 
 # Genes, perturbations, perturbations with every combination as its own; the ledger says where each number is from.
 SHAPES = {"norman": (5000, 105, 105 + 132), "replogle": (1187, 722, 722)}
@@ -48,9 +47,8 @@ def seconds_a_step(p: dict[str, Any], shape: tuple[int, int], device: str, steps
     sizes = {name: p[name] for name in ("latent", "embedding_layers")}
     sizes |= {name: p["width"] for name in ("encoder_width", "decoder_width")}
     sizes |= {"embedding_width": p.get("embedding_width", p["width"])}
-    known = {name: value for name, value in sizes.items() if name in inspect.signature(kind).parameters}
     torch.manual_seed(0)
-    model = kind(summary, **(known | options)).to(device)
+    model = kind(summary, **(kind.accepted(sizes) | options)).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-4, weight_decay=1e-6)
     clock = time.perf_counter if device.startswith("cuda") else time.process_time
     times = []

@@ -5,6 +5,7 @@ from samslib.alignment import align
 from samslib.cells import Batch, Condition, DataSummary, Plate
 from samslib.checkpoint import load, save
 from samslib.data import PerturbationData
+from samslib.data_only import predictors
 from samslib.effects import average_effects, counterfactual, latents, sample_cells
 from samslib.evaluate import bound_by_particles, bound_spread, held_out_iwelbo
 from samslib.models import (
@@ -20,7 +21,6 @@ from samslib.models import (
 )
 from samslib.observed import data_effects
 from samslib.predictive import predictive_check
-from samslib.predictors import predictors
 from samslib.scores import cell_scores, effect_scores, interaction_classes, interactions, noise_ceiling, score_table
 from samslib.training import FitConfig, History, fit
 from samslib.uncertainty import distance_to_training

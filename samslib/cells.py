@@ -22,14 +22,14 @@ class Plate(Enum):
 
 @dataclass(frozen=True)
 class _RowTensors:
-    """Tensors (or nested such) whose first axis is the cells; indexing and moving acts on all of them."""
+    """Tensors (or nested such) with the cells on the axis before the last; indexing and moving acts on all of them."""
 
     def _map(self: _Rows, change) -> _Rows:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{name: value if value is None else change(value) for name, value in values.items()})
 
     def __getitem__(self: _Rows, rows) -> _Rows:
-        return self._map(lambda value: value[rows])
+        return self._map(lambda value: value[rows] if isinstance(value, _RowTensors) else value[..., rows, :])
 
     def to(self: _Rows, *where) -> _Rows:
         """Move or convert every tensor as `torch.Tensor.to` does."""
@@ -42,13 +42,22 @@ class Condition(_RowTensors):
 
     dose (n, T) amounts of each perturbation, all zero for a control; library (n, 1) total counts over the
     genes of the model; covariate (n, C) one-hot columns; qc (n, Q) 0/1 quality flags.
-    Where particles stand for different cells, library and covariate may have their axis in front, (P, n, ...).
+    Cells are on the axis before the last, of every tensor. Where each particle has cells of its own, as in an average
+    effect, library is (P, n, 1) and covariate (P, n, C). Raises ValueError for tensors that differ in n.
     """
 
     dose: Tensor
     library: Tensor
     covariate: Tensor
     qc: Tensor
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value.dim() < 2 or value.shape[-2] != len(self):
+                raise ValueError(
+                    f"{name} has shape {tuple(value.shape)}, but dose is of {len(self)} cells; put the cells on the "
+                    "axis before the last."
+                )
 
     def __len__(self) -> int:
         return len(self.dose)
@@ -64,8 +73,8 @@ class Condition(_RowTensors):
         known = {f.name for f in fields(self)}
         if unknown := set(changes) - known:
             raise ValueError(f"Condition has no {sorted(unknown)}; what can be set is {sorted(known)}.")
-        n = len(self)
-        return replace(self, **{k: v.expand(n, -1) if len(v) == 1 else v for k, v in changes.items()})
+        wide = {name: v.expand(*v.shape[:-2], len(self), -1) for name, v in changes.items() if v.shape[-2] == 1}
+        return replace(self, **changes | wide)
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from samslib.cells import DataSummary, Pseudobulk
-from samslib.model import Model
+from samslib.model import DEFINED, Model
 from samslib.models import BASELINES, MODELS
+from samslib.options import choose_device
 
 FORMAT = 1
 KINDS = MODELS | BASELINES
@@ -26,24 +28,92 @@ KINDS = MODELS | BASELINES
 
 def save(model: Model, path: str | Path) -> Path:
     """Write a model (name, options, data summary, weights) to one file; an existing file is replaced only when all is
-    written. Raises OSError with the path and the reason if it cannot be written."""
-    name = next(key for key, kind in KINDS.items() if kind is type(model))
+    written. Of a class of your own the file holds the name and not the code: `load` needs the class.
+
+    Raises OSError with the path and the reason if it cannot be written, ValueError for an option that no file can hold.
+    """
     facts, tensors = _summary_parts(model.summary)
     tensors |= {f"model.{k}": v for k, v in model.state_dict().items()}
-    return _write(path, tensors, {"kind": "model", "model": name, "options": model.options, "summary": facts})
+    kind, own = type(model), {kind: name for name, kind in KINDS.items()}
+    about = {"model": own[kind]} if kind in own else {"model": kind.__name__, "module": kind.__module__}
+    return _write(path, tensors, {"kind": "model", **about, "options": _options(model), "summary": facts})
 
 
-def load(path: str | Path, device: str = "cpu") -> Model:
-    """The model that `save` wrote. Raises FileNotFoundError, or ValueError for a damaged or foreign file."""
+def load(path: str | Path, device: str = "cpu", kind: type[Model] | None = None) -> Model:
+    """The model that `save` wrote.
+
+    kind: its class. The library's own are known by name, and so is any class that has been defined in this session,
+    such as in a notebook; of a class defined twice, the newest counts.
+
+    Raises FileNotFoundError, or ValueError for a damaged or foreign file, a class that is not known or does not fit
+    the file, and a device that is not there.
+    """
+    where = choose_device(device)
     tensors, facts = _read(path, "model")
-    if facts["model"] not in KINDS:
-        raise ValueError(f"{path} holds a {facts['model']!r}, which this version does not know: {sorted(KINDS)}.")
-    summary = _summary(facts["summary"], tensors)
-    model = KINDS[facts["model"]](summary, **facts["options"])
+    kind = kind or _kind(path, facts)
+    arguments = {"summary": _summary(facts["summary"], tensors), **_with_tuples(facts["options"])}
     weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-    model.to(next(v.dtype for v in weights.values() if v.is_floating_point()))
+    try:
+        inspect.signature(kind).bind(**arguments)
+    except TypeError as error:
+        raise _misfit(path, kind, str(error)) from None
+    model = kind(**arguments)
+    held, made = ({name: tuple(v.shape) for name, v in part.items()} for part in (weights, model.state_dict()))
+    for name in sorted(held | made):
+        file, here = held.get(name, "missing"), made.get(name, "missing")
+        if file != here:
+            raise _misfit(path, kind, f"the shape of {name} is {file} in the file and {here} in the class")
+    model.to(next((v.dtype for v in weights.values() if v.is_floating_point()), torch.get_default_dtype()))
     model.load_state_dict(weights)
-    return model.to(device)
+    return model.to(where)
+
+
+def _kind(path: str | Path, facts: Mapping[str, Any]) -> type[Model]:
+    """The class of a file's model: the library's own of that name, or one of the session's."""
+    name, module = facts["model"], facts.get("module")
+    if module is None:
+        if name not in KINDS:
+            raise ValueError(f"{path} holds a {name!r}, which this version does not know: {sorted(KINDS)}.")
+        return KINDS[name]
+    found = {m: kind for (m, n), kind in DEFINED.items() if n == name and kind not in KINDS.values()}
+    if module in found:
+        return found[module]
+    if len(found) == 1:
+        return next(iter(found.values()))
+    here = f"several classes of that name are, in {sorted(found)}" if found else "no such class is here"
+    raise ValueError(
+        f"{path} holds a model of the class {name} of {module}, and {here}; run or import what defines it, or give it "
+        f"as load(path, kind={name})."
+    )
+
+
+def _misfit(path: str | Path, kind: type[Model], why: str) -> ValueError:
+    return ValueError(
+        f"{path} does not fit {kind.__name__} as it is defined now: {why}; give load(path, kind=...) the class that "
+        "the model was saved from."
+    )
+
+
+def _options(model: Model) -> dict[str, Any]:
+    """The model's options. Raises ValueError for one that would not come back from JSON as it is."""
+    for name, value in model.options.items():
+        try:
+            same = _with_tuples(json.loads(json.dumps(value))) == value
+        except (TypeError, ValueError):
+            same = False
+        if not same:
+            raise ValueError(
+                f"The option {name} of {type(model).__name__} is a {type(value).__name__}, which a file cannot hold as "
+                "it is; make it a number, a text, None, or a tuple of these."
+            )
+    return model.options
+
+
+def _with_tuples(value: Any) -> Any:
+    """What JSON gives back, with tuples for its lists."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(part) for key, part in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 class TrainingState:
@@ -66,7 +136,9 @@ class TrainingState:
         # Of every parameter, the state of the optimizer that it belongs to.
         self.moments = {p: o.state for o in optimizers for group in o.param_groups for p in group["params"]}
         self.path = None if folder is None else Path(folder) / self.FILE
-        self.fingerprint = json.loads(json.dumps(fingerprint))
+        self.fingerprint: dict[str, Any] = {}
+        if folder is not None:
+            self.fingerprint = json.loads(json.dumps(fingerprint | {"options": _options(model)}))
         self.step, self.seconds = 0, 0.0
         self.rows: list[dict[str, float]] = []
         self.running: dict[str, Tensor] = {}
@@ -148,7 +220,7 @@ def _summary_parts(summary: DataSummary) -> tuple[dict[str, Any], dict[str, Tens
 
 
 def _summary(facts: dict[str, Any], tensors: dict[str, Tensor]) -> DataSummary:
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
+    values = _with_tuples(facts)
     bulk = {k[11:]: v for k, v in tensors.items() if k.startswith("pseudobulk.")}
     values["pseudobulk"] = Pseudobulk(**bulk) if bulk else None
     return DataSummary(**values | {k[8:]: v for k, v in tensors.items() if k.startswith("summary.")})

@@ -8,12 +8,9 @@ python -m samslib.compare --write          also writes data/results/scores-small
 from __future__ import annotations
 
 import argparse
-import inspect
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
 
 import anndata
 import numpy as np
@@ -26,10 +23,10 @@ from samslib.data import PerturbationData
 from samslib.effects import average_effects, sample_cells
 from samslib.evaluate import held_out_iwelbo
 from samslib.model import Model
-from samslib.models import BASELINES, CRADLEVAE, MODELS, SVAEPlus
+from samslib.models import BASELINES, MODELS
 from samslib.scores import cell_scores, score_table
 from samslib.splits import combinations, random
-from samslib.training import FitConfig, fit
+from samslib.training import FitConfig, fit, prepare
 
 KINDS: dict[str, type[Model]] = MODELS | BASELINES
 SMALL = {"latent": 15, "encoder_width": 64, "decoder_width": 64, "embedding_width": 64}
@@ -37,32 +34,17 @@ CELLS = 50  # generated of each condition
 SHOWN = ("pearson", "pearson_top20", "r2", "cosine", "rmse", "jaccard_top20", "rank_cosine", "interaction_pearson")
 
 
-def suited(kind: type[Model], data: PerturbationData) -> PerturbationData:
-    """The data as a model takes them: combinations as perturbations of their own for SVAE+; for CRADLE-VAE, if no
-    quality is known, a flag that every cell passes (its part for artifacts then has nothing to do)."""
-    if kind is SVAEPlus:
-        return data.encode_unique()
-    if kind is CRADLEVAE and not data.quality:
-        return replace(data, qc=np.zeros((len(data), 1), dtype=np.float32), quality=("fails",))
-    return data
-
-
 def train_one(
     name: str, data: PerturbationData, word: np.ndarray, steps: int, seed: int
 ) -> tuple[Model, PerturbationData]:
     """The model of that name, trained on the part "train" of the data as it takes them, which are returned too."""
     kind = KINDS[name]
-    data = suited(kind, data)
+    data = prepare(kind, data)
     train, val = data[word == "train"], data[word == "val"]
-    wanted = inspect.signature(kind).parameters
-    options: dict[str, Any] = {option: value for option, value in SMALL.items() if option in wanted}
-    if kind is CRADLEVAE:
-        if train.qc.any():
-            train, val = quality.with_twins(train), quality.with_twins(val)
-        else:
-            options["auxiliary_weight"] = 0.0
+    if "twins" in kind.uses:
+        train, val = quality.with_twins(train), quality.with_twins(val)
     torch.manual_seed(seed)
-    model = kind(data.summary(train, pseudobulk=True), **options)
+    model = kind(data.summary(train, pseudobulk="pseudobulk" in kind.needs), **kind.accepted(SMALL))
     config = FitConfig(
         steps=steps, batch_size=128, learning_rate=0.01, particles=2, clip=10.0, seed=seed,
         validate_every=max(1, steps // 5), progress=False,

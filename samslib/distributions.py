@@ -28,8 +28,11 @@ __all__ = [
 
 
 class Likelihood(Protocol):
-    """What `Model.generate` returns: a law over (P, n, G) that can score cells and draw them."""
+    """What `Model.generate` returns: a law over (P, n, G) that can score cells and draw them. Its `support` is that of
+    `torch.distributions`: discrete for counts, real for real values."""
 
+    @property
+    def support(self) -> Any: ...
     @property
     def mean(self) -> Tensor: ...
     def log_prob(self, value: Tensor) -> Tensor: ...

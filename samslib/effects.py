@@ -382,7 +382,8 @@ def _simulate(
 
         def arm(rows: Tensor, given: Mapping[str, Tensor]) -> tuple[Trace, Tensor]:
             t = Trace(P, given=given, active=shared.active)  # noqa: B023
-            c = Condition(rows, depth, levels, rows.new_zeros(len(rows), len(data.quality)))  # noqa: B023
+            n, flags = len(rows), rows.new_zeros(len(rows), len(data.quality))
+            c = Condition(rows, depth.expand(-1, n, -1), levels.expand(-1, n, -1), flags)  # noqa: B023
             return t, model.generate(t, c).sample()
 
         for cell in cells:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -14,31 +14,67 @@ from samslib.cells import Batch, Condition, DataSummary
 from samslib.distributions import Likelihood
 from samslib.trace import Trace
 
+# Every subclass of Model by module and name; of a notebook's cell that ran twice, the newest.
+DEFINED: dict[tuple[str, str], type[Model]] = {}
+
 
 class Model(nn.Module, ABC):
     """A generative program and its posterior; bounds, effects and training are generic and live elsewhere.
 
     A subclass is final, is one file, and begins its constructor with `super().__init__(summary, locals())`, which
-    records the options so that the model can be saved by name, options and weights. `exogenous` names the cell
-    latents that no intervention moves: they may be held fixed between the arms of a comparison. `uses` names what the
-    model reads of the cells beside genes and doses: "covariates", "quality", both or (by default) neither. Columns that
-    it does not read are a warning when it is made, not an error, so that one data set serves all models of a table.
+    records the options so that the model can be saved by name, options and weights. Its class attributes say what it
+    takes, and nothing else asks which class a model is:
+
+    exogenous: the cell latents that no intervention moves; they may be held fixed between the arms of a comparison.
+    takes_combinations: whether a cell may have several perturbations; if not, `generate` calls `refuse_combinations`.
+    uses: what it reads of the data beside counts and doses, of "covariates", "quality" (flags) and "twins". Columns
+    that it does not read are a warning when it is made, not an error, so that one data set serves all models.
+    needs: what it cannot be made without, of "quality" and "pseudobulk" (`data.summary(train, pseudobulk=True)`).
+    source: where its equations are from.
+
+    Raises ValueError for a summary without what it needs.
     """
 
     exogenous: ClassVar[tuple[str, ...]] = ()
+    takes_combinations: ClassVar[bool] = True
     uses: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[tuple[str, ...]] = ()
     source: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+        DEFINED[cls.__module__, cls.__name__] = cls
 
     def __init__(self, summary: DataSummary, arguments: dict[str, Any]):
         super().__init__()
         self.summary = summary
-        names = [n for n in inspect.signature(type(self)).parameters if n != "summary"]
-        self.options: dict[str, Any] = {name: arguments[name] for name in names}
+        self.options = self.accepted(arguments)
+        name = type(self).__name__
+        if "quality" in self.needs and not summary.quality:
+            raise ValueError(
+                f"{name} needs a quality flag, and the data have none; label the cells with samslib.quality.label and "
+                "name the column in from_anndata(..., quality='fails')."
+            )
+        if "pseudobulk" in self.needs and summary.pseudobulk is None:
+            raise ValueError(f"{name} is a function of pseudobulk; give it data.summary(train, pseudobulk=True).")
         for what in ("covariates", "quality"):
             if (columns := getattr(summary, what)) and what not in self.uses:
-                readers = " and ".join(sorted(kind.__name__ for kind in _kinds(Model) if what in kind.uses))
-                text = f"{type(self).__name__} ignores the {what} {', '.join(columns)}, which {readers} would read."
-                warnings.warn(text, stacklevel=3)
+                told = "`python -m samslib.models` says what each model reads"
+                warnings.warn(f"{name} ignores the {what} {', '.join(columns)}; {told}.", stacklevel=3)
+
+    @classmethod
+    def accepted(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the options that this class's constructor takes."""
+        known = set(inspect.signature(cls).parameters) - {"summary"}
+        return {name: value for name, value in options.items() if name in known}
+
+    def refuse_combinations(self, c: Condition) -> None:
+        """Raises ValueError for cells with several perturbations."""
+        if several := int(((c.dose != 0).sum(1) > 1).sum()):
+            raise ValueError(
+                f"{type(self).__name__} takes one perturbation a cell, and {several} of these {len(c)} cells have "
+                "more; make each combination a perturbation of its own with data.encode_unique()."
+            )
 
     @abstractmethod
     def generate(self, t: Trace, c: Condition) -> Likelihood:
@@ -51,13 +87,6 @@ class Model(nn.Module, ABC):
     @abstractmethod
     def infer_cells(self, t: Trace, b: Batch) -> None:
         """The posterior of each cell's own latents, declared on `t`, which already holds the shared ones."""
-
-
-def _kinds(kind: type[Any]) -> Iterator[type[Any]]:
-    """All classes below this one."""
-    for below in kind.__subclasses__():
-        yield below
-        yield from _kinds(below)
 
 
 class Auxiliary(ABC):

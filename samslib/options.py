@@ -6,6 +6,8 @@ from math import inf, isfinite
 from numbers import Real
 from typing import Any
 
+import torch
+
 
 def choose(what: str, value: Any, options: dict[str, Any] | tuple[Any, ...]) -> Any:
     """The option of that name. Raises ValueError that lists what exists."""
@@ -46,3 +48,14 @@ def number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, Real) or not isfinite(value):
         raise ValueError(f"{name} is {value!r}; it must be a finite number.")
     return float(value) if not isinstance(value, int) else value
+
+
+def choose_device(name: str) -> torch.device:
+    """ "auto" is the first CUDA GPU if there is one, else the CPU. Raises ValueError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ValueError(f"Device {name!r} cannot be used here; take 'cpu' or 'auto'.") from error
+    return torch.device(name)

@@ -13,9 +13,9 @@ from scipy.spatial.distance import cdist
 from scipy.special import ndtr
 
 from samslib.data import PerturbationData, did_you_mean, in_order
+from samslib.data_only import predictors
 from samslib.observed import Moments, data_effects, halves, readouts, reference_cells, replicates
 from samslib.options import choose
-from samslib.predictors import predictors
 from samslib.splits import Splitter
 
 Key = tuple[str, str]  # perturbation, score

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,12 @@ from samslib.cells import Batch, Plate
 from samslib.checkpoint import TrainingState
 from samslib.data import PerturbationData
 from samslib.disk import OnDisk
+from samslib.distributions import Likelihood
 from samslib.model import Adversarial, Auxiliary, Model
 from samslib.objective import elbo, iwelbo, log_weights, posterior, present
-from samslib.options import above, at_least, choose, number, whole
+from samslib.options import above, at_least, choose, choose_device, number, whole
 from samslib.progress import Progress
+from samslib.trace import Trace
 
 STRETCH = 16  # consecutive rows of data on disk that enter a window of the order together
 VALIDATION_SEED = 2**40  # far from every training step's seed, and the same at each validation: its noise is shared
@@ -107,7 +109,6 @@ class FitConfig:
             choose(name, getattr(self, name), choices)
 
 
-_COUNTS = ("negative_binomial", "poisson", "zero_inflated_negative_binomial")
 _NUMBERS: dict[str, Callable[[str, Any], float]] = {"int": whole, "float": number}
 _CHOICES: dict[str, tuple[str, ...]] = {
     "objective": ("elbo", "iwelbo"),
@@ -127,6 +128,19 @@ class History(pd.DataFrame):
     @property
     def _constructor(self) -> type[pd.DataFrame]:
         return pd.DataFrame
+
+
+def prepare(kind: type[Model], data: PerturbationData) -> PerturbationData:
+    """The data as models of this class take them, so that one loop trains any of them; to be split afterwards.
+
+    Each combination becomes a perturbation of its own (`encode_unique`) where the class takes no combinations. Where it
+    needs a quality flag and the data have none, they get one that every cell passes.
+    """
+    if not kind.takes_combinations:
+        data = data.encode_unique()
+    if "quality" in kind.needs and not data.quality:
+        data = replace(data, qc=np.zeros((len(data), 1), dtype=np.float32), quality=("fails",))
+    return data
 
 
 def fit(
@@ -301,17 +315,6 @@ def shared_counts(data: PerturbationData, device: torch.device, dtype: torch.dty
     return {plate: torch.as_tensor(n, device=device).to(dtype) for plate, n in per_plate.items()}
 
 
-def choose_device(name: str) -> torch.device:
-    """ "auto" is the first CUDA GPU if there is one, else the CPU. Raises ValueError for a device that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"Device {name!r} cannot be used here; take 'cpu' or 'auto'.") from error
-    return torch.device(name)
-
-
 class _Order:
     """Step -> rows of its batch: each epoch is a permutation drawn from (seed, epoch) alone.
 
@@ -413,11 +416,20 @@ def _stop_if_broken(row: dict[str, float], state: TrainingState, config: FitConf
 
 
 def _check_likelihood(model: Model, train: PerturbationData) -> None:
-    if not train.counts and model.options.get("likelihood") in _COUNTS:
+    if not train.counts and (law := _likelihood(model, train)).support.is_discrete:
         raise ValueError(
-            f"The training data are real-valued, but the likelihood is {model.options['likelihood']!r}; "
-            "choose likelihood='normal' or 'normal_fixed_variance', or give counts."
+            f"The training data are real-valued, but the likelihood is of counts ({type(law).__name__}); choose "
+            "likelihood='normal' or 'normal_fixed_variance', or give counts."
         )
+
+
+@torch.no_grad()
+def _likelihood(model: Model, data: PerturbationData) -> Likelihood:
+    """The law of one cell."""
+    parameter = next(model.parameters())
+    c = data.batch(slice(0, 1), parameter.dtype).condition.to(parameter.device)
+    with _seeds_restored(parameter.device):
+        return model.generate(Trace(1), c)
 
 
 def _check_critic(model: Model, config: FitConfig) -> None:
@@ -442,9 +454,3 @@ def _fingerprint(model: Model, train: PerturbationData, val: PerturbationData | 
         for what, value in ({"cells": "none"} if d is None else d.digest()).items()
     }
     return {"model": type(model).__name__, "options": model.options, "config": same} | data
-
-
-def to_device(b: Batch, model: Model) -> Batch:
-    """The batch with the model's device and floating-point type."""
-    parameter = next(model.parameters())
-    return b.to(parameter.device, parameter.dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import importlib
 from pathlib import Path
 
 import anndata
@@ -15,6 +15,7 @@ from scipy.stats import multivariate_normal
 import samslib
 from samslib.cells import Plate
 from samslib.distributions import Normal, standard_normal
+from samslib.training import prepare
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {"latent": 3, "encoder_width": 8, "decoder_width": 8}
@@ -31,8 +32,23 @@ VARIANTS: dict[str, dict] = {name: {} for name in sorted(samslib.MODELS)} | {
     **dict.fromkeys(samslib.BASELINES, {}),
     "svae_plus original": {"cell_masks": True, "mask_initial_logit": 5.0, "embedding_initial_spread": 1.0},
 }
-ONE_PERTURBATION = (samslib.SVAEPlus,)  # models that take no combinations
-NEEDS_QUALITY = (samslib.CRADLEVAE,)  # models that read a quality flag
+
+
+def pytest_addoption(parser) -> None:
+    words = {"action": "append", "default": [], "metavar": "MODULE:CLASS"}
+    parser.addoption("--model", help="put this class of your own through every test that all models must pass", **words)
+
+
+def pytest_configure(config) -> None:
+    for place in config.getoption("--model"):
+        module, name = place.split(":")
+        KINDS[name], VARIANTS[name] = getattr(importlib.import_module(module), name), {}
+
+
+def pytest_generate_tests(metafunc) -> None:
+    own = [name for mark in metafunc.definition.iter_markers("parametrize") for name in mark.args[0].split(", ")]
+    if "model" in metafunc.fixturenames and "model" not in own:
+        metafunc.parametrize("model", VARIANTS, indirect=True)
 
 
 def make_data(
@@ -67,15 +83,13 @@ def make_data(
 
 def data_for(kind: type[samslib.model.Model], covariates: bool = False, genes: int = 12) -> samslib.PerturbationData:
     """Small data that a model of this kind takes."""
-    data = make_data(genes=genes, quality=issubclass(kind, NEEDS_QUALITY), covariates=covariates)
-    return data.encode_unique() if issubclass(kind, ONE_PERTURBATION) else data
+    return prepare(kind, make_data(genes=genes, quality="quality" in kind.uses, covariates=covariates))
 
 
 def make_model(variant: str, summary: samslib.DataSummary) -> samslib.model.Model:
     torch.manual_seed(0)
     kind = KINDS[variant.split()[0]]
-    small = {name: value for name, value in SMALL.items() if name in inspect.signature(kind).parameters}
-    return kind(summary, **small, **VARIANTS[variant])
+    return kind(summary, **kind.accepted(SMALL), **VARIANTS[variant])
 
 
 @pytest.fixture
@@ -86,7 +100,7 @@ def data(request) -> samslib.PerturbationData:
     return data_for(KINDS[variant.split()[0]], "covariates" in variant) if variant else make_data()
 
 
-@pytest.fixture(params=VARIANTS)
+@pytest.fixture
 def model(request, data) -> samslib.model.Model:
     return make_model(request.param, data.summary(pseudobulk=True))
 

@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import pytest
 import torch
+from conftest import SMALL, LinearGaussian, make_data
 
-from samslib import checkpoint, load, save
+import samslib
+from samslib import FitConfig, checkpoint, fit, load, save
+from samslib.model import DEFINED
 
 
 def test_summary_and_types_survive(model, tmp_path):
@@ -55,3 +59,116 @@ def test_no_pickle_is_read(model, tmp_path):
     torch.save(model.state_dict(), tmp_path / "pickled")
     with pytest.raises(ValueError, match="damaged or no safetensors"):
         load(tmp_path / "pickled")
+
+
+# --- classes of one's own -----------------------------------------------------------------------------------
+
+CELL = """
+import torch
+from samslib.distributions import Normal
+from samslib.model import Model
+
+class Mine(Model):
+    def __init__(self, summary, width=2, scale=1.0):
+        super().__init__(summary, locals())
+        self.centre = torch.nn.Parameter(torch.randn(len(summary.genes)))
+
+    def generate(self, t, c):
+        mean = self.centre.expand(t.particles, len(c), -1)
+        return Normal(mean, torch.ones_like(mean))
+
+    def infer_shared(self, t): ...
+    def infer_cells(self, t, b): ...
+"""
+
+
+@pytest.fixture
+def run_cell(monkeypatch):
+    """Runs a notebook's cell that defines `Mine` and gives the class; the session forgets it afterwards."""
+
+    def run(cell=CELL, module="__main__"):
+        monkeypatch.setitem(DEFINED, (module, "Mine"), samslib.SAMSVAE)  # until the cell runs
+        names = {"__name__": module}
+        exec(cell, names)
+        return names["Mine"]
+
+    return run
+
+
+def test_a_class_of_a_notebook_is_saved_and_loaded(run_cell, tmp_path):
+    Mine = run_cell()
+    model = Mine(make_data().summary(), scale=0.5)
+    again = load(save(model, tmp_path / "m"))
+    assert type(again) is Mine and again.options == {"width": 2, "scale": 0.5}
+    assert torch.equal(again.centre, model.centre)
+    other = LinearGaussian(make_data().summary())
+    assert type(load(save(other, tmp_path / "n"))) is LinearGaussian
+
+
+def test_of_a_class_defined_twice_the_newest_or_the_one_given_is_loaded(run_cell, tmp_path):
+    old = run_cell()
+    path = save(old(make_data().summary()), tmp_path / "m")
+    new = run_cell()
+    assert type(load(path)) is new is not old and type(load(path, kind=old)) is old
+    elsewhere = run_cell(module="screens")
+    assert type(load(path)) is new and type(load(path, kind=elsewhere)) is elsewhere
+
+
+def test_a_class_that_is_not_there_is_named_with_the_remedy(run_cell, tmp_path, monkeypatch):
+    path = save(run_cell()(make_data().summary()), tmp_path / "m")
+    monkeypatch.delitem(DEFINED, ("__main__", "Mine"))
+    with pytest.raises(ValueError, match=r"Mine of __main__, and no such class is here; run or import.*kind=Mine\)"):
+        load(path)
+    moved = run_cell(module="screens")
+    assert type(load(path)) is moved
+    run_cell(module="trials")
+    with pytest.raises(ValueError, match=r"several classes of that name are, in.*\['screens', 'trials'\].*kind=Mine\)"):
+        load(path)
+
+
+def test_a_class_that_has_changed_since_is_said_to_have(run_cell, tmp_path):
+    path = save(run_cell()(make_data().summary()), tmp_path / "m")
+    for before, after, why in [
+        ("scale=1.0", "size=1.0", "unexpected keyword argument 'scale'"),
+        ("width=2, scale=1.0", "size, width=2, scale=1.0", "missing a required argument: 'size'"),
+        ("len(summary.genes)", "3", r"the shape of centre is \(12,\) in the file and \(3,\) in the class"),
+        ("self.centre =", "self.middle =", r"the shape of centre is \(12,\) in the file and missing"),
+    ]:
+        run_cell(CELL.replace(before, after))
+        with pytest.raises(ValueError, match=f"m does not fit Mine as it is defined now: .*{why}.*kind="):
+            load(path)
+    with pytest.raises(ValueError, match="does not fit SAMSVAE.*'width'.*kind="):
+        load(path, kind=samslib.SAMSVAE)
+
+
+def test_a_class_named_as_one_of_the_library_is_not_taken_for_it(run_cell, tmp_path, monkeypatch):
+    names = {"__name__": "__main__"}
+    exec(CELL.replace("Mine", "SAMSVAE"), names)
+    path = save(names["SAMSVAE"](make_data().summary()), tmp_path / "m")
+    assert type(load(path)) is names["SAMSVAE"]
+    assert type(load(save(samslib.SAMSVAE(make_data().summary(), **SMALL), tmp_path / "n"))) is samslib.SAMSVAE
+    monkeypatch.delitem(DEFINED, ("__main__", "SAMSVAE"))
+    with pytest.raises(ValueError, match="class SAMSVAE of __main__, and no such class"):
+        load(path)
+
+
+def test_options_come_back_as_they_were_or_are_refused(run_cell, tmp_path):
+    Mine, data = run_cell(), make_data()
+    for value in (None, True, 3, 0.1, "a", (64, (64, "b")), {"a": (1, 2)}):
+        assert load(save(Mine(data.summary(), width=value), tmp_path / "m")).options["width"] == value
+    for value in (np.ones(2), torch.ones(2), [64, 64], {1: 2}, torch.relu, np.int64(3), float("nan")):
+        model = Mine(data.summary(), width=value)
+        text = f"option width of Mine is a {type(value).__name__}, which a file cannot hold.*make it a number"
+        with pytest.raises(ValueError, match=text):
+            save(model, tmp_path / "m")
+        quick = {"steps": 1, "progress": False}
+        fit(model, data, None, FitConfig(**quick))
+        with pytest.raises(ValueError, match=text):
+            fit(model, data, None, FitConfig(checkpoints=tmp_path / "run", **quick))
+
+
+def test_a_device_that_is_not_there_is_said_to_be_so(tmp_path):
+    path = save(samslib.CPAVAE(make_data().summary(), **SMALL), tmp_path / "m")
+    with pytest.raises(ValueError, match=f"Device 'cuda:{torch.cuda.device_count()}' cannot be used here; take 'cpu'"):
+        load(path, device=f"cuda:{torch.cuda.device_count()}")
+    assert next(load(path, device="auto").parameters()).is_cuda == torch.cuda.is_available()

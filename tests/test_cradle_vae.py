@@ -137,7 +137,7 @@ def test_fit_subtracts_the_penalty_and_weighs_the_likelihood():
 
 def test_what_it_cannot_do_is_said():
     data = make_data(quality=True)
-    with pytest.raises(ValueError, match="needs one quality flag, and the data have 0.*quality.label"):
+    with pytest.raises(ValueError, match="needs a quality flag, and the data have none.*quality.label"):
         samslib.CRADLEVAE(make_data().summary(), **SIZES)
     for options, message in [
         ({"compose": "product"}, "compose is 'product'"),

@@ -27,6 +27,7 @@ from samslib.interpret import (
     pathway_prediction,
     shared_latents,
 )
+from samslib.trace import Trace
 
 
 def test_recovery_is_blind_to_the_order_of_axes():
@@ -47,25 +48,25 @@ def test_recovery_counts():
 
 
 def test_shared_latents_are_labelled(model):
-    if isinstance(model, (samslib.ConditionalVAE, *samslib.BASELINES.values())):
+    t = Trace(1)
+    model.infer_shared(t)
+    if not {"M", "E", "pi"} & set(t.sites):
         with pytest.raises(ValueError, match=f"{type(model).__name__} shares no latents.*average_effects"):
             shared_latents(model)
         return
-    table = shared_latents(model, particles=50)
-    names = ["A", "A+B", "B", "C"] if isinstance(model, samslib.SVAEPlus) else ["A", "B", "C"]
-    assert list(table.obs_names) == names and table.shape == (len(names), 3)
-    if isinstance(model, (samslib.CPAVAE, samslib.CPA)):
-        assert "M" not in table.layers
-    elif model.options.get("mask_posterior") == "beta":  # uniform at first; six standard errors of 50 draws
+    table, names = shared_latents(model, particles=50), list(model.summary.perturbations)
+    assert list(table.obs_names) == names and table.shape[1] == t["E"].shape[-1]
+    assert names == (["A", "B", "C"] if model.takes_combinations else ["A", "A+B", "B", "C"])
+    assert ("M" in table.layers) == bool({"M", "pi"} & set(t.sites)) and "E" in table.layers
+    if model.options.get("mask_posterior") == "beta":  # uniform at first; six standard errors of 50 draws
         np.testing.assert_allclose(table.layers["M"], 0.5, atol=6 * (1 / 12 / 50) ** 0.5)
-    else:
+    elif "mask_initial_logit" in model.options:
         logit = model.options["mask_initial_logit"]
         np.testing.assert_allclose(table.layers["M"], 1 / (1 + np.exp(-logit)), rtol=1e-5)
     if isinstance(model, samslib.SVAEPlus):  # E[M * E] with E a parameter
         np.testing.assert_allclose(table.layers["E"], model.embedding.detach().numpy(), rtol=1e-6)
         error = 6 * np.abs(table.layers["E"]) * (0.25 / 50) ** 0.5 + 1e-6
         assert (np.abs(table.X - table.layers["M"] * table.layers["E"]) < error).all()
-    assert "E" in table.layers
 
 
 # --- beside a known truth -----------------------------------------------------------------------------------

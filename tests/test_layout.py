@@ -1,11 +1,13 @@
 """The house stays as planned: its rooms, the arrows between modules, chapters and dependencies."""
 
 import ast
+import importlib
 import json
 import re
 import statistics
 import subprocess
 import tomllib
+import types
 from pathlib import Path
 
 import pytest
@@ -110,6 +112,15 @@ def test_plotting_sees_data_frames_only():
     path = ROOT / "samslib" / "plotting.py"
     assert not imports(path), f"plotting.py imports {imports(path)}"
     assert "torch" not in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("package", ["samslib", "samslib.book", "samslib.models"])
+def test_no_name_of_a_package_hides_a_module(package):
+    """`samslib.x` is the module x wherever there is one, whatever was imported before."""
+    names = [name.rpartition(".")[2] for path in MODULES if (name := module_name(path)).rpartition(".")[0] == package]
+    here = vars(importlib.import_module(package))
+    hidden = [name for name in names if name in here and not isinstance(here[name], types.ModuleType)]
+    assert not hidden, f"{package}.{hidden[0]} is not the module of that name"
 
 
 def test_no_arrow_points_back_up():

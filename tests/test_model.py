@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 
 from samslib import BASELINES, MODELS
 from samslib.model import Model
@@ -17,9 +16,8 @@ def test_models_are_final_and_override_nothing(model):
         assert not (own - above.__abstractmethods__) & set(dir(above))
 
 
-def test_options_are_those_given_and_can_be_written(model):
+def test_options_are_those_given(model):
     assert model.options.get("latent", 3) == 3 and "summary" not in model.options
-    assert json.loads(json.dumps(model.options)) == model.options
     assert set(model.options) == set(inspect.signature(type(model)).parameters) - {"summary"}
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from samslib.options import above, at_least, choose, number, whole
+from samslib.options import above, at_least, choose, choose_device, number, whole
 
 
 def test_a_wrong_choice_lists_what_exists():
@@ -43,3 +43,11 @@ def test_numbers_are_taken_from_any_scalar_and_refused_by_name():
     for wrong in (None, "3", True, np.nan, [3], np.inf):
         with pytest.raises(ValueError, match="rate is .*; it must be a finite number"):
             number("rate", wrong)
+
+
+def test_a_device_is_there_or_the_error_says_what_would_do():
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    for name in ("abacus", f"cuda:{torch.cuda.device_count()}", 3.5):
+        with pytest.raises(ValueError, match=f"Device {name!r} cannot be used here; take 'cpu' or 'auto'"):
+            choose_device(name)

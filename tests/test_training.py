@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import SMALL, make_data
+from conftest import SMALL, LinearGaussian, make_data
 
 import samslib
 from samslib import FitConfig, fit, training
+from samslib.distributions import Poisson
 
 QUICK = {"batch_size": 32, "progress": False, "learning_rate": 0.01}
 
@@ -226,6 +227,16 @@ def test_real_values_train_with_a_normal_likelihood(data):
     with pytest.raises(ValueError, match="real-valued.*normal"):
         fit(samslib.SAMSVAE(real.summary(), **SMALL, normalization=None), real, None, FitConfig(steps=3, **QUICK))
 
+    class Rates(LinearGaussian):
+        """One law, of counts, and so no option that names it."""
+
+        def generate(self, t, c):
+            return Poisson(super().generate(t, c).mean.exp())
+
+    with pytest.raises(ValueError, match=r"real-valued, but the likelihood is of counts \(Poisson\)"):
+        fit(Rates(real.summary()), real, None, FitConfig(steps=3, **QUICK))
+    assert np.isfinite(fit(LinearGaussian(real.summary()), real, None, FitConfig(steps=3, **QUICK))["loss"]).all()
+
 
 def test_bad_settings_and_data_are_refused(split, tmp_path):
     for settings, message in [
@@ -362,3 +373,17 @@ def test_settings_may_be_numpy_scalars_and_whole_floats(split, tmp_path):
     ]:
         with pytest.raises(ValueError, match=message):
             FitConfig(**settings)
+
+
+# --- the data as a model takes them -------------------------------------------------------------------------
+
+
+def test_data_are_prepared_by_what_a_class_says():
+    data = make_data()
+    assert training.prepare(samslib.SAMSVAE, data) is data
+    unique = training.prepare(samslib.SVAEPlus, data)
+    assert unique.perturbations == ("A", "A+B", "B", "C")
+    flagged = training.prepare(samslib.CRADLEVAE, data)
+    assert flagged.quality == ("fails",) and not flagged.qc.any() and flagged.perturbations == data.perturbations
+    own = make_data(quality=True)
+    assert training.prepare(samslib.CRADLEVAE, own) is own

@@ -6,12 +6,12 @@ nothing but their concentrations. The last two are networks and are trained.
 
 import warnings
 from abc import abstractmethod
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, cast, final
 
 import torch
 from torch import Tensor, nn
 
-from samslib.cells import Batch, Condition, DataSummary, Plate
+from samslib.cells import Batch, Condition, DataSummary, Plate, Pseudobulk
 from samslib.distributions import Likelihood, NegativeBinomial
 from samslib.model import Model
 from samslib.nets import DECODERS, VARIANCE_FLOOR
@@ -36,15 +36,13 @@ class ClosedForm(WithoutLatents):
     summary without pseudobulk or without control or perturbed cells.
     """
 
+    needs = ("pseudobulk",)
     averages: ClassVar[bool] = False
 
     def __init__(self, summary: DataSummary, arguments: dict[str, Any]):
         super().__init__(summary, arguments)
         above(0, **self.options)
-        if summary.pseudobulk is None:
-            name = type(self).__name__
-            raise ValueError(f"{name} is a function of pseudobulk; give it data.summary(train, pseudobulk=True).")
-        bulk = summary.pseudobulk
+        bulk = cast(Pseudobulk, summary.pseudobulk)
         if (treated := bulk.dose.any(1)).all() or not treated.any():
             raise ValueError("Control and perturbed cells are compared; keep some of both in the training split.")
         counts = bulk.counts.double() + arguments["pseudocount"]

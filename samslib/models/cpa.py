@@ -89,7 +89,7 @@ class CPA(Adversarial):
     def _read(self, b: Batch, q: Trace, seen: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The critic's cross-entropy and its logits."""
         logits, touched = self.critic(seen), q.widen(b.condition.touched(Plate.DOSE), len(self.embedding))
-        given = (part.repeat(q.particles, 1) for part in (touched, b.condition.covariate))
+        given = (part.expand(q.particles, -1, -1).flatten(0, 1) for part in (touched, b.condition.covariate))
         return self.critic.cross_entropy(logits, *given), logits
 
 

@@ -36,7 +36,7 @@ class CRADLEVAE(Model, Auxiliary):
     """
 
     exogenous = ("z_basal",)
-    uses = ("quality",)
+    uses, needs = ("quality", "twins"), ("quality",)
     source = "arXiv:2409.05484"
 
     def __init__(
@@ -48,10 +48,9 @@ class CRADLEVAE(Model, Auxiliary):
         as_published: bool = False,
     ):  # fmt: skip
         super().__init__(summary, locals())
-        if len(summary.quality) != 1:
+        if len(summary.quality) > 1:
             raise ValueError(
-                f"CRADLE-VAE needs one quality flag, and the data have {len(summary.quality)}; label the cells with "
-                "samslib.quality.label and name the column in from_anndata(..., quality='fails')."
+                f"CRADLE-VAE reads one quality flag, and the data have {', '.join(summary.quality)}; keep one."
             )
         above(0, 1, mask_prior=mask_prior, alpha=0.5 if alpha is None else alpha)
         at_least(0, auxiliary_weight=auxiliary_weight)

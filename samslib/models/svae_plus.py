@@ -27,6 +27,7 @@ class SVAEPlus(Model):
     with several perturbations.
     """
 
+    takes_combinations = False
     source = "arXiv:2211.03553; arXiv:2311.02794, baselines of section 6"
 
     def __init__(
@@ -46,11 +47,7 @@ class SVAEPlus(Model):
         self.decoder = choose("likelihood", likelihood, DECODERS)(latent, G, decoder_width, decoder_layers)
 
     def generate(self, t: Trace, c: Condition) -> Likelihood:
-        if several := int(((c.dose != 0).sum(1) > 1).sum()):
-            raise ValueError(
-                f"SVAE+ takes one perturbation a cell, and {several} of these {len(c)} cells have more; "
-                "make each combination a perturbation of its own with data.encode_unique()."
-            )
+        self.refuse_combinations(c)
         embedding = self.embedding[t.rows(Plate.DOSE)]
         full = torch.ones_like(embedding)
         pi = t.sample("pi", Beta(self.mask_alpha * full, self.mask_beta * full), Plate.DOSE)
