@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from samslib.cells import DataSummary
-from samslib.data import LOG, DataError, PerturbationData
+from samslib.data import LOG, DataError, PerturbationData, check_data
 from samslib.data import _list as quoted
 from samslib.model import Model
 
@@ -40,6 +40,7 @@ def align(data: PerturbationData, model: Model) -> PerturbationData:
         model does not know, or without a flag that it reads; for combinations encoded in the other of the two ways; and
         for real values where the model was made for counts, or counts where it was made for real values.
     """
+    check_data(data, "align")
     summary, name = model.summary, type(model).__name__
     if data.counts != summary.counts:
         kinds = {True: "counts", False: "real values"}

@@ -5,17 +5,34 @@ from __future__ import annotations
 import inspect
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from samslib.cells import Batch, Condition, DataSummary
 from samslib.distributions import Likelihood
+from samslib.options import whole
 from samslib.trace import Trace
 
 # Every subclass of Model by module and name; of a notebook's cell that ran twice, the newest.
 DEFINED: dict[tuple[str, str], type[Model]] = {}
+
+
+def seeded(constructor: Callable[..., None]) -> Callable[..., None]:
+    """A model's constructor whose `seed`, if one is given, draws the initial weights. The global random stream, which
+    draws them otherwise, is then left as it was."""
+
+    @wraps(constructor)
+    def build(self: Model, *arguments: Any, seed: int | None = None, **options: Any) -> None:
+        with torch.random.fork_rng(devices=[], enabled=seed is not None):
+            if seed is not None:
+                torch.manual_seed(whole("seed", seed, 0))
+            constructor(self, *arguments, seed=seed, **options)
+
+    return build
 
 
 class Model(nn.Module, ABC):
@@ -31,6 +48,8 @@ class Model(nn.Module, ABC):
     that it does not read are a warning when it is made, not an error, so that one data set serves all models.
     needs: what it cannot be made without, of "quality" and "pseudobulk" (`data.summary(train, pseudobulk=True)`).
     source: where its equations are from.
+
+    A constructor that draws initial weights takes `seed` as its last argument and is decorated with `seeded`.
 
     Raises ValueError for a summary without what it needs.
     """

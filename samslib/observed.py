@@ -12,7 +12,7 @@ import pandas as pd
 import scipy.sparse as sp
 from scipy.stats import chi2
 
-from samslib.data import DataError, PerturbationData, did_you_mean, split_words
+from samslib.data import DataError, PerturbationData, check_data, did_you_mean, split_words
 from samslib.disk import OnDisk
 from samslib.effects import choose_readout, effect_table
 from samslib.splits import Splitter
@@ -40,6 +40,7 @@ def reference_cells(
     part of `split` (a splitter of `samslib.splits`, or its words). controls: "same" part, or another by name.
     Raises DataError for an unknown part, a part without a split, or one without control or perturbed cells.
     """
+    check_data(data, "reference_cells")
     parts = ("all", "train", "val", "test")
     controls = reference if controls == "same" else controls
     for name, part in (("reference", reference), ("controls", controls)):
@@ -109,7 +110,7 @@ def data_effects(
 
 def readouts(data: PerturbationData, readout: str = "perturbseq") -> Any:
     """(n, G) g(x) of every cell, sparse where the data are. Raises DataError for cells on disk or without counts."""
-    choose_readout(readout, data)
+    choose_readout(readout, check_data(data, "readouts"))
     if isinstance(data.x, OnDisk):
         raise DataError("The readouts of all cells are held in memory; choose cells, and read them with to_memory().")
     if readout == "mean":

@@ -158,7 +158,7 @@ def _members(data: PerturbationData, perturbations: Sequence[str] | None) -> dic
     if data.control is None or not (labels == data.control).any():
         raise DataError("The data have no control cells; an effect needs some to compare with.")
     known = [c for c in data.conditions().index if c != data.control]
-    names = known if perturbations is None else list(perturbations)
+    names = known if perturbations is None else arms(data, perturbations)[0]
     for name in names:
         if name not in known:
             hint = did_you_mean(name, known) or "; choose conditions of data.conditions() other than the control."

@@ -39,9 +39,9 @@ class FitConfig:
 
     steps or epochs (not both; 30,000 steps if neither); batch_size cells, reshuffled each epoch, the last batch may be
     smaller; Adam with learning_rate and weight_decay (L2 on every parameter, as published); particles a step; clip: the
-    largest gradient norm, None for no clipping; seed of data order and draws (the initial weights are those of the
-    model as given); validate_every steps (by default once an epoch, at most a hundred times); objective "elbo" or
-    "iwelbo"; analytic_kl: closed forms where prior and posterior are Normal (for the ELBO only); kl_warmup: steps over
+    largest gradient norm, None for no clipping; seed of data order and draws (a model's own `seed` draws its initial
+    weights); validate_every steps (by default once an epoch, at most a hundred times); objective "elbo" or "iwelbo";
+    analytic_kl: closed forms where prior and posterior are Normal (for the ELBO only); kl_warmup: steps over
     which the weight of every term but the likelihood rises from 0 to 1; validation "held_out" (shared latents taken as
     given, so that models and splits compare) or "as_published" (shared latents charged with the validation split's own
     n_t); keep "best" or "last" weights; device "auto", "cpu", "cuda", ...; progress bar; checkpoints: a folder, in

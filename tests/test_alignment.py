@@ -221,3 +221,17 @@ def test_doses_that_differ_in_the_last_digit_have_labels_of_their_own():
     assert list(data.labels[:4]) == ["A=1234567", "A=1234568", "A=0.1", "A=0.0000001"]
     for label, dose in zip(data.labels, doses, strict=False):
         assert data.dose_of(label).tolist() == [[dose]]
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_an_anndata_where_the_data_class_is_meant_is_refused(reader, data, sams):
+    adata = anndata.AnnData(data.x.copy(), obs=pd.DataFrame({"perturbation": data.labels}, index=data.cells))
+    with pytest.raises(DataError, match="PerturbationData.from_anndata"):
+        READERS[reader](sams, adata)
+
+
+def test_functions_of_cells_alone_refuse_an_anndata_too(data):
+    adata = anndata.AnnData(data.x.copy(), obs=pd.DataFrame({"perturbation": data.labels}, index=data.cells))
+    for call in (samslib.data_effects, samslib.noise_ceiling, samslib.observed.readouts):
+        with pytest.raises(DataError, match="PerturbationData.from_anndata"):
+            call(adata)

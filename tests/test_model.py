@@ -1,8 +1,15 @@
 from __future__ import annotations
 
 import inspect
+import re
 
-from samslib import BASELINES, MODELS
+import anndata
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT, SMALL, make_data
+
+from samslib import BASELINES, MODELS, training
 from samslib.model import Model
 
 
@@ -23,3 +30,48 @@ def test_options_are_those_given(model):
 
 def test_every_model_says_its_source():
     assert all(kind.source and kind.__doc__ for kind in (MODELS | BASELINES).values())
+
+
+def same_weights(a, b) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("name", sorted(MODELS | BASELINES))
+def test_a_seed_draws_the_initial_weights_and_nothing_else(name):
+    """The same seed, the same weights, whatever was drawn before; no seed, those of the global stream, which a seed
+    leaves alone. Models without random weights take no seed."""
+    kind = (MODELS | BASELINES)[name]
+    summary = training.prepare(kind, make_data()).summary(pseudobulk=True)
+
+    def made(draws: int, **seed):
+        torch.manual_seed(draws)
+        return kind(summary, **kind.accepted(SMALL), **seed)
+
+    if not kind.accepted({"seed": 0}):
+        assert same_weights(made(0), made(1))
+        return
+    first = made(5, seed=0)
+    after = torch.get_rng_state()
+    torch.manual_seed(5)
+    assert torch.equal(torch.get_rng_state(), after)
+    assert same_weights(first, made(6, seed=0)) and not same_weights(first, made(5, seed=1))
+    assert same_weights(first, made(0)) and not same_weights(made(0), made(1))
+    with pytest.raises(ValueError, match="seed is 0.5; it must be a whole number"):
+        made(0, seed=0.5)
+
+
+def test_the_lines_of_the_readme_give_the_same_numbers_twice(monkeypatch):
+    """Nothing in them depends on the random stream that the process happens to be at."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = next(b for b in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "samslib.fit" in b)
+    lines = [line for line in block.splitlines() if line and not line.startswith(("samslib.save", "adata.obsm"))]
+    code = "\n".join(lines).replace("latent=100", "latent=3, encoder_width=8, decoder_width=8, embedding_width=8")
+    code = code.replace("steps=3000", "steps=3, progress=False").replace('["KLF1+MAP2K6"]', '["A+B"], 20')
+    adata = anndata.AnnData(make_data().x, obs=pd.DataFrame({"perturbation": make_data().labels}))
+    found = []
+    for stream in (1, 2):
+        torch.manual_seed(stream)
+        here: dict = {"adata": adata}
+        exec(code, here)
+        found.append(here["model"])
+    assert same_weights(*found)

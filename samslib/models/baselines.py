@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from samslib.cells import Batch, Condition, DataSummary, Plate, Pseudobulk
 from samslib.distributions import Likelihood, NegativeBinomial
-from samslib.model import Model
+from samslib.model import Model, seeded
 from samslib.nets import DECODERS, VARIANCE_FLOOR
 from samslib.options import above, choose
 from samslib.trace import Trace
@@ -135,9 +135,11 @@ class LatentAdditive(WithoutLatents):
 
     source = f"{PERTURBENCH}, latent additive"
 
+    @seeded
     def __init__(
         self, summary: DataSummary, latent: int = 100, likelihood: str = "negative_binomial",
         decoder_layers: int = 1, decoder_width: int = 400, embedding_initial_spread: float = 0.1,
+        *, seed: int | None = None,
     ):  # fmt: skip
         super().__init__(summary, locals())
         self.embedding = nn.Parameter(embedding_initial_spread * torch.randn(len(summary.perturbations), latent))
@@ -155,9 +157,10 @@ class DecoderOnly(WithoutLatents):
 
     source = f"{PERTURBENCH}, decoder only"
 
+    @seeded
     def __init__(
         self, summary: DataSummary, likelihood: str = "negative_binomial",
-        decoder_layers: int = 3, decoder_width: int = 400,
+        decoder_layers: int = 3, decoder_width: int = 400, *, seed: int | None = None,
     ):  # fmt: skip
         super().__init__(summary, locals())
         T, G = len(summary.perturbations), len(summary.genes)

@@ -6,7 +6,7 @@ import torch
 
 from samslib.cells import Batch, Condition, DataSummary, Plate
 from samslib.distributions import Likelihood, standard_normal
-from samslib.model import Model
+from samslib.model import Model, seeded
 from samslib.nets import DECODERS, CellEncoder
 from samslib.options import choose
 from samslib.trace import Trace
@@ -25,10 +25,11 @@ class ConditionalVAE(Model):
     exogenous = ("z",)
     source = "arXiv:2311.02794, baselines of section 6"
 
+    @seeded
     def __init__(
         self, summary: DataSummary, latent: int = 100, likelihood: str = "negative_binomial",
         encoder_layers: int = 1, encoder_width: int = 400, decoder_layers: int = 1, decoder_width: int = 400,
-        normalization: str | None = "log",
+        normalization: str | None = "log", *, seed: int | None = None,
     ):  # fmt: skip
         super().__init__(summary, locals())
         T, G = len(summary.perturbations), len(summary.genes)

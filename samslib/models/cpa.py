@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from samslib.cells import Batch, Condition, DataSummary, Plate
 from samslib.distributions import Likelihood, Point, standard_normal
-from samslib.model import Adversarial
+from samslib.model import Adversarial, seeded
 from samslib.nets import DECODERS, CellEncoder, Classifier, Critic, DoseCurves, PointEncoder
 from samslib.options import at_least, choose
 from samslib.trace import Trace
@@ -34,12 +34,13 @@ class CPA(Adversarial):
     uses = ("covariates",)
     source = "doi:10.15252/msb.202211517"
 
+    @seeded
     def __init__(
         self, summary: DataSummary, latent: int = 128, likelihood: str = "negative_binomial",
         dose_curve: str = "logsigm", variational: bool = False, adversary_weight: float = 1.0,
         gradient_penalty: float = 1.0, encoder_layers: int = 3, encoder_width: int = 256, decoder_layers: int = 3,
         decoder_width: int = 256, adversary_layers: int = 3, adversary_width: int = 64,
-        dose_layers: int = 2, dose_width: int = 128, normalization: str | None = "log",
+        dose_layers: int = 2, dose_width: int = 128, normalization: str | None = "log", *, seed: int | None = None,
     ):  # fmt: skip
         super().__init__(summary, locals())
         at_least(0, adversary_weight=adversary_weight, gradient_penalty=gradient_penalty)

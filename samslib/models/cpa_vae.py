@@ -4,7 +4,7 @@ from typing import final
 
 from samslib.cells import Batch, Condition, DataSummary, Plate
 from samslib.distributions import Likelihood, Normal, standard_normal
-from samslib.model import Model
+from samslib.model import Model, seeded
 from samslib.nets import DECODERS, CellEncoder, NormalTable
 from samslib.options import choose
 from samslib.trace import Trace
@@ -23,11 +23,12 @@ class CPAVAE(Model):
     exogenous = ("z_basal",)
     source = "arXiv:2311.02794, baselines of section 6"
 
+    @seeded
     def __init__(
         self, summary: DataSummary, latent: int = 100, likelihood: str = "negative_binomial",
         embedding_scale: float = 1.0, encoder_layers: int = 1, encoder_width: int = 400, decoder_layers: int = 1,
         decoder_width: int = 400, encoder_offset: bool = True, normalization: str | None = "log",
-        embedding_initial_spread: float = 0.0, embedding_initial_scale: float = 1.0,
+        embedding_initial_spread: float = 0.0, embedding_initial_scale: float = 1.0, *, seed: int | None = None,
     ):  # fmt: skip
         super().__init__(summary, locals())
         T, G = len(summary.perturbations), len(summary.genes)

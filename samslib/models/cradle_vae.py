@@ -8,7 +8,7 @@ from torch.distributions import kl_divergence
 
 from samslib.cells import Batch, Condition, DataSummary, Plate
 from samslib.distributions import Bernoulli, Likelihood, Normal, StraightThroughBernoulli, standard_normal
-from samslib.model import Auxiliary, Model
+from samslib.model import Auxiliary, Model, seeded
 from samslib.nets import DECODERS, CellEncoder, NormalNet, NormalOfMask
 from samslib.options import above, at_least, choose
 from samslib.trace import Trace
@@ -39,13 +39,14 @@ class CRADLEVAE(Model, Auxiliary):
     uses, needs = ("quality", "twins"), ("quality",)
     source = "arXiv:2409.05484"
 
+    @seeded
     def __init__(
         self, summary: DataSummary, latent: int = 100, likelihood: str = "negative_binomial",
         compose: str = "concatenate", mask_prior: float = 0.01, embedding_scale: float = 1.0, encoder_layers: int = 1,
         encoder_width: int = 400, decoder_layers: int = 2, decoder_width: int = 400, embedding_layers: int = 4,
         embedding_width: int = 400, temperature: float = 1.0, normalization: str | None = "log",
         mask_initial_logit: float = 0.0, alpha: float | None = None, auxiliary_weight: float = 1.0,
-        as_published: bool = False,
+        as_published: bool = False, *, seed: int | None = None,
     ):  # fmt: skip
         super().__init__(summary, locals())
         if len(summary.quality) > 1:

@@ -7,7 +7,7 @@ from torch import nn
 
 from samslib.cells import Batch, Condition, DataSummary, Plate
 from samslib.distributions import Bernoulli, Beta, Likelihood, Normal, Point, StraightThroughBernoulli, standard_normal
-from samslib.model import Model
+from samslib.model import Model, seeded
 from samslib.nets import DECODERS, CellEncoder, effect_posterior
 from samslib.options import above, choose
 from samslib.trace import Trace
@@ -29,13 +29,14 @@ class BetaBernoulliSAMSVAE(Model):
     exogenous = ("z_basal",)
     source = "code of arXiv:2311.02794"
 
+    @seeded
     def __init__(
         self, summary: DataSummary, latent: int = 100, likelihood: str = "negative_binomial",
         posterior: str = "correlated", mask_posterior: str = "point", mask_alpha: float = 1.0, mask_beta: float = 5.0,
         embedding_scale: float = 1.0, encoder_layers: int = 1, encoder_width: int = 400, decoder_layers: int = 1,
         decoder_width: int = 400, embedding_layers: int = 2, embedding_width: int = 200, encoder_offset: bool = True,
         temperature: float = 1.0, normalization: str | None = "log", mask_initial_logit: float = 0.0,
-        embedding_initial_spread: float = 0.0, embedding_initial_scale: float = 1.0,
+        embedding_initial_spread: float = 0.0, embedding_initial_scale: float = 1.0, *, seed: int | None = None,
     ):  # fmt: skip
         super().__init__(summary, locals())
         above(0, mask_alpha=mask_alpha, mask_beta=mask_beta)
