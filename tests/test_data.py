@@ -14,11 +14,11 @@ import torch
 
 from samslib import checkpoint, splits
 from samslib.data import DataError, PerturbationData
+from samslib.data_only import predictors
 from samslib.disk import OnDisk
 from samslib.effects import arms
 from samslib.models import SAMSVAE
 from samslib.observed import reference_cells
-from samslib.predictors import predictors
 
 LABELS = [
     "control",
