@@ -46,8 +46,7 @@ def pytest_configure(config) -> None:
 
 
 def pytest_generate_tests(metafunc) -> None:
-    own = [name for mark in metafunc.definition.iter_markers("parametrize") for name in mark.args[0].split(", ")]
-    if "model" in metafunc.fixturenames and "model" not in own:
+    if "model" in metafunc.fixturenames:
         metafunc.parametrize("model", VARIANTS, indirect=True)
 
 
