@@ -305,6 +305,7 @@ def test_learned_sparsity_options():
         ({"posterior": "full"}, "posterior is 'full'"),
         ({"mask_posterior": "gamma"}, "mask_posterior is 'gamma'.*beta.*point"),
         ({"mask_beta": 0.0}, "mask_beta is 0"),
+        ({"mask_initial_alpha": 0.0}, "mask_initial_alpha is 0"),
     ]:
         with pytest.raises(ValueError, match=message):
             kind(summary, **options)
