@@ -1,5 +1,6 @@
 """The book's own Sphinx extension: equations, scripts and docstrings, so that a page needs no network."""
 
+import pkgutil
 import re
 import shutil
 import socket
@@ -8,8 +9,13 @@ import time
 from pathlib import Path
 
 import sphinxcontrib.katex
+from docutils import nodes
+from docutils.statemachine import StringList
 from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
 from sphinxcontrib.katex import KaTeXServer
+
+import samslib
 
 
 def _typeset_here(app: Sphinx, config) -> None:
@@ -72,7 +78,40 @@ def _plain_docstring(app: Sphinx, kind: str, name: str, thing, options, lines: l
         lines.append("")
 
 
+def documented(page: str) -> dict[str, list[str]]:
+    """What each `.. modules::` of a page names -> the modules of samslib that it documents: those, with all that a
+    package among them holds; where it names nothing, all that the others leave out. Raises ValueError for an unknown
+    module.
+    """
+    known = [m.name for m in pkgutil.walk_packages(samslib.__path__, "samslib.") if not m.name.endswith("__main__")]
+
+    def within(name: str) -> list[str]:
+        if found := [module for module in known if f"{module}.".startswith(f"samslib.{name}.")]:
+            return found
+        raise ValueError(f"samslib has no module {name!r}; mend the list of modules on the page.")
+
+    asked = re.findall(r"^\.\. modules:: *(.*)$", page, re.MULTILINE)
+    rooms = {names: [module for name in names.split() for module in within(name)] for names in asked}
+    if "" in rooms:
+        rooms[""] = [module for module in known if all(module not in room for room in rooms.values())]
+    return rooms
+
+
+class _Modules(SphinxDirective):
+    """Modules of the library, each from its own documentation; see `documented`."""
+
+    optional_arguments, final_argument_whitespace = 1, True
+
+    def run(self) -> list[nodes.Node]:
+        page = Path(self.env.doc2path(self.env.docname)).read_text(encoding="utf-8")
+        names = documented(page)[" ".join(self.arguments)]
+        shown = nodes.Element()
+        self.state.nested_parse(StringList([f".. automodule:: {name}" for name in names], "modules"), 0, shown)
+        return shown.children
+
+
 def setup(app: Sphinx) -> dict:
+    app.add_directive("modules", _Modules)
     app.connect("config-inited", _typeset_here)
     app.connect("html-page-context", _drop_thebe, priority=900)
     app.connect("autodoc-process-docstring", _plain_docstring)

@@ -77,6 +77,11 @@ _BASAL = _SIZES | {
 _TABLE = {"embedding_loc_init_scale": "embedding_initial_spread", "embedding_scale_init": "embedding_initial_scale"}
 _NETWORK = {"embedding_encoder_n_layers": "embedding_layers", "embedding_encoder_n_hidden": "embedding_width"}
 _MASK = {"mask_init_logits": "mask_initial_logit", "gs_temperature": "temperature"}
+_BETA_MASK = {
+    "mask_probs_init_alpha": "mask_initial_alpha",
+    "mask_probs_init_beta": "mask_initial_beta",
+    "gs_temperature": "temperature",
+}
 _TRANSLATE: dict[str, Callable[[Any], Any]] = {
     "likelihood_key": lambda v: LIKELIHOODS.get(v, "negative_binomial"),  # any other key was a count likelihood
     "basal_encoder_input_normalization": NORMALIZATIONS.__getitem__,
@@ -100,7 +105,7 @@ CLASSES: dict[tuple[str, str], tuple[type[Model], dict, dict, dict]] = {
         BetaBernoulliSAMSVAE, _MODEL | _BETA, _BASAL | _TABLE | _MASK, {"posterior": "mean_field"},
     ),
     ("SAMSVAEBetaBernoulliModel", "SAMSVAEBetaBernoulliMeanFieldBetaBernoulliNormalGuide"): (
-        BetaBernoulliSAMSVAE, _MODEL | _BETA, _BASAL | _TABLE | {"gs_temperature": "temperature"},
+        BetaBernoulliSAMSVAE, _MODEL | _BETA, _BASAL | _TABLE | _BETA_MASK,
         {"posterior": "mean_field", "mask_posterior": "beta"},
     ),
     ("SVAEPlusModel", "SVAEPlusGuide"): (

@@ -46,9 +46,7 @@ def pytest_configure(config) -> None:
 
 
 def pytest_generate_tests(metafunc) -> None:
-    given = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
-    own = {name for names in given for name in (names.split(", ") if isinstance(names, str) else names)}
-    if "model" in metafunc.fixturenames and "model" not in own:
+    if "model" in metafunc.fixturenames:
         metafunc.parametrize("model", VARIANTS, indirect=True)
 
 

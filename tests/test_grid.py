@@ -124,12 +124,12 @@ def test_unknown_names_are_told(folder, capsys):
 
 
 @pytest.mark.parametrize(
-    "model, says", [("twice", "wrote 2 rows"), ("diverged", "wrote score = inf: the training diverged")]
+    "trial, says", [("twice", "wrote 2 rows"), ("diverged", "wrote score = inf: the training diverged")]
 )
-def test_a_row_that_is_not_one_finite_row_does_not_stay(folder, model, says):
-    write_plan(folder, [model], seeds=[0])
+def test_a_row_that_is_not_one_finite_row_does_not_stay(folder, trial, says):
+    write_plan(folder, [trial], seeds=[0])
     with pytest.raises(grid.GridError, match=says):
-        grid.one(f"tiny/demo/{model}_0")
+        grid.one(f"tiny/demo/{trial}_0")
     assert rows(folder) == []
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import runpy
+import shutil
+import subprocess
+import sys
 import warnings
 
 import anndata
@@ -301,6 +305,7 @@ def test_learned_sparsity_options():
         ({"posterior": "full"}, "posterior is 'full'"),
         ({"mask_posterior": "gamma"}, "mask_posterior is 'gamma'.*beta.*point"),
         ({"mask_beta": 0.0}, "mask_beta is 0"),
+        ({"mask_initial_alpha": 0.0}, "mask_initial_alpha is 0"),
     ]:
         with pytest.raises(ValueError, match=message):
             kind(summary, **options)
@@ -408,6 +413,70 @@ def test_no_model_imports_another():
     for f in (ROOT / "samslib" / "models").glob("[a-z]*.py"):
         others = set(MODELS) - {f.stem}
         assert not any(f"samslib.models.{name}" in f.read_text(encoding="utf-8") for name in others), f.name
+
+
+TOY = '''"""A model of a test."""
+
+from typing import final
+
+import torch
+from torch import nn
+
+from samslib.cells import Plate
+from samslib.distributions import NegativeBinomial, Normal
+from samslib.model import Model
+from samslib.nets import NormalTable
+
+
+@final
+class Toy(Model):
+    """Log shares are base + (D E) W + q A + C U, with options, and a lack of options, as no other model has."""
+
+    takes_combinations, uses, needs = False, ("covariates", "quality"), ("quality",)
+    source = "a test"
+
+    def __init__(self, summary, axes=2, widths=(1, 2)):
+        super().__init__(summary, locals())
+        T, G, C = len(summary.perturbations), len(summary.genes), len(summary.covariates)
+        self.embedding, self.loadings = NormalTable(T, axes, 1.0), nn.Parameter(torch.randn(axes, G))
+        self.base, self.artifact = nn.Parameter(torch.randn(G)), nn.Parameter(torch.randn(len(summary.quality), G))
+        self.levels = nn.Parameter(torch.randn(C, G)) if C else None
+
+    def generate(self, t, c):
+        self.refuse_combinations(c)
+        full = self.base.new_ones(c.dose.shape[1], len(self.loadings))
+        logits = self.base + c.dose @ t.sample("E", Normal(0 * full, full), Plate.DOSE) @ self.loadings
+        logits = logits + c.qc @ self.artifact + (0 if self.levels is None else c.covariate @ self.levels)
+        return NegativeBinomial(c.library * logits.softmax(-1) + 1e-4, torch.ones_like(self.base))
+
+    def infer_shared(self, t):
+        t.sample("E", self.embedding(t.rows(Plate.DOSE)), Plate.DOSE)
+
+    def infer_cells(self, t, b): ...
+'''
+
+
+def test_a_model_is_one_file_and_one_line(tmp_path):
+    """In a copy of the project: nothing else has to change for a model to be trained, scored, listed, documented and
+    put through every test of all models. Without the line, from anywhere, the option --model does the last."""
+    for part in ("samslib", "book", "tests", "data"):
+        unread = shutil.ignore_patterns("__pycache__", "results", "published")
+        shutil.copytree(ROOT / part, tmp_path / part, ignore=unread)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / "samslib" / "models" / "toy.py").write_text(TOY)
+    (tmp_path / "sketch.py").write_text(TOY.replace("class Toy", "class Sketch"))
+    listing = tmp_path / "samslib" / "models" / "__init__.py"
+    lines = listing.read_text().replace("\n\nMODELS", "\nfrom samslib.models.toy import Toy\n\nMODELS")
+    listing.write_text(lines.replace('    "cpa": CPA,', '    "cpa": CPA,\n    "toy": Toy,'))
+    rules = "toy or Sketch or table_of_models or module or arrow or models_know or no_model_imports"
+    tests = ["-q", "-p", "no:cacheprovider", "--model", "sketch:Sketch", "-k", rules, "tests"]
+    script = f"""import sys, pytest, samslib.compare
+data = samslib.PerturbationData.from_anndata(samslib.datasets.load("sams-pairs"))
+samslib.compare.train_one("toy", data, samslib.splits.random(0)(data), steps=2, seed=0)
+sys.exit(pytest.main({tests}))"""
+    paths = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=paths, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
 
 
 # --- CPA ----------------------------------------------------------------------------------------------------

@@ -171,6 +171,7 @@ def test_every_keyword_of_the_family_finds_its_place(likelihood, normalization, 
         given["guide.gs_temperature"], guide_kwargs["gs_temperature"] = torch.tensor([0.5]), 0.5
         if guide == "MeanFieldBetaBernoulliNormal":
             given |= {f"guide.param_dict.q_mask_probs_{k}": torch.rand(3, 2) * 4 + 0.1 for k in ("alpha", "beta")}
+            guide_kwargs |= {"mask_probs_init_alpha": 3.0, "mask_probs_init_beta": 0.5}
         else:
             given["guide.param_dict.q_mask_logits"], guide_kwargs["mask_init_logits"] = torch.randn(3, 2), 1.0
     if svae:
@@ -195,6 +196,10 @@ def test_every_keyword_of_the_family_finds_its_place(likelihood, normalization, 
     assert model.options["likelihood"] == official.LIKELIHOODS[likelihood] and model.options["latent"] == 2
     if beta or svae:
         assert [model.options[k] for k in ("mask_alpha", "mask_beta", "temperature")] == [2, 7, 0.5]
+    if guide == "MeanFieldBetaBernoulliNormal":  # a model made anew starts where theirs did
+        new = type(model)(model.summary, **model.options)
+        torch.testing.assert_close(new.mask_log_alpha.exp(), torch.full((3, 2), 3.0))
+        torch.testing.assert_close(new.mask_log_beta.exp(), torch.full((3, 2), 0.5))
     for mine, theirs in official.parameter_names(model).items():
         value = model.state_dict()[mine]
         if mine in official.LOGARITHMS:

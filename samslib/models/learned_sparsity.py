@@ -20,7 +20,8 @@ class BetaBernoulliSAMSVAE(Model):
     Generative model: pi ~ Beta(mask_alpha, mask_beta) and M ~ Bernoulli(pi) for each perturbation and axis; the rest
     is SAMS-VAE. Posterior: q(pi) one value ("point") or a Beta ("beta": its parameters are exponentials, so positive;
     the published ones are free and may turn negative); q(M | pi) = Bernoulli(pi), straight-through, so that M's term
-    cancels and pi pays for sparsity; q(E) and q(z_basal | x) as in SAMS-VAE.
+    cancels and pi pays for sparsity; q(E) and q(z_basal | x) as in SAMS-VAE. Training starts from pi at
+    sigmoid(mask_initial_logit), or from Beta(mask_initial_alpha, mask_initial_beta).
     The published posteriors are point with either q(E), and beta with mean_field.
 
     Raises ValueError for an unknown likelihood, posterior or normalization, or a prior parameter that is not positive.
@@ -36,10 +37,12 @@ class BetaBernoulliSAMSVAE(Model):
         embedding_scale: float = 1.0, encoder_layers: int = 1, encoder_width: int = 400, decoder_layers: int = 1,
         decoder_width: int = 400, embedding_layers: int = 2, embedding_width: int = 200, encoder_offset: bool = True,
         temperature: float = 1.0, normalization: str | None = "log", mask_initial_logit: float = 0.0,
+        mask_initial_alpha: float = 1.0, mask_initial_beta: float = 1.0,
         embedding_initial_spread: float = 0.0, embedding_initial_scale: float = 1.0, *, seed: int | None = None,
     ):  # fmt: skip
         super().__init__(summary, locals())
         above(0, mask_alpha=mask_alpha, mask_beta=mask_beta)
+        above(0, mask_initial_alpha=mask_initial_alpha, mask_initial_beta=mask_initial_beta)
         T, G = len(summary.perturbations), len(summary.genes)
         self.mask_alpha, self.mask_beta, self.embedding_scale = mask_alpha, mask_beta, embedding_scale
         self.temperature, self.latent = temperature, latent
@@ -47,8 +50,8 @@ class BetaBernoulliSAMSVAE(Model):
         if self.pointwise:
             self.mask_logits = nn.Parameter(torch.full((T, latent), float(mask_initial_logit)))
         else:
-            self.mask_log_alpha = nn.Parameter(torch.zeros(T, latent))
-            self.mask_log_beta = nn.Parameter(torch.zeros(T, latent))
+            self.mask_log_alpha = nn.Parameter(torch.full((T, latent), mask_initial_alpha).log())
+            self.mask_log_beta = nn.Parameter(torch.full((T, latent), mask_initial_beta).log())
         initial = embedding_initial_spread, embedding_initial_scale
         self.embedding = effect_posterior(posterior, T, latent, embedding_width, embedding_layers, *initial)
         self.encoder_offset, shift = encoder_offset, (latent,) * encoder_offset
