@@ -240,7 +240,7 @@ def cluster_agreement(
 def pathway_prediction(
     table: anndata.AnnData,
     annotations: Labels,
-    genes: Labels | Callable[[str], str] = gene_of,
+    genes: Labels | Callable[[str], str],
     layer: str | None = None,
     folds: int = 5,
     permutations: int = 20,
@@ -256,7 +256,8 @@ def pathway_prediction(
     (scikit-learn's StratifiedGroupKFold). The score is balanced accuracy, the mean over classes of the share
     recovered, of all out-of-fold predictions.
 
-    genes: name -> gene, or a function of the name. Returns two rows a "classifier": "labels" is "observed", with the
+    genes: name -> gene, or a function of the name, such as `gene_of` where guides are named so. Returns two rows a
+    "classifier": "labels" is "observed", with the
     95% bootstrap interval over genes "low" to "high" and "p_value", the share of permutations that do as well; or
     "permuted", the mean and the central 95% of as many runs with the annotations permuted over genes, which is what
     the table tells by chance. Also "chance" = 1 / classes, "classes", "genes", "perturbations".
@@ -331,12 +332,12 @@ def axis_enrichment(
 
 def guide_agreement(
     table: anndata.AnnData,
-    genes: Labels | Callable[[str], str] = gene_of,
+    genes: Labels | Callable[[str], str],
     layer: str | None = None,
     permutations: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Are guides of one gene more alike than guides of different genes? One row.
+    """Are guides of one gene more alike than guides of different genes? One row. genes: as in `pathway_prediction`.
 
     Similarity is the cosine of two rows (0 with a row of zeros). "within" and "between" are its means over pairs of
     guides of one gene and of two genes, "difference" theirs; "p_value" is the share of permutations of the genes over

@@ -217,14 +217,14 @@ def test_pathways_that_genes_share_are_found_though_genes_are_permuted():
 
 def test_planted_pathways_are_predicted():
     table, labels = screen(4)
-    scores = pathway_prediction(table, labels, trees=20, permutations=5, bootstrap=100)
+    scores = pathway_prediction(table, labels, gene_of, trees=20, permutations=5, bootstrap=100)
     assert list(scores["classifier"].unique()) == ["logistic regression", "random forest"]
     observed, permuted = (scores[scores["labels"] == kind] for kind in ("observed", "permuted"))
     assert (observed["balanced_accuracy"] > 0.85).all() and (observed["p_value"] == 1 / 6).all()
     assert observed["balanced_accuracy"].between(observed["low"], observed["high"]).all()
     assert (permuted["balanced_accuracy"] < 0.55).all() and (scores["chance"] == 1 / 3).all()
     assert (scores["genes"] == 30).all() and (scores["perturbations"] == 60).all()
-    linear = pathway_prediction(table, labels, trees=0, permutations=0, bootstrap=100)
+    linear = pathway_prediction(table, labels, gene_of, trees=0, permutations=0, bootstrap=100)
     assert linear["balanced_accuracy"].tolist() == observed["balanced_accuracy"].tolist()[:1]
 
 
@@ -232,7 +232,7 @@ def test_guides_of_a_gene_never_straddle_the_folds():
     """Genes differ much and pathways not at all: with guides of a gene on both sides, prediction would be near
     perfect. By chance it is 1/3; 0.6 is three standard deviations of a mean of 30 genes away."""
     table, labels = screen(0, guides="abcd")
-    kept = pathway_prediction(table, labels, trees=20, permutations=0, bootstrap=20)
+    kept = pathway_prediction(table, labels, gene_of, trees=20, permutations=0, bootstrap=20)
     leaking = pathway_prediction(table, labels, genes=lambda name: name, trees=20, permutations=0, bootstrap=20)
     forest = lambda t: t.set_index("classifier").loc["random forest", "balanced_accuracy"]  # noqa: E731
     assert forest(kept) < 0.6 and forest(leaking) > forest(kept) + 0.25
@@ -282,7 +282,7 @@ def test_enrichment_finds_nothing_in_permuted_labels():
 def test_guides_of_one_gene_agree_where_they_do():
     """Without agreement, the p-value of 99 permutations is at the least 1/100 with a chance of 1 in 100 for a seed."""
     table, _ = screen(0)
-    found = guide_agreement(table, permutations=99).loc[0]
+    found = guide_agreement(table, gene_of, permutations=99).loc[0]
     assert found["within"] > 0.8 > abs(found["between"]) + 0.6 and found["p_value"] == 1 / 100
     assert found["pairs_within"] == 30 and found["pairs_between"] == 60 * 59 / 2 - 30 and found["genes"] == 30
     shuffled = dict(
@@ -293,7 +293,7 @@ def test_guides_of_one_gene_agree_where_they_do():
 
 
 CHECKS = {
-    "prediction": lambda table, labels, **o: pathway_prediction(table, labels, **o),
+    "prediction": lambda table, labels, **o: pathway_prediction(table, labels, **{"genes": gene_of} | o),
     "enrichment": lambda table, labels, **o: axis_enrichment(table, labels, layer=None, **o),
 }
 
@@ -323,8 +323,8 @@ def test_bad_annotations_are_named(check):
 def test_what_cannot_be_compared_is_named():
     table, labels = screen(1)
     bad = [
-        (lambda: pathway_prediction(table, dict(list(labels.items())[:46])), "'pathway 2' has 3 genes, but 5 folds"),
-        (lambda: pathway_prediction(table, labels, folds=1), "folds is 1"),
+        (lambda: pathway_prediction(table, dict(list(labels.items())[:46]), gene_of), "'pathway 2' has 3 genes, but 5"),
+        (lambda: pathway_prediction(table, labels, gene_of, folds=1), "folds is 1"),
         (lambda: axis_enrichment(table, labels), r"no layer 'M'; choose one of \[\]"),
         (lambda: axis_enrichment(table, labels, layer=None, threshold=99), "above the threshold of 99"),
         (lambda: effect_clusters(table[:2]), "2 perturbations; clusters need three"),
