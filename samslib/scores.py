@@ -15,7 +15,7 @@ from scipy.special import ndtr
 from samslib.data import PerturbationData, did_you_mean
 from samslib.data_only import predictors
 from samslib.observed import Moments, data_effects, halves, readouts, reference_cells, replicates
-from samslib.options import choose
+from samslib.options import choose, left_out
 from samslib.splits import Splitter
 
 Key = tuple[str, str]  # perturbation, score
@@ -122,11 +122,14 @@ def score_table(
     "data: ...".
 
     Returns the columns of `effect_scores` with reference, model and the `noise_ceiling`; attrs["controls"] says whose
-    controls were used. Raises ValueError for an unknown reference, and as `effect_scores` and `reference_cells` do.
+    controls were used. Raises ValueError for an unknown reference, for controls that no reference uses, and as
+    `effect_scores` and `reference_cells` do.
     """
     word = np.asarray(split(data) if callable(split) else split)
     inside = data[word == part]
     names = sorted(set(inside.labels[inside.guides > 0]))
+    if "held out" not in references:
+        left_out("only the reference 'held out' chooses controls", controls=controls)
     controls = controls or ("same" if (inside.guides == 0).any() else "val")
     tables = dict(predicted)
     if data_only:

@@ -148,12 +148,14 @@ def fit(
     that was never stopped, for data order and draws are functions of (seed, step) alone. `monitor` is called at each
     validation and its numbers become columns.
 
-    Raises ValueError if the data are not those the model was made for, or the folder holds another run;
-    FloatingPointError if the loss stops being finite (the best weights so far are restored first).
+    Raises ValueError if the data are not those the model was made for, a setting would do nothing, or the folder holds
+    another run; FloatingPointError if the loss stops being finite (the best weights so far are restored first).
     """
     config = config or FitConfig()
     _check_same_data(model, train, val)
     _check_critic(model, config)
+    if val is None and config.validation == "as_published":
+        raise ValueError("validation is 'as_published', but there are no cells to validate on; give val.")
     batches = -(-len(train) // config.batch_size)
     steps = config.steps or (config.epochs * batches if config.epochs else 30_000)
     every = config.validate_every or max(batches, -(-steps // 100))
