@@ -18,7 +18,7 @@ from samslib.alignment import align
 from samslib.cells import Batch, Condition, Plate
 from samslib.data import PerturbationData
 from samslib.model import Model
-from samslib.options import choose, whole
+from samslib.options import choose, left_out, whole
 from samslib.trace import Trace
 
 ELEMENTS = 2**24  # largest number of (particle, cell, gene) values held at once
@@ -118,8 +118,8 @@ def average_effects(
     perturbations: Sequence[Named] | None = None,
     particles: int = 2500,
     readout: str = "perturbseq",
-    hold: bool = True,
-    library: str | float = "data",
+    hold: bool | None = None,
+    library: str | float | None = None,
     covariates: Sequence[str] = (),
     as_published: bool = False,
     seed: int = 0,
@@ -128,12 +128,13 @@ def average_effects(
 
     ATE_t = E[g(x) | do(t)] - E[g(x) | do(control)] (paper, section 5), with g the readout. Each of the `particles` is
     one independent experiment: a draw of the shared latents from the posterior, a control cell of the data that lends
-    its library size and covariates, and counts of that cell in every arm. With `hold` its exogenous latents are drawn
-    once for all arms, which is the causal reading and has less variance; without, or in a model that has none, each
-    arm draws its own.
+    its library size and covariates, and counts of that cell in every arm. With `hold`, the default, its exogenous
+    latents are drawn once for all arms, which is the causal reading and has less variance; without, or in a model that
+    has none, each arm draws its own.
     perturbations: names, new combinations, or amounts such as {"A": 0.5, "B": 2} (default: every condition of the
-    data). library: "data" for that of the control cell, or a number of counts. covariates: one level of each, such as
-    ["line=K562"], instead of the control cell's. as_published: the official estimator, library=10,000 and hold=False.
+    data). library: "data", the default, for that of the control cell, or a number of counts. covariates: one level of
+    each, such as ["line=K562"], instead of the control cell's. as_published: the official estimator, which is
+    library=10,000 and hold=False.
 
     Returns AnnData, perturbations x genes: X the effect; layers "standard_error", its Monte Carlo error (the arms share
     their control, so errors correlate between perturbations), and "variance" of g between cells of the arm;
@@ -142,12 +143,17 @@ def average_effects(
     "control_variance", mean and variance of g in the control arm; uns["samslib"] the settings, with the median library
     size and the share of simulated cells without counts, which read as zero.
     Memory does not grow with particles, and numbers do not depend on it. Raises ValueError for an unknown
-    perturbation, level or readout, fewer than 2 particles, or the Perturb-seq readout of real values.
+    perturbation, level or readout, fewer than 2 particles, the Perturb-seq readout of real values, covariates of a
+    model that reads none, or as_published with another `hold` or `library`.
     """
     data = align(data, model)
     read = choose_readout(readout, data)
     particles = whole("particles", particles, 2)  # a standard error needs two
-    hold, library = (False, 10_000.0) if as_published else (hold, library)
+    if as_published:
+        left_out("as_published is hold=False", hold=hold or None)
+        left_out("as_published is library=10,000", library=None if library == 10_000 else library)
+    hold = not as_published if hold is None else hold
+    library = (10_000.0 if as_published else "data") if library is None else library
     labels, dose = arms(data, perturbations)
     obs = training_cells(model, labels, dose)
     moments = {name: torch.zeros(2, len(dose), len(data.genes), dtype=torch.float64) for name in ("effect", "arm")}
@@ -373,6 +379,8 @@ def _simulate(
     size is fixed and each has a random stream of its own; cell 0 goes on with that of the shared latents."""
     active = dose.any(0).nonzero().squeeze(1)
     dose = dose[:, active]
+    if covariates and "covariates" not in model.uses:
+        left_out(f"{type(model).__name__} reads none", covariates=covariates)
     lend = _lender(data, library, covariates)
     for block, start in enumerate(range(0, particles, PARTICLES)):
         P = min(PARTICLES, particles - start)

@@ -38,7 +38,8 @@ def reference_cells(
 
     reference: "all", the official choice, which also holds cells that trained a model; or "train", "val" or "test", a
     part of `split` (a splitter of `samslib.splits`, or its words). controls: "same" part, or another by name.
-    Raises DataError for an unknown part, a part without a split, or one without control or perturbed cells.
+    Raises DataError for an unknown part, a part without a split or a split without a part, or a part without control
+    or perturbed cells.
     """
     check_data(data, "reference_cells")
     parts = ("all", "train", "val", "test")
@@ -48,6 +49,8 @@ def reference_cells(
             raise DataError(f"{name} is {part!r}; choose one of {parts}.")
         if part != "all" and split is None:
             raise DataError(f"{name} is {part!r}, a part of a split; give the split too.")
+    if split is not None and reference == controls == "all":
+        raise DataError("A split is given, but reference='all' is no part of it; name a part, or leave the split out.")
     word = None if split is None else split_words(data, split)
     inside = {part: np.ones(len(data), bool) if part == "all" else word == part for part in (reference, controls)}
     untreated = data.guides == 0

@@ -50,6 +50,13 @@ def number(name: str, value: Any) -> float:
     return float(value) if not isinstance(value, int) else value
 
 
+def left_out(why: str, /, **values: Any) -> None:
+    """Raises ValueError for the first value that is not None, which would change nothing, because of `why`."""
+    for name, value in values.items():
+        if value is not None:
+            raise ValueError(f"{name} is {value!r}, but {why}; leave {name} out.")
+
+
 def choose_device(name: str) -> torch.device:
     """ "auto" is the first CUDA GPU if there is one, else the CPU. Raises ValueError for a device that is not there."""
     if name == "auto":

@@ -20,6 +20,7 @@ import torch
 
 from samslib.data import DataError, PerturbationData, check_anndata, check_data
 from samslib.disk import canonical
+from samslib.options import left_out
 
 LOG = logging.getLogger("samslib")
 CLASSES = {"percent_mt": "MT-", "percent_ribo": "RP[SL]", "percent_hb": "HB[^(P)]"}  # how the genes' symbols begin
@@ -72,12 +73,13 @@ def thresholds(measured: pd.DataFrame, k: float = 5) -> pd.Series:
 
 
 def label(
-    adata: Any, layer: str | None = None, k: float = 5, doublets: bool | float = False, seed: int = 0,
+    adata: Any, layer: str | None = None, k: float | None = None, doublets: bool | float = False, seed: int = 0,
     limits: pd.Series | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """True where a cell fails: a column for each measure, "doublet" if asked for, and "fails", any of them.
 
-    limits: thresholds of other cells, to judge generated cells as the real ones were; by default those of these cells.
+    limits: thresholds of other cells, to judge generated cells as the real ones were; by default those of these cells
+    with k, which is 5 unless given.
     doublets: True for Scrublet's own threshold, between the two modes of the scores of doublets that it simulates, or a
     score between 0 and 1 above which a cell counts as a doublet. `attrs["thresholds"]` holds the limits used, by name.
     Then:
@@ -85,10 +87,12 @@ def label(
         adata.obs["fails"] = quality.label(adata)["fails"]
         data = PerturbationData.from_anndata(adata, quality="fails")
 
-    Raises as `measure` and `thresholds` do; DataError where Scrublet finds no limit.
+    Raises as `measure` and `thresholds` do; DataError where Scrublet finds no limit; ValueError for both k and limits.
     """
+    if limits is not None:
+        left_out("limits are given", k=k)
     measured = measure(adata, layer)
-    limits = thresholds(measured, k) if limits is None else limits
+    limits = thresholds(measured, 5 if k is None else k) if limits is None else limits
     table = pd.DataFrame(
         {n: v < limits[n] if n in BELOW else v > limits[n] for n, v in measured.items()}, index=measured.index
     )
@@ -110,20 +114,25 @@ def _doublets(adata: Any, layer: str | None, limit: float, seed: int) -> np.ndar
     return copy.obs["predicted_doublet"].to_numpy(dtype=bool)
 
 
-def with_twins(data: PerturbationData, most: int = 50, seed: int = 0, as_published: bool = False) -> PerturbationData:
+def with_twins(
+    data: PerturbationData, most: int | None = None, seed: int = 0, as_published: bool = False
+) -> PerturbationData:
     """The same cells, each with a twin: the cell as it would look in the other class, failing or passing.
 
     Gene by gene, its counts are multiplied by the other class's mean over that of its own, both among the cells of its
     label (real values are shifted by the difference). The label's own mean joins each class as one more cell, so that
     few cells give mild ratios; a twin is all zero where its label lacks a class.
     as_published: a twin is what a cell of its label looks like when it fails, for passing and failing cells alike: the
-    lower median (that of `torch.median`) of `most` cells drawn with replacement, or of as many as there are if fewer,
-    from the failing cells of the label; zeros if there are none. Only this uses `most` and `seed`.
+    lower median (that of `torch.median`) of `most` cells (50 unless given) drawn with replacement, or of as many as
+    there are if fewer, from the failing cells of the label; zeros if there are none. Nothing else is drawn by `seed`.
     Call it on each part of a split, so that no cell's twin is made of another part's cells. Raises DataError without a
-    quality flag.
+    quality flag, ValueError for `most` below 1 or without as_published.
     """
     if not check_data(data, "with_twins").quality:
         raise DataError("Twins need a quality flag; make the data with from_anndata(..., quality=<column of obs>).")
+    if not as_published:
+        left_out("only as_published draws cells", most=most)
+    most = 50 if most is None else most
     if most < 1:
         raise ValueError(f"most is {most}; a median needs at least 1 cell.")
     rng = np.random.default_rng(seed)

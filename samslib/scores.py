@@ -15,7 +15,7 @@ from scipy.special import ndtr
 from samslib.data import PerturbationData, did_you_mean, in_order
 from samslib.data_only import predictors
 from samslib.observed import Moments, data_effects, halves, readouts, reference_cells, replicates
-from samslib.options import choose
+from samslib.options import choose, left_out
 from samslib.splits import Splitter
 
 Key = tuple[str, str]  # perturbation, score
@@ -126,11 +126,14 @@ def score_table(
     cells are taken within levels of the covariates `within`, as in `data_effects`.
 
     Returns the columns of `effect_scores` with reference, model and the `noise_ceiling`; attrs["controls"] says whose
-    controls were used. Raises ValueError for an unknown reference, and as `effect_scores` and `reference_cells` do.
+    controls were used. Raises ValueError for an unknown reference, for controls that no reference uses, and as
+    `effect_scores` and `reference_cells` do.
     """
     word = in_order(split(data) if callable(split) else split, data.cells, "cells")
     inside = data[word == part]
     names = sorted(set(inside.labels[inside.guides > 0]))
+    if "held out" not in references:
+        left_out("only the reference 'held out' chooses controls", controls=controls)
     controls = controls or ("same" if (inside.guides == 0).any() else "val")
     tables = dict(predicted)
     if data_only:

@@ -157,14 +157,16 @@ def fit(
     that was never stopped, for data order and draws are functions of (seed, step) alone. `monitor` is called at each
     validation and its numbers become columns.
 
-    Raises DataError (a ValueError) if the data are not such as the model was made for (`samslib.align`), ValueError if
-    the folder holds another run;
-    FloatingPointError if the loss stops being finite (the best weights so far are restored first).
+    Raises DataError (a ValueError) if the data are not such as the model was made for (`samslib.align`); ValueError if a
+    setting would do nothing, or the folder holds another run; FloatingPointError if the loss stops being finite (the
+    best weights so far are restored first).
     """
     config = config or FitConfig()
     train, val = align(train, model), None if val is None else align(val, model)
     _check_likelihood(model, train)
     _check_critic(model, config)
+    if val is None and config.validation == "as_published":
+        raise ValueError("validation is 'as_published', but there are no cells to validate on; give val.")
     batches = -(-len(train) // config.batch_size)
     steps = config.steps or (config.epochs * batches if config.epochs else 30_000)
     every = config.validate_every or max(batches, -(-steps // 100))

@@ -155,6 +155,22 @@ def test_as_published_is_a_library_of_10000_without_holding(trained):
     same = samslib.average_effects(model, data, ["A"], particles=50, library=1e4, hold=False)
     np.testing.assert_array_equal(published.X, same.X)
     assert published.uns["samslib"]["median_library"] == 1e4 and not published.uns["samslib"]["hold"]
+    agreeing = {"as_published": True, "library": 10_000, "hold": False}
+    again = samslib.average_effects(model, data, ["A"], particles=50, **agreeing)
+    np.testing.assert_array_equal(published.X, again.X)
+    for name, value in (("library", 500), ("library", "data"), ("hold", True)):
+        with pytest.raises(ValueError, match=f"{name} is {value!r}, but as_published is {name}=.*; leave {name} out"):
+            samslib.average_effects(model, data, ["A"], particles=50, as_published=True, **{name: value})
+
+
+def test_covariates_of_a_model_that_reads_none_are_refused():
+    data = make_data(covariates=True)
+    with pytest.warns(UserWarning, match="SAMSVAE ignores the covariates"):
+        model = samslib.SAMSVAE(data.summary(), **SMALL)
+    for ask in (samslib.average_effects, samslib.effects.posterior_effects, samslib.sample_cells):
+        assert np.isfinite(ask(model, data, ["A"]).X.sum())
+        with pytest.raises(ValueError, match="covariates is .*, but SAMSVAE reads none; leave covariates out"):
+            ask(model, data, ["A"], covariates=["line=x", "plate=1"])
 
 
 def test_the_default_takes_depths_and_covariates_of_control_cells_together():

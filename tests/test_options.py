@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from samslib.options import above, at_least, choose, choose_device, number, whole
+from samslib.options import above, at_least, choose, choose_device, left_out, number, whole
 
 
 def test_a_wrong_choice_lists_what_exists():
@@ -51,3 +51,9 @@ def test_a_device_is_there_or_the_error_says_what_would_do():
     for name in ("abacus", f"cuda:{torch.cuda.device_count()}", 3.5):
         with pytest.raises(ValueError, match=f"Device {name!r} cannot be used here; take 'cpu' or 'auto'"):
             choose_device(name)
+
+
+def test_what_would_change_nothing_is_to_be_left_out():
+    left_out("b is given", a=None)
+    with pytest.raises(ValueError, match="a is 0, but b is given; leave a out"):
+        left_out("b is given", c=None, a=0)

@@ -81,6 +81,8 @@ def test_few_genes_fail_and_limits_of_other_cells_can_be_used():
     assert table.loc["cell7", "genes"] and table["genes"].sum() == 1
     limits = pd.Series(table.attrs["thresholds"])
     pd.testing.assert_frame_equal(quality.label(real[[3, 7]].copy(), limits=limits), table.iloc[[3, 7]])
+    with pytest.raises(ValueError, match="k is 3, but limits are given; leave k out"):
+        quality.label(real, k=3, limits=limits)
 
 
 def test_what_cannot_be_labelled_is_refused(caplog):
@@ -213,4 +215,6 @@ def test_twins_need_a_flag():
     with pytest.raises(DataError, match="with_twins needs a PerturbationData"):
         quality.with_twins(cells([[1] * 8] * 3))
     with pytest.raises(ValueError, match="most is 0"):
-        quality.with_twins(make_data(quality=True), most=0)
+        quality.with_twins(make_data(quality=True), most=0, as_published=True)
+    with pytest.raises(ValueError, match="most is 20, but only as_published draws cells; leave most out"):
+        quality.with_twins(make_data(quality=True), most=20)

@@ -197,6 +197,8 @@ def test_a_table_has_both_references_and_the_data_only_rows():
     pd.testing.assert_frame_equal(alone, table.query("reference == 'held out'").reset_index(drop=True))
     with pytest.raises(ValueError, match=r"reference is 'test'; choose one of \['held out', 'official'\]"):
         score_table(*asked, references=["test"])
+    with pytest.raises(ValueError, match="controls is 'val', but only the reference 'held out' chooses controls"):
+        score_table(*asked, references=["official"], controls="val")
     assert set(table["reference"]) == {"official", "held out"}
     assert set(table["model"]) == {"half"} | {
         f"data: {n}" for n in ("training cells", "mean effect", "shrunken", "low rank")

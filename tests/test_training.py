@@ -254,6 +254,8 @@ def test_bad_settings_and_data_are_refused(split, tmp_path):
     model = new_model(split[0])
     with pytest.raises(ValueError, match="lack 7 of the model's 12 genes"):
         fit(model, make_data(genes=5), None, FitConfig(steps=1, **QUICK))
+    with pytest.raises(ValueError, match="validation is 'as_published', but there are no cells to validate on"):
+        fit(model, split[0], None, FitConfig(steps=1, validation="as_published", **QUICK))
     with pytest.raises(ValueError, match="cannot be used here"):
         fit(model, *split, FitConfig(steps=1, device="cuda:7", **QUICK))
     fit(model, *split, FitConfig(steps=2, checkpoints=tmp_path, **QUICK))
