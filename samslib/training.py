@@ -157,8 +157,8 @@ def fit(
     that was never stopped, for data order and draws are functions of (seed, step) alone. `monitor` is called at each
     validation and its numbers become columns.
 
-    Raises DataError (a ValueError) if the data are not such as the model was made for (`samslib.align`); ValueError if a
-    setting would do nothing, or the folder holds another run; FloatingPointError if the loss stops being finite (the
+    Raises DataError (a ValueError) if the data are not such as the model was made for (`samslib.align`); ValueError if
+    a setting would do nothing, or the folder holds another run; FloatingPointError if the loss stops being finite (the
     best weights so far are restored first).
     """
     config = config or FitConfig()
