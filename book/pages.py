@@ -1,4 +1,4 @@
-"""The book's own Sphinx extension: equations, scripts and docstrings, so that a page needs no network."""
+"""The book's own Sphinx extension: outputs of chapters, equations, scripts and docstrings; a page needs no network."""
 
 import re
 import shutil
@@ -7,9 +7,32 @@ import subprocess
 import time
 from pathlib import Path
 
+import nbformat
+import outputs
 import sphinxcontrib.katex
 from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
 from sphinxcontrib.katex import KaTeXServer
+
+
+def _show_outputs(app: Sphinx, page: str, source: list[str]) -> None:
+    """A chapter's page is its notebook with the outputs that were kept; it is read again when those change."""
+    if Path(app.env.doc2path(page)).suffix != ".ipynb":
+        return
+    kept = outputs.place(Path(app.srcdir), page)
+    app.env.note_dependency(str(kept))
+    notebook = nbformat.reads(source[0], as_version=4)
+    try:
+        outputs.merge(notebook, nbformat.read(kept, as_version=4))
+    except (FileNotFoundError, ValueError):
+        raise ExtensionError(f"{page}.ipynb was not run with the code that it has now: run `make book`.") from None
+    source[0] = nbformat.writes(notebook)
+
+
+def _write_all(app: Sphinx, env) -> set[str]:
+    """Pages are read when they change, but all are written, since titles stand in the contents of each: a matter of
+    seconds, and a reference from an unchanged page that leads nowhere is told again."""
+    return env.found_docs
 
 
 def _typeset_here(app: Sphinx, config) -> None:
@@ -73,6 +96,8 @@ def _plain_docstring(app: Sphinx, kind: str, name: str, thing, options, lines: l
 
 
 def setup(app: Sphinx) -> dict:
+    app.connect("source-read", _show_outputs)
+    app.connect("env-get-updated", _write_all)
     app.connect("config-inited", _typeset_here)
     app.connect("html-page-context", _drop_thebe, priority=900)
     app.connect("autodoc-process-docstring", _plain_docstring)
