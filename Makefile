@@ -14,8 +14,9 @@ SCRATCH := .tested/chapters
 # Small tensors: more threads than one only wait for each other, the more so on a busy machine.
 export OMP_NUM_THREADS ?= 1
 
+# After a change of prose alone, only the pages that changed are read; FULL=1 reads all.
 book: $(READY)
-	$(BIN)/python book/build.py
+	$(BIN)/python book/build.py $(if $(FULL),--full)
 
 # The chapters run as copies, whose outputs then go into the book: it is checked whole, and nothing is run twice.
 # (Not under _build, which nbmake passes over.)

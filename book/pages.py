@@ -1,4 +1,4 @@
-"""The book's own Sphinx extension: equations, scripts and docstrings, so that a page needs no network."""
+"""The book's own Sphinx extension: outputs of chapters, equations, scripts and docstrings; a page needs no network."""
 
 import pkgutil
 import re
@@ -8,14 +8,35 @@ import subprocess
 import time
 from pathlib import Path
 
+import nbformat
+import outputs
 import sphinxcontrib.katex
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 from sphinxcontrib.katex import KaTeXServer
 
-import samslib
+
+def _show_outputs(app: Sphinx, page: str, source: list[str]) -> None:
+    """A chapter's page is its notebook with the outputs that were kept; it is read again when those change."""
+    if Path(app.env.doc2path(page)).suffix != ".ipynb":
+        return
+    kept = outputs.place(Path(app.srcdir), page)
+    app.env.note_dependency(str(kept))
+    notebook = nbformat.reads(source[0], as_version=4)
+    try:
+        outputs.merge(notebook, nbformat.read(kept, as_version=4))
+    except (FileNotFoundError, ValueError):
+        raise ExtensionError(f"{page}.ipynb was not run with the code that it has now: run `make book`.") from None
+    source[0] = nbformat.writes(notebook)
+
+
+def _write_all(app: Sphinx, env) -> set[str]:
+    """Pages are read when they change, but all are written, since titles stand in the contents of each: a matter of
+    seconds, and a reference from an unchanged page that leads nowhere is told again."""
+    return env.found_docs
 
 
 def _typeset_here(app: Sphinx, config) -> None:
@@ -83,6 +104,8 @@ def documented(page: str) -> dict[str, list[str]]:
     package among them holds; where it names nothing, all that the others leave out. Raises ValueError for an unknown
     module.
     """
+    import samslib  # here, for it takes seconds and most builds do not document it again
+
     known = [m.name for m in pkgutil.walk_packages(samslib.__path__, "samslib.") if not m.name.endswith("__main__")]
 
     def within(name: str) -> list[str]:
@@ -112,6 +135,8 @@ class _Modules(SphinxDirective):
 
 def setup(app: Sphinx) -> dict:
     app.add_directive("modules", _Modules)
+    app.connect("source-read", _show_outputs)
+    app.connect("env-get-updated", _write_all)
     app.connect("config-inited", _typeset_here)
     app.connect("html-page-context", _drop_thebe, priority=900)
     app.connect("autodoc-process-docstring", _plain_docstring)

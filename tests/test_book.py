@@ -9,7 +9,9 @@ from typing import Literal
 import nbformat
 import pandas as pd
 import pytest
+from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from nbformat.v4 import new_code_cell, new_notebook
+from test_layout import ROOT
 
 from samslib import book
 from samslib.book.__main__ import main
@@ -17,7 +19,9 @@ from samslib.book.__main__ import main
 PARAMETERS = """steps: int = 3  # training steps
 learning_rate: float = 3e-4  # of Adam
 posterior: Literal["mean_field", "correlated"] = "correlated"  # of E given M
-data: str = "sams-sim"  # a name that datasets.load knows"""
+data: str = "sams-sim"  # a name that datasets.load knows
+priors: list[float] = [0.1, 0.01]  # of the masks
+sizes: list[int] = []  # of the latent"""
 
 
 def cell(source, tag=None):
@@ -30,7 +34,7 @@ def chapter(tmp_path):
         cell("from typing import Literal\nfrom samslib import book"),
         cell(PARAMETERS, "parameters"),
         cell("checked = book.check_parameters(globals(), steps=(1, None))\nprint(checked)"),
-        cell("assert steps != 13, 'unlucky'"),
+        cell("import os\nassert steps != 13, 'unlucky\\nin two lines'\nsteps != 99 or os.kill(os.getpid(), 9)"),
     ]
     path = tmp_path / "01_tiny.ipynb"
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
@@ -94,6 +98,7 @@ def test_a_chapter_lists_its_parameters(chapter, capsys):
     assert main(["parameters", str(chapter)]) == 0
     listed = capsys.readouterr().out
     assert "'mean_field' or 'correlated'" in listed and "training steps" in listed and "0.0003" in listed
+    assert "whole numbers with spaces between them" in listed and "[0.1, 0.01]" in listed
 
 
 @pytest.mark.parametrize(
@@ -125,6 +130,9 @@ def test_a_run_sets_parameters_from_file_and_line(chapter, tmp_path, capsys, cap
     [
         (["-p", "step", "3"], "no parameter 'step': did you mean 'steps'?"),
         (["-p", "steps", "many"], "'steps' must be a whole number, but it is 'many'"),
+        (["-p", "priors", "0.1;0.01"], "be numbers with spaces between them, but one of them is '0.1;0.01' (str)"),
+        (["-p", "sizes", "10 20.5"], "'sizes' must be whole numbers with spaces between them"),
+        (["-p", "priors", "0.1 1e999"], "'priors[1]' must be a finite number"),
         (["-f", "none.yaml"], "no parameter file 'none.yaml'"),
     ],
 )
@@ -134,11 +142,84 @@ def test_a_wrong_run_stops_before_it_starts(chapter, tmp_path, capsys, words, sa
     assert says in capsys.readouterr().err and not output.exists()
 
 
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("steps: 7\nlearning_rate: 1: 2\n", "line 2, is not YAML (mapping values are not allowed here): write"),
+        ("steps: 7\n\tlatent: 3\n", "mine.yaml, line 2, is not YAML"),
+        ("steps: 7\ndata: 'sams\n\n\n", "mine.yaml, line 2, is not YAML"),  # the quote, not the end of the file
+        ("priors: [0.1,\nsteps: 7\n\n", "mine.yaml, line 1, is not YAML"),
+        ("steps: 7\nlatent\nwidth: 3\n", "mine.yaml, line 2, is not YAML"),
+        ("steps 7\n", "mine.yaml must hold lines of `name: value`"),
+        ("", "mine.yaml must hold lines of `name: value`"),
+        (b"steps: 7 # \xe9\n", "mine.yaml is not a text file in UTF-8"),
+        ("steps: 7\x00\n", "mine.yaml is not a text file in UTF-8"),
+        ("7: steps\n", "There is no parameter 7: the chapter has steps"),
+    ],
+)
+def test_a_parameter_file_that_is_none_is_told_in_one_line_with_the_place(chapter, tmp_path, capsys, text, says):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert main(["run", str(chapter), "-f", str(path), "-o", str(tmp_path / "out.ipynb")]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert says in said and (str(path) in said or "no parameter" in said)
+
+
+def test_a_notebook_that_cannot_be_written_or_read_is_told_in_one_line(chapter, tmp_path, capsys):
+    (tmp_path / "file").write_text("{}")
+    for output, why in ((tmp_path, "Is a directory"), (tmp_path / "file" / "out.ipynb", "")):
+        assert main(["run", str(chapter), "-o", str(output)]) == 2
+        (said,) = capsys.readouterr().err.splitlines()
+        assert said.startswith(f"The notebook cannot be written to {output} ({why}") and "-o, such as mine" in said
+    for wrong in ("file", "mine.py"):
+        (tmp_path / "mine.py").write_text("steps = 3")
+        assert main(["run", str(tmp_path / wrong)]) == 2
+        (said,) = capsys.readouterr().err.splitlines()
+        assert f"{wrong} is not a notebook: name one" in said
+
+
 def test_a_failing_run_leaves_what_it_did_and_one_line(chapter, tmp_path, capsys):
     output = tmp_path / "out.ipynb"
     assert main(["run", str(chapter), "-p", "steps", "13", "-o", str(output)]) == 1
-    assert "AssertionError: unlucky" in capsys.readouterr().err.splitlines()[-1]
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == (
+        f"01_tiny.ipynb failed in cell 5: AssertionError: unlucky in two lines. What was run so far is in {output}."
+    )
     assert "'steps': 13" in output.read_text()
+
+
+def test_a_run_that_cannot_start_or_loses_its_kernel_tells_the_remedy(chapter, tmp_path, monkeypatch, capsys):
+    said = ["run", str(chapter), "-o", str(tmp_path / "out.ipynb"), "-p", "steps"]
+    assert main([*said, "99"]) == 1  # the cell kills its kernel
+    assert "lost its kernel, mostly a sign that memory ran out" in capsys.readouterr().err.splitlines()[-1]
+
+    def missing(manager, name):
+        raise NoSuchKernel(name)
+
+    monkeypatch.setattr(KernelSpecManager, "get_kernel_spec", missing)
+    assert main([*said, "3"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "Jupyter has no kernel 'python3' to run chapters in: `python -m pip install ipykernel` gives it one."
+    )
+    monkeypatch.setitem(sys.modules, "papermill", None)
+    assert main([*said, "3"]) == 2
+    assert "Chapters run with papermill, which is missing: python -m pip install" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text, values",
+    [("0.1 1e-3", [0.1, 0.001]), ("0.1,1e-3", [0.1, 0.001]), ("[0.1, 1e-3]", [0.1, 0.001]), ("1", [1.0]), ("", [])],
+)
+def test_a_list_of_numbers_is_read_from_a_shell_a_file_and_papermill(text, values):
+    parameter = book.Parameter("priors", list[float], [0.5], "")
+    assert parameter.check(parameter.read(text)) == values
+    given = {"__annotations__": {"priors": "list[float]"}, "priors": text}
+    assert book.check_parameters(given, priors=(0, 1))["priors"] == values == given["priors"]
+    assert all(type(value) is float for value in given["priors"])
+    for already in ([0.1, "1e-3"], 0.1):
+        assert parameter.check(already)[0] == 0.1
+    with pytest.raises(book.ParameterError, match=r"'priors\[0\]' must be at least 2"):
+        book.check_parameters({"__annotations__": {"priors": list[float]}, "priors": "1.5 3"}, priors=(2, None))
 
 
 def test_plain_papermill_with_an_unknown_name_fails_too(chapter, tmp_path):
@@ -198,3 +279,20 @@ def test_the_training_part_is_the_parameters_and_the_cells_tagged_training(chapt
         main(["run", str(chapter), "--training", "-p", "steps", "13", "-o", str(ran)]) == 0
     )  # the last cell would fail
     assert "{'steps': 13" in nbformat.read(ran, 4).cells[-1].outputs[0].text
+
+
+@pytest.mark.parametrize(
+    "chapter, name, value",
+    [
+        ("04_replogle", "priors", "0.1;0.01"),
+        ("04_replogle", "sizes", "40 80.5"),
+        ("04_replogle", "betas", "five"),
+        ("05_norman_combinatorial", "fractions", "0 half"),
+        ("05_norman_combinatorial", "split_seeds", "0-4"),
+        ("05_norman_combinatorial", "encodings", "compositional,unique"),
+    ],
+)
+def test_what_a_chapter_takes_several_of_is_refused_before_it_runs(chapter, name, value):
+    parameter = book.declared(ROOT / "chapters" / f"{chapter}.ipynb")[name]
+    with pytest.raises(book.ParameterError, match=f"Parameter '{name}' must be"):
+        parameter.check(parameter.read(value))

@@ -115,6 +115,15 @@ def test_a_wrong_plan_is_refused_before_anything_runs(folder, models, spec, erro
         grid.runs("tiny")
 
 
+def test_a_plan_or_file_that_cannot_be_read_is_told_with_its_place(folder, capsys):
+    write_plan(folder, ["a"], file="book/none.yaml")
+    assert grid.main(["list", "tiny"]) == 2 and "no parameter file" in capsys.readouterr().err
+    (folder / "book" / "none.yaml").write_text("rate: 0.1\nonly: a: b\n")
+    assert grid.main(["list", "tiny"]) == 2 and "none.yaml, line 2, is not YAML" in capsys.readouterr().err
+    (folder / "book" / "grid.yaml").write_text("tiny:\n\tdemo: {}\n")
+    assert grid.main(["list", "tiny"]) == 2 and "grid.yaml, line 2, is not YAML" in capsys.readouterr().err
+
+
 def test_unknown_names_are_told(folder, capsys):
     assert grid.main(["list", "tiny"]) == 2 and "no book/grid.yaml" in capsys.readouterr().err
     write_plan(folder, ["a"])

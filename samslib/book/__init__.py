@@ -10,6 +10,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import textwrap
 import tokenize
@@ -40,7 +41,12 @@ class Parameter:
     help: str
 
     def read(self, text: Any) -> Any:
-        """A value from a shell or a YAML file as the declared type reads it, so that "1e-3" is a number."""
+        """A value from a shell or a YAML file as the declared type reads it, so that "1e-3" is a number, and so are
+        the two of "0.1 1e-3" where a list of numbers is declared."""
+        if item := _item(self.annotation):
+            words = re.split(r"[\s,]+", text.strip("[] ")) if isinstance(text, str) else text
+            words = words if isinstance(words, list) else [words]
+            return [Parameter(self.name, item, None, "").read(word) for word in words if word != ""]
         if not isinstance(text, str) or any(
             kind is str or get_origin(kind) is Literal for kind in _choices(self.annotation)
         ):
@@ -50,12 +56,18 @@ class Parameter:
         return {"true": True, "false": False, "null": None}.get(text.lower(), text)
 
     def check(self, value: Any, bounds: Bounds = (None, None)) -> Any:
-        """The value (a float if one is declared and an int given). Raises ParameterError with the remedy."""
-        if not _fits(value, self.annotation):
-            raise ParameterError(
-                f"Parameter {self.name!r} must be {spoken(self.annotation)}, but it is {value!r} "
-                f"({type(value).__name__})."
-            )
+        """The value (a float if one is declared and an int given), or, of a list, the values, which may still be
+        text. `bounds` are of a number, or of each in the list. Raises ParameterError with the remedy."""
+        item = _item(self.annotation)
+        values = self.read(value) if item else [value]  # papermill's own command line leaves "0.1 1e-3" a text
+        for one in values:
+            if not _fits(one, item or self.annotation):
+                raise ParameterError(
+                    f"Parameter {self.name!r} must be {spoken(self.annotation)}, but {'one of them' if item else 'it'} "
+                    f"is {one!r} ({type(one).__name__})."
+                )
+        if item:
+            return [Parameter(f"{self.name}[{i}]", item, None, "").check(one, bounds) for i, one in enumerate(values)]
         if isinstance(value, float) and not math.isfinite(value):
             raise ParameterError(f"Parameter {self.name!r} must be a finite number, but it is {value!r}.")
         low, high = bounds
@@ -70,9 +82,10 @@ class Parameter:
 def check_parameters(namespace: dict[str, Any], **bounds: Bounds) -> dict[str, Any]:
     """Check what a run gave the cell tagged `parameters`: in the next cell, `check_parameters(globals())`.
 
-    The cell declares annotated scalars (`steps: int = 300`), with `Literal["a", "b"]` for a choice. papermill
-    sets parameters in a cell of its own after that one and only warns of names that it does not know; here
-    they are errors. `bounds` gives the least and greatest value of a number, as in `steps=(1, None)`.
+    The cell declares annotated scalars (`steps: int = 300`), with `Literal["a", "b"]` for a choice, and lists of
+    numbers (`list[float]`), for which text such as "0.1 0.01" is read. papermill sets parameters in a cell of its own
+    after that one and only warns of names that it does not know; here they are errors. `bounds` gives the least and
+    greatest value of a number, or of each in a list, as in `steps=(1, None)`.
 
     Returns the parameters as a dict, in the order declared. Raises ParameterError for an unknown name (with
     the nearest known one), a value of the wrong type (a whole number is a float, a bool is not a number) and
@@ -101,7 +114,7 @@ def refuse_unknown(names: Iterable[str], known: Mapping[str, Any]) -> None:
     """Raises ParameterError for the first name that is not known, with the nearest one that is."""
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+            near = difflib.get_close_matches(str(name), known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"the chapter has {', '.join(known)}."
             raise ParameterError(f"There is no parameter {name!r}: {hint}")
 
@@ -121,8 +134,13 @@ def _evaluated(annotation: Any) -> Any:
         return eval(annotation, names)  # the chapter's own source, which is about to run anyway
     except Exception as error:
         raise ParameterError(
-            f"Annotation {annotation!r} is not understood: use int, float, str, bool or Literal[...]."
+            f"Annotation {annotation!r} is not understood: use int, float, str, bool, list[int] or Literal[...]."
         ) from error
+
+
+def _item(annotation: Any) -> Any:
+    """The type of the numbers in a list that is declared as one; else None."""
+    return get_args(annotation)[0] if get_origin(annotation) is list else None
 
 
 def _choices(annotation: Any) -> tuple[Any, ...]:
@@ -148,6 +166,7 @@ def _fits(value: Any, annotation: Any) -> bool:
 def spoken(annotation: Any) -> str:
     """A type in words: "a whole number", "'mean_field' or 'correlated'"."""
     words = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", NoneType: "None"}
+    words |= {list[int]: "whole numbers with spaces between them", list[float]: "numbers with spaces between them"}
     parts = []
     for kind in _choices(annotation):
         if get_origin(kind) is Literal:
@@ -160,13 +179,16 @@ def spoken(annotation: Any) -> str:
 def declared(chapter: str | Path) -> dict[str, Parameter]:
     """The parameters that a notebook declares, by name, without running it.
 
-    Raises ParameterError if not exactly one cell is tagged `parameters`, or if that cell holds anything but
-    annotated scalars; FileNotFoundError if there is no such notebook.
+    Raises ParameterError if the file is not a notebook, if not exactly one of its cells is tagged `parameters`, or if
+    that cell holds anything but annotated scalars and lists; FileNotFoundError if there is no such file.
     """
     path = Path(chapter)
     if not path.is_file():
         raise FileNotFoundError(f"There is no notebook {str(chapter)!r}: name one such as chapters/02_inference.ipynb.")
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    try:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    except (ValueError, KeyError, TypeError):
+        raise ParameterError(f"{chapter} is not a notebook: name one such as chapters/02_inference.ipynb.") from None
     sources = ["".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", [])]
     if len(sources) != 1:
         raise ParameterError(f"{path.name} has {len(sources)} cells tagged 'parameters': give it exactly one.")
@@ -181,6 +203,41 @@ def declared(chapter: str | Path) -> dict[str, Parameter]:
         name, kind = line.target.id, _evaluated(ast.unparse(line.annotation))
         found[name] = Parameter(name, kind, ast.literal_eval(line.value), comments.get(line.end_lineno or 0, ""))
     return found
+
+
+def parameter_file(path: Path) -> dict[str, Any]:
+    """What the lines `name: value` of a YAML file say.
+
+    Raises ParameterError that names the file, and the line if there is one, for a file that is not of this form;
+    FileNotFoundError if there is none.
+    """
+    import yaml
+
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no parameter file {str(path)!r}: look in book/runs/ for those that exist.")
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        begun, mark = error.context_mark, error.problem_mark
+        # A quote or bracket that is never closed is missed at the end of the file, but stands where it was opened.
+        if begun and (isinstance(error, yaml.scanner.ScannerError) or not mark or mark.index >= len(text.rstrip())):
+            mark = begun
+        where = f"{path}, line {mark.line + 1}," if mark else f"{path}"
+        raise ParameterError(
+            f"{where} is not YAML ({error.problem}): write `name: value`, with a value that has quotes, colons or "
+            "brackets in it between quotes."
+        ) from None
+    except (UnicodeDecodeError, yaml.YAMLError):
+        raise ParameterError(f"{path} is not a text file in UTF-8: write lines of `name: value`.") from None
+    if not isinstance(values, dict):
+        raise ParameterError(f"{path} must hold lines of `name: value`.")
+    return values
+
+
+def no_kernel(name: str) -> str:
+    """What to do if Jupyter has no kernel of this name."""
+    return f"Jupyter has no kernel {name!r} to run chapters in: `python -m pip install ipykernel` gives it one."
 
 
 def training_part(chapter: str | Path) -> Any:

@@ -18,7 +18,17 @@ from typing import Any
 
 import pandas as pd
 
-from samslib.book import Parameter, ParameterError, declared, refuse_unknown, root, spoken, training_part
+from samslib.book import (
+    Parameter,
+    ParameterError,
+    declared,
+    no_kernel,
+    parameter_file,
+    refuse_unknown,
+    root,
+    spoken,
+    training_part,
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,41 +56,50 @@ def main(arguments: list[str] | None = None) -> int:
         return _run(options, known)
     except (ParameterError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
-        return 2
+    except ModuleNotFoundError as error:
+        print(f"Chapters run with {error.name}, which is missing: python -m pip install -e '.[book]'", file=sys.stderr)
+    return 2
 
 
 def _run(options: argparse.Namespace, known: Mapping[str, Parameter]) -> int:
     import papermill
+    from jupyter_client.kernelspec import NoSuchKernel
+    from nbclient.exceptions import DeadKernelError
 
-    given = (_parameter_file(options.file) if options.file else {}) | dict(options.parameter)
+    given = (parameter_file(options.file) if options.file else {}) | dict(options.parameter)
     refuse_unknown(given, known)
     values = {name: known[name].check(known[name].read(value)) for name, value in given.items()}
+    chapter = training_part(options.chapter) if options.training else options.chapter
     stem = f"{options.chapter.stem}-{options.file.stem}" if options.file else options.chapter.stem
     output = options.output or root() / "_build" / "runs" / f"{stem}.ipynb"
-    output.parent.mkdir(parents=True, exist_ok=True)
+    _refuse_unwritable(output)
     # It calls parameters with a list of choices unknown, for it cannot read their annotation; they were checked above.
     logging.getLogger("papermill").addFilter(lambda record: "Passed unknown parameter" not in record.getMessage())
-    chapter = training_part(options.chapter) if options.training else options.chapter
-    start = time.perf_counter()
+    name, start = options.chapter.name, time.perf_counter()
     try:
         papermill.execute_notebook(chapter, output, values, kernel_name="python3", cwd=options.chapter.parent)
+    except NoSuchKernel as error:
+        problem = no_kernel(error.name)
+    except DeadKernelError:
+        problem = f"{name} lost its kernel, mostly a sign that memory ran out: take less, such as a smaller batch_size."
     except papermill.PapermillExecutionError as error:
-        problem = f"{options.chapter.name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}"
-        print(f"{problem.rstrip('.')}. What was run so far is in {output}.", file=sys.stderr)
-        return 1
-    print(f"{options.chapter.name} ran in {time.perf_counter() - start:.0f} s; the notebook is {output}.")
-    return 0
+        said = " ".join(f"{error.ename}: {error.evalue}".split()).rstrip(".")
+        problem = f"{name} failed in cell {error.exec_count}: {said}. What was run so far is in {output}."
+    else:
+        print(f"{name} ran in {time.perf_counter() - start:.0f} s; the notebook is {output}.")
+        return 0
+    print(problem, file=sys.stderr)
+    return 1
 
 
-def _parameter_file(path: Path) -> dict[str, Any]:
-    import yaml
-
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no parameter file {str(path)!r}: look in book/runs/ for those that exist.")
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(values, dict):
-        raise ParameterError(f"{path.name} must hold lines of `name: value`.")
-    return values
+def _refuse_unwritable(output: Path) -> None:
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.open("a").close()
+    except OSError as error:
+        raise ParameterError(
+            f"The notebook cannot be written to {output} ({error.strerror}): name a file with -o, such as mine.ipynb."
+        ) from None
 
 
 if __name__ == "__main__":

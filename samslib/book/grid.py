@@ -31,7 +31,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from samslib.book import ParameterError, declared, read_results, refuse_unknown, results_path, root, write_results
+from samslib.book import (
+    ParameterError,
+    declared,
+    parameter_file,
+    read_results,
+    refuse_unknown,
+    results_path,
+    root,
+    write_results,
+)
 
 PLAN = "book/grid.yaml"
 SPEC = ("chapter", "file", "parameters", "axes", "variants")
@@ -68,13 +77,11 @@ class Run:
 
 def plan() -> dict[str, dict[str, dict[str, Any]]]:
     """preset -> experiment -> what `book/grid.yaml` says of it; a name with a dot in front only holds what others
-    repeat. Raises GridError if there is no such file, or it is not of this form."""
-    import yaml
-
+    repeat. Raises GridError if there is no such file, or it is not of this form, ParameterError if it is not YAML."""
     if not (root() / PLAN).is_file():
         raise GridError(f"There is no {PLAN}: it holds the presets; take it from the repository.")
-    presets = yaml.safe_load((root() / PLAN).read_text(encoding="utf-8"))
-    presets = {name: kinds for name, kinds in (presets or {}).items() if not name.startswith(".")}
+    presets = parameter_file(root() / PLAN)
+    presets = {name: kinds for name, kinds in presets.items() if not name.startswith(".")}
     if not all(isinstance(kinds, dict) for kinds in presets.values()):
         raise GridError(f"{PLAN} must hold `preset:`, below each `experiment:`, and below each {', '.join(SPEC)}.")
     return presets
@@ -85,10 +92,8 @@ def runs(preset: str) -> dict[str, Run]:
     parameters), on top of its `file` and `parameters`.
 
     Raises GridError for an unknown preset or key and for two runs of one name, ParameterError for a parameter that the
-    chapter does not have or a value of the wrong type.
+    chapter does not have or a value of the wrong type, FileNotFoundError for a file that is not there.
     """
-    import yaml
-
     presets = plan()
     if preset not in presets:
         raise GridError(f"There is no preset {preset!r} in {PLAN}: choose {' or '.join(presets)}.")
@@ -97,7 +102,7 @@ def runs(preset: str) -> dict[str, Run]:
         if unknown := set(spec) - set(SPEC):
             raise GridError(f"{PLAN}, {preset}, {experiment}: there is no key {min(unknown)!r}; use {', '.join(SPEC)}.")
         known = declared(root() / spec["chapter"])
-        common = yaml.safe_load((root() / spec["file"]).read_text(encoding="utf-8")) if "file" in spec else {}
+        common = parameter_file(root() / spec["file"]) if "file" in spec else {}
         common = common | spec.get("parameters", {})
         axes = {name: list(values) for name, values in spec.get("axes", {}).items()}
         for variant in spec.get("variants", [{}]):
