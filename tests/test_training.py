@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import signal
 
 import anndata as ad
@@ -60,24 +59,52 @@ def test_stopped_and_resumed_is_bit_for_bit_the_run_that_was_not(split, tmp_path
     pd.testing.assert_frame_equal(rows.drop(columns="seconds"), resumed.drop(columns="seconds"), check_exact=True)
 
 
-def test_ctrl_c_returns_what_there_is_and_resumes(split, tmp_path):
-    def interrupt_at_8(model):
-        if not calls:
-            os.kill(os.getpid(), signal.SIGINT)
-        calls.append(1)
-        return {}
+@pytest.fixture
+def sigint():
+    """Sets what an interrupt does, at first what it does in Python, whatever the shell that runs the tests set; and
+    puts that back."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda handler: signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGINT, before)
 
-    calls: list[int] = []
+
+def interrupt(model, times=1):
+    """A monitor that presses Ctrl-C."""
+    for _ in range(times):
+        signal.raise_signal(signal.SIGINT)
+    return {}
+
+
+def test_ctrl_c_returns_what_there_is_and_resumes(split, tmp_path, sigint):
     config = FitConfig(steps=20, validate_every=8, checkpoints=tmp_path, **QUICK)
     stopped = new_model(split[0])
-    history = fit(stopped, *split, config, monitor=interrupt_at_8)
+    history = fit(stopped, *split, config, monitor=interrupt)
     assert history.attrs["interrupted"] and list(history.index) == [8]
-    handler = signal.getsignal(signal.SIGINT)
-    assert handler is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     whole, again = new_model(split[0]), new_model(split[0])
     fit(whole, *split, FitConfig(steps=20, validate_every=8, **QUICK))
     fit(again, *split, config)
     assert same_weights(whole, again)
+
+
+def test_a_second_ctrl_c_breaks_off(split, sigint):
+    with pytest.raises(KeyboardInterrupt):
+        fit(new_model(split[0]), *split, FitConfig(steps=4, **QUICK), monitor=lambda model: interrupt(model, 2))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_where_interrupts_are_ignored_they_stay_so(split, sigint):
+    """As in a job that a script started in the background, which a Ctrl-C meant for another must not end."""
+    sigint(signal.SIG_IGN)
+    history = fit(new_model(split[0]), *split, FitConfig(steps=4, validate_every=2, **QUICK), monitor=interrupt)
+    assert list(history.index) == [2, 4] and not history.attrs["interrupted"]
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_a_handler_that_is_not_pythons_is_left_in_place(split, sigint, monkeypatch):
+    """As in R, whose own one Python knows only as None and could not put back."""
+    monkeypatch.setattr(signal, "getsignal", lambda number: None)
+    assert list(fit(new_model(split[0]), *split, FitConfig(steps=2, **QUICK)).index) == [2]
 
 
 def test_the_best_weights_on_validation_are_kept(split):
@@ -204,6 +231,17 @@ def test_clip_iwelbo_and_published_validation(split):
     assert "val_E" in a
     b = fit(new_model(split[0]), *split, FitConfig(steps=4, objective="iwelbo", **QUICK))
     assert (b["loss"] < -b[["x", "z_basal", "M", "E"]].sum(axis=1)).all()
+
+
+def test_published_validation_charges_the_validation_cells_own_counts(data):
+    """The prior of a mask's probability at its one value, log Beta(p; 1, 5), is known without drawing: all of it is
+    charged once to the validation cells, of which there are half as many as training cells."""
+    train, val = data[np.arange(90) // 5 % 3 > 0], data[np.arange(90) // 5 % 3 == 0]
+    torch.manual_seed(3)
+    model = samslib.BetaBernoulliSAMSVAE(train.summary(), **SMALL)
+    history = fit(model, train, val, FitConfig(steps=4, validation="as_published", keep="last", **QUICK))
+    once = torch.distributions.Beta(1.0, 5.0).log_prob(model.mask_logits.sigmoid()).sum().item()
+    assert history["val_pi"].iloc[-1] == pytest.approx(once / len(val), rel=1e-4)
 
 
 def test_warm_up_weighs_all_but_the_likelihood(split):
