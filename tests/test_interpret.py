@@ -237,6 +237,20 @@ def test_guides_of_a_gene_never_straddle_the_folds():
     assert forest(kept) < 0.6 and forest(leaking) > forest(kept) + 0.25
 
 
+def test_the_interval_of_an_accuracy_is_over_genes():
+    """Two pathways of 50 genes, three guides each, on one axis whose sign gives the pathway in four genes of five: the
+    accuracy is 0.8 with a standard error of sqrt(0.8 * 0.2 / 100) = 0.04. Over guides it would be 0.023."""
+    names = [f"G{g}_{guide}" for g in range(100) for guide in "abc"]
+    pathway = np.arange(100) % 2
+    sign = np.where(np.arange(100) // 2 % 5, 1, -1) * (2 * pathway - 1)
+    table = anndata.AnnData(sign.repeat(3)[:, None] * 1.0, obs=pd.DataFrame(index=names))
+    labels = dict(zip(names, pathway.repeat(3).astype(str), strict=True))
+    row = pathway_prediction(table, labels, trees=0, permutations=0).iloc[0]
+    assert row["balanced_accuracy"] == pytest.approx(0.8)
+    interval = [0.8 - 1.96 * 0.04, 0.8 + 1.96 * 0.04]
+    np.testing.assert_allclose(row[["low", "high"]].astype(float), interval, atol=0.008)
+
+
 def test_balanced_accuracy_is_scikit_learns():
     rng = np.random.default_rng(0)
     y, predicted, weight = rng.integers(4, size=50), rng.integers(4, size=50), rng.random(50)
