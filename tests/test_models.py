@@ -413,6 +413,7 @@ def test_cpa_dose_curves_are_their_formulas_and_zero_at_zero():
             curves.bias.copy_(torch.tensor([0.5, 1.0]))
         expected = torch.sigmoid(curves.slope * amount + curves.bias) - torch.sigmoid(curves.bias)
         torch.testing.assert_close(curves(dose), expected)
+        torch.testing.assert_close(curves(dose[:, 1:], torch.tensor([1])), expected[:, 1:])
     network = DoseCurves("network", 2, 8, 2)
     out = network(dose)
     assert (out[[0, 1], [0, 1]] == 0).all() and (out[[0, 1], [1, 0]] > 0).all()

@@ -21,11 +21,12 @@ def cells(rows, names=GENES, matrix=sp.csr_matrix):
 @pytest.mark.parametrize("matrix", [sp.csr_matrix, sp.csc_matrix, np.asarray])
 def test_measures_of_one_cell_by_hand(matrix):
     """HBP1 is no haemoglobin, and lower case no human mitochondrion."""
-    found = quality.measure(cells([[1, 2, 3, 4, 5, 5, 0, 0], [0] * 8], matrix=matrix))
+    found = quality.measure(cells([[1, 2, 3, 4, 5, 5, 0, 0], [0] * 8, [1] + [0] * 7], matrix=matrix))
     assert found.iloc[0].to_dict() == pytest.approx(
         {"counts": 20, "genes": 6, "percent_mt": 5, "percent_ribo": 25, "percent_hb": 20}
     )
-    assert (found.iloc[1] == 0).all() and list(found.index) == ["cell0", "cell1"]
+    assert (found.iloc[1] == 0).all() and list(found.index) == ["cell0", "cell1", "cell2"]
+    assert found.loc["cell2", "percent_mt"] == 100
 
 
 def test_limits_are_k_plain_deviations_and_the_limit_itself_passes():
@@ -135,6 +136,15 @@ def test_a_twin_is_the_cell_in_the_other_class(counts):
     assert twin[fails, -1].mean() < 0.5 * x[fails, -1].mean() or not counts
 
 
+def test_a_cell_fails_by_any_of_its_flags():
+    data = make_data(quality=True)
+    second = np.hstack([data.qc, np.roll(data.qc, 1, axis=0)])
+    both = quality.with_twins(quality.replace(data, qc=second, quality=("fails", "doublet")))
+    union = quality.with_twins(quality.replace(data, qc=second.max(1, keepdims=True)))
+    np.testing.assert_array_equal(both.twin.toarray(), union.twin.toarray())
+
+
+@pytest.mark.filterwarnings("error")
 def test_a_label_without_one_of_the_classes_has_no_twins_and_a_gene_nobody_expresses_stays_out():
     data = make_data(quality=True)
     x = data.x.toarray()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import signal
 
 import anndata as ad
@@ -57,6 +58,19 @@ def test_stopped_and_resumed_is_bit_for_bit_the_run_that_was_not(split, tmp_path
     resumed = fit(again, *split, FitConfig(steps=14, validate_every=4, checkpoints=folder, **QUICK))
     assert same_weights(whole, again)
     pd.testing.assert_frame_equal(rows.drop(columns="seconds"), resumed.drop(columns="seconds"), check_exact=True)
+
+
+def test_a_resumed_run_still_has_its_best_weights_and_its_time(split, tmp_path, monkeypatch):
+    """A rate so high that the second validation of four stays the best; a clock that ticks at each look."""
+    clock = itertools.count()
+    monkeypatch.setattr(training.time, "perf_counter", lambda: float(next(clock)))
+    settings = {"validate_every": 2, **QUICK, "learning_rate": 0.1}
+    whole, again = new_model(split[0]), new_model(split[0])
+    assert fit(whole, *split, FitConfig(steps=8, **settings)).attrs["best_step"] == 4, "the case needs it"
+    fit(new_model(split[0]), *split, FitConfig(steps=6, checkpoints=tmp_path, **settings))
+    history = fit(again, *split, FitConfig(steps=8, checkpoints=tmp_path, **settings))
+    assert history.attrs["best_step"] == 4 and same_weights(whole, again)
+    assert history["seconds"].is_monotonic_increasing and history["seconds"].iloc[0] > 0
 
 
 @pytest.fixture
@@ -231,6 +245,42 @@ def test_clip_iwelbo_and_published_validation(split):
     assert "val_E" in a
     b = fit(new_model(split[0]), *split, FitConfig(steps=4, objective="iwelbo", **QUICK))
     assert (b["loss"] < -b[["x", "z_basal", "M", "E"]].sum(axis=1)).all()
+
+
+def test_weight_decay_and_rates_reach_their_own_parameters(split):
+    """Adam's first step is as long as the rate, and against the sign of each weight where its decay rules the
+    gradient."""
+    model = new_cpa(split[0])
+    start = {k: v.clone() for k, v in model.named_parameters()}
+    rates = {"learning_rate": 0.01, "critic_rate": 0.002, "weight_decay": 1e9}
+    fit(model, split[0], None, FitConfig(steps=1, batch_size=60, progress=False, **rates))
+    for name, value in model.named_parameters():
+        rate, ruled = 0.002 if name.startswith("critic") else 0.01, start[name] != 0
+        moved = (value - start[name])[ruled]
+        torch.testing.assert_close(moved, -rate * start[name][ruled].sign(), atol=1e-5, rtol=0)
+
+
+def test_validation_has_the_same_noise_each_time_and_is_no_training(split):
+    model, modes = new_model(split[0]), []
+    model.encoder.register_forward_hook(lambda *_: modes.append(model.training))
+    losses = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        losses.append(training.validate(model, split[1], 3)["val_loss"])
+    assert losses[0] == losses[1] and not any(modes) and model.training
+
+
+def test_lengths_that_are_not_asked_for(split, sigint):
+    """Validation once an epoch, here of one step, but at most a hundred times; each run is stopped at its first."""
+    settings = {"batch_size": 60, "progress": False}
+    for config, steps, every in [
+        (FitConfig(validate_every=1, **settings), 30_000, 1),
+        (FitConfig(steps=50, **settings), 50, 1),
+        (FitConfig(steps=450, **settings), 450, 5),
+        (FitConfig(epochs=7, validate_every=1, **settings | {"batch_size": 32}), 14, 1),
+    ]:
+        used = fit(new_model(split[0]), split[0], None, config, monitor=interrupt).attrs["config"]
+        assert (used["steps"], used["validate_every"]) == (steps, every)
 
 
 def test_published_validation_charges_the_validation_cells_own_counts(data):
