@@ -152,7 +152,8 @@ def fit(
 ) -> History:
     """Train in place, keep the weights that were best on `val`, and return the History.
 
-    Ctrl-C ends training after the step in progress and returns what there is (a second one breaks off at once). With
+    Ctrl-C ends training after the step in progress and returns what there is (a second one breaks off at once); where
+    the shell has it ignored, as for a job that a script starts in the background, training ignores it too. With
     `config.checkpoints` an earlier run in that folder is resumed: on a CPU the weights are bit for bit those of the run
     that was never stopped, for data order and draws are functions of (seed, step) alone. `monitor` is called at each
     validation and its numbers become columns.
@@ -389,10 +390,12 @@ def _seeds_restored(device: torch.device) -> Iterator[None]:
 def _deferred_interrupt() -> Iterator[list[bool]]:
     """Ctrl-C fills the list instead of breaking off in the middle of a step; a second one breaks off."""
     asked: list[bool] = []
-    if threading.current_thread() is not threading.main_thread():
+    previous = signal.getsignal(signal.SIGINT)
+    # Only the main thread may set a handler; a job that its shell has shielded from Ctrl-C is to stay so; and None is
+    # a handler of the program that Python runs in, which could not be put back.
+    if threading.current_thread() is not threading.main_thread() or previous in (signal.SIG_IGN, None):
         yield asked
         return
-    previous = signal.getsignal(signal.SIGINT)
 
     def note(number: int, frame: Any) -> None:
         if asked:

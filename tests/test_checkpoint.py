@@ -38,6 +38,15 @@ def test_damaged_and_foreign_files_are_said_to_be_so(model, tmp_path):
         load(tmp_path / "nothing")
 
 
+def test_a_file_of_another_format_is_refused_and_a_file_is_readable_as_others_are(model, tmp_path, monkeypatch):
+    path, plain = save(model, tmp_path / "m.safetensors"), tmp_path / "plain"
+    plain.touch()
+    assert path.stat().st_mode == plain.stat().st_mode
+    monkeypatch.setattr(checkpoint, "FORMAT", checkpoint.FORMAT + 1)
+    with pytest.raises(ValueError, match="no samslib model file of format 2"):
+        load(path)
+
+
 def test_nothing_is_half_written(model, tmp_path, monkeypatch):
     path = save(model, tmp_path / "m.safetensors")
     before = path.read_bytes()

@@ -133,6 +133,8 @@ def test_fit_subtracts_the_penalty_and_weighs_the_likelihood():
     extra = model.penalty(b, q)["auxiliary"]
     assert row["auxiliary"] == pytest.approx(extra.item(), rel=1e-4)
     assert row["loss"] == pytest.approx((expected + extra).item(), rel=1e-5)
+    warm = fit(new(data), data, None, FitConfig(steps=1, batch_size=90, progress=False, particles=3, kl_warmup=4))
+    assert warm.iloc[0]["loss"] == pytest.approx(-(model.weigh(b) * terms["x"]).mean().item(), rel=1e-5)
 
 
 def test_what_it_cannot_do_is_said():

@@ -16,14 +16,17 @@ def gene(guide: str) -> str:
 
 
 def screen(rank: int = 2, perturbations: int = 30, genes: int = 40, cells: int = 24, seed: int = 0):
-    """Guides of two a gene, whose log fold changes have the given rank; (data, train, val, truth's data)."""
+    """Guides of two a gene, whose log fold changes have the given rank, 0 in the last five genes, with half to
+    one and a half times `cells` a guide; (data, train, val, truth's data)."""
     rng = np.random.default_rng(seed)
     change = rng.normal(size=(perturbations // 2, rank)) @ rng.normal(size=(rank, genes)) * 0.35
+    change[:, -5:] = 0
     names = np.array(["control", *(f"P{i // 2}_{i % 2}" for i in range(perturbations))])
     change = np.vstack([np.zeros(genes), change.repeat(2, 0)])
 
     def draw(n, controls):
-        code = np.concatenate([np.zeros(controls, int), np.arange(1, len(names)).repeat(n)])
+        sizes = rng.integers(n // 2, n + n // 2, perturbations)
+        code = np.concatenate([np.zeros(controls, int), np.arange(1, len(names)).repeat(sizes)])
         x = rng.poisson(rng.lognormal(0, 0.2, (len(code), 1)) * 5 * np.exp(change[code])).astype(np.float32)
         obs = pd.DataFrame({"perturbation": names[code]}, index=[f"c{i}" for i in range(len(code))])
         return samslib.PerturbationData.from_anndata(anndata.AnnData(x, obs=obs))
@@ -39,16 +42,21 @@ def made():
     return predictors(train, val, data, gene_of=gene), data, train, val, data_effects(truth)
 
 
-def test_formulas(made):
-    tables, data, train, val, _ = made
+@pytest.mark.parametrize("options", [{}, {"perturbations": 10, "genes": 12, "cells": 8, "seed": 17}])
+def test_formulas(options):
+    """In the second screen, cells as weights choose another rank than perturbations all alike."""
+    data, train, val, _ = screen(**options)
+    tables = predictors(train, val, data, gene_of=gene)
     seen = data_effects(train)
     x, n = seen.X, seen.obs["cells"].to_numpy()[:, None]
     order = list(tables["shrunken"].obs_names)
     take = lambda matrix: pd.DataFrame(matrix, index=seen.obs_names).loc[order].to_numpy()  # noqa: E731
     np.testing.assert_allclose(tables["training cells"].X, take(x))
-    np.testing.assert_allclose(tables["mean effect"].X, np.tile(x.mean(0), (30, 1)))
+    np.testing.assert_allclose(tables["mean effect"].X, np.tile(x.mean(0), (len(order), 1)))
     v = ((n - 1) * seen.layers["variance"]).sum(0) / (n - 1).sum()
-    tau = (x.var(0, ddof=1) - (v / n).mean(0)).clip(0)
+    tau = x.var(0, ddof=1) - (v / n).mean(0)
+    assert (tau < 0).any()  # where effects differ less than their errors say, all are the mean
+    tau = tau.clip(0)
     np.testing.assert_allclose(tables["shrunken"].X, take(x.mean(0) + (x - x.mean(0)) * tau / (tau + v / n)))
     genes = [gene(name) for name in seen.obs_names]
     pooled = (
@@ -57,12 +65,24 @@ def test_formulas(made):
     np.testing.assert_allclose(tables["guides pooled"].X, take(pooled.to_numpy()))
     left, size, right = np.linalg.svd(np.sqrt(n) * x, full_matrices=False)
     held, errors = data_effects(val)[seen.obs_names], []
-    for k in range(31):
+    for k in range(len(size) + 1):
         fit = left[:, :k] * size[:k] @ right[:k] / np.sqrt(n)
         errors.append((held.obs["cells"].to_numpy()[:, None] * (fit - held.X) ** 2).sum())
     rank = int(np.argmin(errors))
     assert tables["low rank"].uns["samslib"]["rank"] == rank
     np.testing.assert_allclose(tables["low rank"].X, take(left[:, :rank] * size[:rank] @ right[:rank] / np.sqrt(n)))
+
+
+def test_a_condition_of_one_cell_has_no_say_in_the_variance(made):
+    _, data, train, val, _ = made
+    first = np.flatnonzero(train.labels == "P0_0")
+    train = train[np.setdiff1d(np.arange(len(train)), first[1:])]
+    seen, shrunken = data_effects(train), predictors(train, val, data)["shrunken"]
+    x, n, variance = seen.X, seen.obs["cells"].to_numpy()[:, None], seen.layers["variance"]
+    v = np.nansum((n - 1) * variance, 0) / (n - 1).sum()
+    tau = (x.var(0, ddof=1) - (v / n).mean(0)).clip(0)
+    expected = x.mean(0) + (x - x.mean(0)) * tau / (tau + v / n)
+    np.testing.assert_allclose(shrunken[seen.obs_names].X, expected)
 
 
 def test_the_truth_is_nearer_where_the_assumption_holds(made):

@@ -65,7 +65,16 @@ def test_the_bound_rises_to_the_exact_log_likelihood():
 def test_the_bound_at_one_particle_is_the_mean_of_the_weights(model, data):
     table = samslib.bound_by_particles(model, data, (1, 4), seed=3)
     assert table["groups"].tolist() == [4, 1] and table["particles"].tolist() == [1, 4]
-    assert table["iwelbo"][1] == pytest.approx(samslib.held_out_iwelbo(model, data, 4, seed=3)["iwelbo"].mean())
+    scores = samslib.held_out_iwelbo(model, data, 4, seed=3)["iwelbo"]
+    assert table["iwelbo"][1] == pytest.approx(scores.mean())
+    assert table["standard_error"][1] == pytest.approx(scores.sem())
+
+
+def test_every_cell_has_noise_of_its_own():
+    """The same 128 cells twice, the size of a tile."""
+    data = linear_data()[np.arange(256) % 128 % 60]
+    scores = samslib.held_out_iwelbo(LinearGaussian(data.summary()), data, particles=2)["iwelbo"].to_numpy()
+    assert (scores[:128] != scores[128:]).all()
 
 
 def test_the_spread_over_shared_draws_is_between_its_rows():

@@ -7,8 +7,10 @@ import pytest
 import torch
 from conftest import make_data, make_model
 from scipy.stats import entropy, false_discovery_control, fisher_exact, pearsonr, spearmanr
+from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import balanced_accuracy_score, r2_score
+from sklearn.model_selection import train_test_split
 
 import samslib
 from samslib import interpret
@@ -40,9 +42,11 @@ def test_recovery_is_blind_to_the_order_of_axes():
 
 
 def test_recovery_counts():
-    truth, found = np.array([[1, 0], [1, 0], [0, 1]]), np.array([[0.9, 0.8], [0.1, 0.9], [0.2, 0.3]])
-    scores = mask_recovery(truth, found)  # axis 0 matched to found axis 1: two hits of three found and three true
-    assert scores == {"precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3}
+    truth, found = np.array([[1, 0], [1, 0], [0, 1]]), np.array([[0.9, 0.2], [0.1, 0.9], [0.2, 0.5]])
+    scores = mask_recovery(
+        truth, found
+    )  # one half is off: one hit of two found and three true, however axes are matched
+    assert scores == {"precision": 1 / 2, "recall": 1 / 3, "f1": 2 / 5}
     assert mask_recovery(truth, np.zeros((3, 2)))["f1"] == 0
     assert effect_recovery(truth, np.zeros((3, 2))) == 0
 
@@ -121,6 +125,16 @@ def test_dci_tells_copies_mixtures_and_noise_apart():
     assert twice["disentanglement"] > 0.9 and 0.4 < twice["completeness"] < 0.9
 
 
+def test_informativeness_is_that_of_scikit_learns_forests_with_leaves_of_five_rows():
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(80, 2))
+    found = z + rng.normal(size=(80, 2))
+    x, x_test, y, y_test = train_test_split(found, z, random_state=3)
+    forests = [RandomForestRegressor(4, min_samples_leaf=5, random_state=3).fit(x, column) for column in y.T]
+    expected = np.mean([forest.score(x_test, column) for forest, column in zip(forests, y_test.T, strict=True)])
+    assert dci(z, found, trees=4, seed=3)["informativeness"].item() == pytest.approx(expected)
+
+
 def test_axes_weigh_as_much_as_they_are_used():
     importance = np.array([[3.0, 0.0], [0.0, 3.0], [1.0, 1.0], [0.0, 0.0]])
     disentanglement, completeness = interpret._purity(importance)
@@ -189,6 +203,16 @@ def test_planted_clusters_are_found_and_noise_is_not():
     assert effect_clusters(table).obs["cluster"].equals(effect_clusters(table).obs["cluster"])
 
 
+def test_few_perturbations_have_as_many_neighbours_as_there_are():
+    table, _ = screen(8)
+    few = effect_clusters(table[[0, 1, 20, 21, 40]].copy())
+    assert few.obs["cluster"].notna().all() and few.uns["neighbors"]["params"]["n_neighbors"] == 4
+
+
+def test_ties_count_as_reaching_the_score():
+    assert interpret._p_value(0.5, [0.5, 0.5 - 1e-12, 0.6, 0.2]) == 4 / 5
+
+
 def test_guides_of_a_gene_are_permuted_together():
     """Four guides of a gene fall in one cluster, whatever its pathway. With 19 permutations over genes the p-value is
     0.05 with a chance of 1 in 20 at most: 10 or more of 60 screens have a chance below 1 in 500. Permuted over
@@ -228,6 +252,39 @@ def test_planted_pathways_are_predicted():
     assert linear["balanced_accuracy"].tolist() == observed["balanced_accuracy"].tolist()[:1]
 
 
+def test_the_permuted_row_is_what_permuted_labels_score():
+    """Three permutations of the labels over genes, each scored as if it had been observed."""
+    table, labels = screen(4)
+    genes = list(dict.fromkeys(gene_of(name) for name in table.obs_names))
+    codes, rng, scores = np.arange(30) // 10, np.random.default_rng(5), []
+    for _ in range(3):
+        moved = dict(zip(genes, rng.permutation(codes).astype(str), strict=True))
+        wrong = {name: moved[gene_of(name)] for name in table.obs_names}
+        row = pathway_prediction(table, wrong, gene_of, trees=0, permutations=0, bootstrap=2, seed=5)
+        scores.append(row["balanced_accuracy"].item())
+    found = pathway_prediction(table, labels, gene_of, trees=0, permutations=3, bootstrap=2, seed=5).iloc[1]
+    assert found["labels"] == "permuted" and found["balanced_accuracy"] == pytest.approx(np.mean(scores))
+    assert found[["low", "high"]].tolist() == pytest.approx(np.quantile(scores, [0.025, 0.975]).tolist())
+
+
+def test_rare_classes_and_small_scales_weigh_as_much_as_others():
+    """Thirty genes against six on one axis where they differ by 1.5 standard deviations: without weights hardly any of
+    the six would be told."""
+    rng = np.random.default_rng(0)
+    rare = np.arange(36) < 6
+    names = [f"G{i}_a" for i in range(36)]
+    table = anndata.AnnData(np.c_[rng.normal(size=36) + 1.5 * rare, rng.normal(size=36)], pd.DataFrame(index=names))
+    labels = dict(zip(names, rare.astype(str), strict=True))
+    ask = lambda t, folds=3: pathway_prediction(
+        t, labels, gene_of, trees=0, permutations=0, bootstrap=2, folds=folds
+    ).iloc[0]  # noqa: E731
+    found = ask(table)
+    assert found["balanced_accuracy"] > 0.7
+    small = table.copy()
+    small.X *= [1e-4, 1]
+    assert ask(small)["balanced_accuracy"] == found["balanced_accuracy"] != ask(table, 6)["balanced_accuracy"]
+
+
 def test_guides_of_a_gene_never_straddle_the_folds():
     """Genes differ much and pathways not at all: with guides of a gene on both sides, prediction would be near
     perfect. By chance it is 1/3; 0.6 is three standard deviations of a mean of 30 genes away."""
@@ -236,6 +293,20 @@ def test_guides_of_a_gene_never_straddle_the_folds():
     leaking = pathway_prediction(table, labels, genes=lambda name: name, trees=20, permutations=0, bootstrap=20)
     forest = lambda t: t.set_index("classifier").loc["random forest", "balanced_accuracy"]  # noqa: E731
     assert forest(kept) < 0.6 and forest(leaking) > forest(kept) + 0.25
+
+
+def test_the_interval_of_an_accuracy_is_over_genes():
+    """Two pathways of 50 genes, three guides each, on one axis whose sign gives the pathway in four genes of five: the
+    accuracy is 0.8 with a standard error of sqrt(0.8 * 0.2 / 100) = 0.04. Over guides it would be 0.023."""
+    names = [f"G{g}_{guide}" for g in range(100) for guide in "abc"]
+    pathway = np.arange(100) % 2
+    sign = np.where(np.arange(100) // 2 % 5, 1, -1) * (2 * pathway - 1)
+    table = anndata.AnnData(sign.repeat(3)[:, None] * 1.0, obs=pd.DataFrame(index=names))
+    labels = dict(zip(names, pathway.repeat(3).astype(str), strict=True))
+    row = pathway_prediction(table, labels, gene_of, trees=0, permutations=0).iloc[0]
+    assert row["balanced_accuracy"] == pytest.approx(0.8) and row["chance"] == 1 / 2
+    interval = [0.8 - 1.96 * 0.04, 0.8 + 1.96 * 0.04]
+    np.testing.assert_allclose(row[["low", "high"]].astype(float), interval, atol=0.008)
 
 
 def test_balanced_accuracy_is_scikit_learns():
@@ -259,12 +330,23 @@ def test_enrichment_is_fishers_test_and_finds_the_planted_axis():
     square = [[first["both"], on - first["both"]], [20 - first["both"], 40 - on + first["both"]]]
     assert first["p_value"] == pytest.approx(fisher_exact(square, "greater").pvalue)
     assert first["expected"] == pytest.approx(on * 20 / 60) and len(found) == 18
+    assert first["fold"] == pytest.approx(first["both"] / first["expected"]) and first["fold"] > 1
     np.testing.assert_allclose(found["fdr"], false_discovery_control(found["p_value"]))
     by_gene = axis_enrichment(table, labels, genes=gene_of)
     assert by_gene.iloc[0]["axis"] == "axis_2" and (by_gene["total"] == 30).all()
     assert by_gene.iloc[0]["p_value"] > first["p_value"]  # half as many independent draws
     series = pd.Series({name: gene_of(name) for name in table.obs_names})
     pd.testing.assert_frame_equal(axis_enrichment(table, labels, genes=series), by_gene)
+
+
+def test_an_effect_of_either_sign_is_on_an_axis_and_one_at_the_threshold_is_not():
+    """Guides of G0 pull in opposite directions: their mean absolute value is on. Those of G1 lie at the threshold."""
+    names = ["G0_a", "G0_b", "G1_a", "G1_b", "G2_a", "G2_b"]
+    table = anndata.AnnData(np.array([[1.0], [-1.0], [0.5], [0.5], [0.0], [-0.8]]), pd.DataFrame(index=names))
+    labels = dict(zip(names, "xxyyyy", strict=True))
+    each, genes = (axis_enrichment(table, labels, genes=of, layer=None).iloc[0] for of in (None, gene_of))
+    assert (each["annotation"], each["on"], each["both"]) == ("x", 3, 2)
+    assert (genes["annotation"], genes["on"], genes["both"]) == ("x", 1, 1)
 
 
 def test_enrichment_finds_nothing_in_permuted_labels():

@@ -8,7 +8,7 @@ from conftest import linear_data
 from torch.nn.functional import leaky_relu, one_hot
 
 import samslib
-from samslib.nets import DECODERS, CellEncoder, NormalTable, PointEncoder, Standardize, Trunk
+from samslib.nets import DECODERS, CellEncoder, NormalTable, PointEncoder, Standardize, Trunk, effect_posterior
 
 
 def test_a_split_first_layer_is_the_concatenated_one():
@@ -22,13 +22,23 @@ def test_a_split_first_layer_is_the_concatenated_one():
     torch.testing.assert_close(trunk(x, e, code), h)
 
 
-def test_negative_binomial_decoder_spreads_the_library_over_genes():
+@pytest.mark.parametrize("likelihood", ["negative_binomial", "zero_inflated_negative_binomial"])
+def test_negative_binomial_decoders_spread_the_library_over_genes(likelihood):
     torch.manual_seed(0)
-    decoder = DECODERS["negative_binomial"](3, 11, 8, 1)
-    library = torch.tensor([[100.0], [1000.0]])
-    law = decoder(torch.randn(4, 2, 3), library)
+    decoder = DECODERS[likelihood](3, 11, 8, 1).double()
+    library = torch.tensor([[100.0], [1000.0]]).double()
+    law = decoder(torch.randn(4, 2, 3).double(), library)
+    law = getattr(law, "counts", law)  # before some are set to zero
     torch.testing.assert_close(law.mean.sum(-1), library.squeeze(1).expand(4, 2) + 11 * 1e-4)
     assert (law.concentration == 1).all()
+
+
+def test_a_fixed_variance_is_one_a_gene():
+    decoder = DECODERS["normal_fixed_variance"](3, 2, 8, 1)
+    with torch.no_grad():
+        decoder.log_var[1] = 4.0
+    scale = decoder(torch.randn(4, 2, 3), torch.ones(2, 1)).stddev
+    torch.testing.assert_close(scale.square(), (torch.tensor([0.0, 4.0]).exp() + 1e-4).expand(4, 2, 2))
 
 
 @pytest.mark.parametrize("likelihood", DECODERS)
@@ -77,6 +87,14 @@ def test_table_starts_as_the_standard_normal():
     law = NormalTable(4, 3)(torch.tensor([1, 2]))
     assert law.loc.shape == (2, 3) and (law.loc == 0).all()
     torch.testing.assert_close(law.scale, torch.full((2, 3), 1 + 1e-4))
+
+
+def test_table_starts_with_the_spread_and_scale_asked_for():
+    """The standard deviation of 2,000 draws of spread 3 is within five standard errors, 3 / sqrt(4,000) each."""
+    torch.manual_seed(0)
+    law = effect_posterior("mean_field", 500, 4, 8, 1, 3.0, 0.2)(slice(None))
+    assert abs(law.loc.std().item() - 3) < 5 * 3 / 4000**0.5
+    torch.testing.assert_close(law.scale, torch.full((500, 4), 0.2 + 1e-4))
 
 
 def test_errors():

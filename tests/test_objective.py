@@ -66,7 +66,7 @@ def test_the_importance_weighted_bound_tightens(linear):
 
 
 def test_a_cell_with_two_perturbations_pays_for_both():
-    dose = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [2.0, 1.0, 0.0]])
+    dose = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [2.0, 0.25, 0.0]])
     nothing = torch.zeros(3, 0)
     b = Batch(nothing, Condition(dose, nothing, nothing, nothing))
     weights = plate_weights(b, Plate.DOSE, torch.tensor([4.0, 5.0, 0.0]))

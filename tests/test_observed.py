@@ -32,14 +32,29 @@ def test_data_effects_are_the_official_ones(readout, record_property):
 
 
 def test_errors_and_variances_are_those_of_two_samples():
-    data = make_data()
+    data = make_data(28)
     effects, g = data_effects(data), readouts(data).toarray()
-    a, c = g[data.labels == "A"], g[data.labels == "control"]
-    error = np.sqrt(a.var(0, ddof=1) / len(a) + c.var(0, ddof=1) / len(c))
-    np.testing.assert_allclose(effects["A"].layers["standard_error"][0], error)
-    np.testing.assert_allclose(effects["A"].layers["variance"][0], a.var(0, ddof=1))
+    c = g[data.labels == "control"]
+    for i, name in enumerate(effects.obs_names):
+        a = g[data.labels == name]
+        error = np.sqrt(a.var(0, ddof=1) / len(a) + c.var(0, ddof=1) / len(c))
+        np.testing.assert_allclose(effects.layers["standard_error"][i], error)
+        np.testing.assert_allclose(effects.layers["variance"][i], a.var(0, ddof=1))
     np.testing.assert_allclose(effects.var["control"], c.mean(0))
-    assert effects.obs["cells"].tolist() == [18] * 4 and list(effects.obs_names) == ["A", "A+B", "B", "C"]
+    np.testing.assert_allclose(effects.var["control_variance"], c.var(0, ddof=1))
+    assert effects.obs["cells"].tolist() == [6, 5, 6, 5] and list(effects.obs_names) == ["A", "A+B", "B", "C"]
+
+
+def test_one_cell_has_a_mean_and_no_variance_and_a_constant_gene_no_error():
+    """The mean of seven squares of 2.3 rounds to less than the square of the mean: a variance is 0 at the least."""
+    x = np.column_stack([np.full(16, 2.3), np.arange(16)])
+    labels = ["control"] * 7 + ["A"] * 8 + ["B"]
+    cells = dataclasses.replace(cells_of(10 * x, labels), x=x, counts=False)
+    effects = data_effects(cells, "mean")
+    assert np.isnan(effects["B"].layers["variance"]).all() and np.isnan(effects["B"].layers["standard_error"]).all()
+    assert effects["B"].X[0, 1] == 15 - 3 and effects["A"].layers["standard_error"][0, 0] == pytest.approx(0, abs=1e-7)
+    first, second = next(halves(cells, "mean", 1))
+    assert np.isnan(second.mean[2]).all() and first.mean[2].tolist() == x[15].tolist()
 
 
 def test_real_values_have_their_mean_only():
@@ -104,6 +119,8 @@ def test_halves_are_disjoint_and_make_the_whole():
     both = sum(half.mean * half.size[:, None] for half in whole) / size[:, None]
     x = data.x.toarray()
     np.testing.assert_allclose(both, np.stack([x[code == i].mean(0) for i in range(len(size))]), rtol=1e-6)
+    first, again = halves(data, "mean", 2)
+    assert (first[0].mean == whole[0].mean).all() and (first[0].mean != again[0].mean).any(1).all()
 
 
 def lines_data(seed: int, shift: float = 4.0, effect: float = 2.0, cells: int = 900, unequal: bool = True):

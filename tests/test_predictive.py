@@ -10,7 +10,7 @@ import scipy.sparse as sp
 import torch
 from anndata import AnnData
 from conftest import make_data
-from scipy.stats import kstest
+from scipy.stats import beta, kstest
 
 import samslib
 from samslib import predictive
@@ -120,6 +120,24 @@ def test_ties_count_half():
     table = predictive._compare(observed, replicated, replicated, labels)
     np.testing.assert_allclose(table["p_above"], [(1 + 3 / 2) / 4, 0.5 / 4])
     np.testing.assert_allclose(table["p_two_sided"], [0.75, 0.25])
+
+
+def test_replicates_are_summarised_as_numpy_and_calibrated_as_scipy_does():
+    rng = np.random.default_rng(0)
+    resampled, replicated = rng.gamma(1, size=(7, 1)), rng.gamma(1, size=(9, 1))
+    labels = pd.DataFrame({"perturbation": ["A"], "summary": "s", "genes": "g"})
+    row = predictive._compare(np.ones(1), resampled, replicated, labels).iloc[0]
+    low, high = np.quantile(replicated, [0.025, 0.975])
+    assert row["standard_error"] == pytest.approx(resampled.std(ddof=1))
+    assert row[["replicated_mean", "replicated_sd", "replicated_low", "replicated_high"]].tolist() == pytest.approx(
+        [replicated.mean(), replicated.std(ddof=1), low, high]
+    )
+    table = pd.DataFrame({"summary": "s", "genes": "g", "p_above": [0.1, 0.2, 0.3, 0.6, 0.9]})
+    found = calibration(table, "p_above", level=0.2).iloc[0]
+    assert (found["perturbations"], found["rejected"]) == (5, 2 / 5)
+    exact = [beta.ppf(0.025, 2, 4), beta.ppf(0.975, 3, 3)]  # Clopper and Pearson
+    assert found[["low", "high"]].tolist() == pytest.approx(exact)
+    assert found["ks"] == kstest(table["p_above"], "uniform").statistic
 
 
 def test_every_model_can_be_checked(model, data):

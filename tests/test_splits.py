@@ -89,14 +89,16 @@ def test_held_out_combinations_are_not_seen_in_training(data):
 
 
 @pytest.mark.parametrize("seed", [0, 7])
-def test_random_split_is_64_16_20(data, seed):
-    part = splits.random(seed)(data)
-    rest, test = train_test_split(range(len(data)), train_size=0.8, random_state=seed)
-    train, val = train_test_split(rest, train_size=0.8, random_state=seed)
+@pytest.mark.parametrize("options, share", [({}, [0.64, 0.16, 0.2]), ({"train": 0.5}, [0.25, 0.25, 0.5])])
+def test_random_split_cuts_twice_at_the_same_share(data, seed, options, share):
+    part = splits.random(seed, **options)(data)
+    size = options.get("train", 0.8)
+    rest, test = train_test_split(range(len(data)), train_size=size, random_state=seed)
+    train, val = train_test_split(rest, train_size=size, random_state=seed)
     for name, positions in dict(train=train, val=val, test=test).items():
         assert sorted(positions) == np.flatnonzero(part == name).tolist()
-    share = [len(p) / len(data) for p in data.split(splits.random(seed))]
-    np.testing.assert_allclose(share, [0.64, 0.16, 0.2], atol=0.01)
+    found = [len(p) / len(data) for p in data.split(splits.random(seed, **options))]
+    np.testing.assert_allclose(found, share, atol=0.01)
 
 
 def test_fingerprint_of_the_random_streams():

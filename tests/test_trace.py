@@ -30,6 +30,12 @@ def test_replayed_draws_carry_gradients():
     assert torch.autograd.grad(value.sum(), loc)[0].tolist() == [[2.0]] * 3
 
 
+def test_widened_rows_stand_in_their_own_columns():
+    t = Trace(1, active={Plate.DOSE: torch.tensor([1, 3])})
+    assert t.widen(torch.tensor([[5.0, 7.0], [0.0, 2.0]]), 5).tolist() == [[0, 5, 0, 7, 0], [0, 0, 0, 2, 0]]
+    assert Trace(1).widen(torch.tensor([[5.0, 7.0]]), 2).tolist() == [[5, 7]]
+
+
 def test_errors():
     with pytest.raises(ValueError, match="particles is 0"):
         Trace(0)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import os
+import itertools
 import signal
 
 import anndata as ad
@@ -61,24 +61,65 @@ def test_stopped_and_resumed_is_bit_for_bit_the_run_that_was_not(split, tmp_path
     pd.testing.assert_frame_equal(rows.drop(columns="seconds"), resumed.drop(columns="seconds"), check_exact=True)
 
 
-def test_ctrl_c_returns_what_there_is_and_resumes(split, tmp_path):
-    def interrupt_at_8(model):
-        if not calls:
-            os.kill(os.getpid(), signal.SIGINT)
-        calls.append(1)
-        return {}
+def test_a_resumed_run_still_has_its_best_weights_and_its_time(split, tmp_path, monkeypatch):
+    """A rate so high that the second validation of four stays the best; a clock that ticks at each look."""
+    clock = itertools.count()
+    monkeypatch.setattr(training.time, "perf_counter", lambda: float(next(clock)))
+    settings = {"validate_every": 2, **QUICK, "learning_rate": 0.1}
+    whole, again = new_model(split[0]), new_model(split[0])
+    assert fit(whole, *split, FitConfig(steps=8, **settings)).attrs["best_step"] == 4, "the case needs it"
+    fit(new_model(split[0]), *split, FitConfig(steps=6, checkpoints=tmp_path, **settings))
+    history = fit(again, *split, FitConfig(steps=8, checkpoints=tmp_path, **settings))
+    assert history.attrs["best_step"] == 4 and same_weights(whole, again)
+    assert history["seconds"].is_monotonic_increasing and history["seconds"].iloc[0] > 0
 
-    calls: list[int] = []
+
+@pytest.fixture
+def sigint():
+    """Sets what an interrupt does, at first what it does in Python, whatever the shell that runs the tests set; and
+    puts that back."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda handler: signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGINT, before)
+
+
+def interrupt(model, times=1):
+    """A monitor that presses Ctrl-C."""
+    for _ in range(times):
+        signal.raise_signal(signal.SIGINT)
+    return {}
+
+
+def test_ctrl_c_returns_what_there_is_and_resumes(split, tmp_path, sigint):
     config = FitConfig(steps=20, validate_every=8, checkpoints=tmp_path, **QUICK)
     stopped = new_model(split[0])
-    history = fit(stopped, *split, config, monitor=interrupt_at_8)
+    history = fit(stopped, *split, config, monitor=interrupt)
     assert history.attrs["interrupted"] and list(history.index) == [8]
-    handler = signal.getsignal(signal.SIGINT)
-    assert handler is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     whole, again = new_model(split[0]), new_model(split[0])
     fit(whole, *split, FitConfig(steps=20, validate_every=8, **QUICK))
     fit(again, *split, config)
     assert same_weights(whole, again)
+
+
+def test_a_second_ctrl_c_breaks_off(split, sigint):
+    with pytest.raises(KeyboardInterrupt):
+        fit(new_model(split[0]), *split, FitConfig(steps=4, **QUICK), monitor=lambda model: interrupt(model, 2))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_where_interrupts_are_ignored_they_stay_so(split, sigint):
+    """As in a job that a script started in the background, which a Ctrl-C meant for another must not end."""
+    sigint(signal.SIG_IGN)
+    history = fit(new_model(split[0]), *split, FitConfig(steps=4, validate_every=2, **QUICK), monitor=interrupt)
+    assert list(history.index) == [2, 4] and not history.attrs["interrupted"]
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_a_handler_that_is_not_pythons_is_left_in_place(split, sigint, monkeypatch):
+    """As in R, whose own one Python knows only as None and could not put back."""
+    monkeypatch.setattr(signal, "getsignal", lambda number: None)
+    assert list(fit(new_model(split[0]), *split, FitConfig(steps=2, **QUICK)).index) == [2]
 
 
 def test_the_best_weights_on_validation_are_kept(split):
@@ -205,6 +246,53 @@ def test_clip_iwelbo_and_published_validation(split):
     assert "val_E" in a
     b = fit(new_model(split[0]), *split, FitConfig(steps=4, objective="iwelbo", **QUICK))
     assert (b["loss"] < -b[["x", "z_basal", "M", "E"]].sum(axis=1)).all()
+
+
+def test_weight_decay_and_rates_reach_their_own_parameters(split):
+    """Adam's first step is as long as the rate, and against the sign of each weight where its decay rules the
+    gradient."""
+    model = new_cpa(split[0])
+    start = {k: v.clone() for k, v in model.named_parameters()}
+    rates = {"learning_rate": 0.01, "critic_rate": 0.002, "weight_decay": 1e9}
+    fit(model, split[0], None, FitConfig(steps=1, batch_size=60, progress=False, **rates))
+    for name, value in model.named_parameters():
+        rate, ruled = 0.002 if name.startswith("critic") else 0.01, start[name] != 0
+        moved = (value - start[name])[ruled]
+        torch.testing.assert_close(moved, -rate * start[name][ruled].sign(), atol=1e-5, rtol=0)
+
+
+def test_validation_has_the_same_noise_each_time_and_is_no_training(split):
+    model, modes = new_model(split[0]), []
+    model.encoder.register_forward_hook(lambda *_: modes.append(model.training))
+    losses = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        losses.append(training.validate(model, split[1], 3)["val_loss"])
+    assert losses[0] == losses[1] and not any(modes) and model.training
+
+
+def test_lengths_that_are_not_asked_for(split, sigint):
+    """Validation once an epoch, here of one step, but at most a hundred times; each run is stopped at its first."""
+    settings = {"batch_size": 60, "progress": False}
+    for config, steps, every in [
+        (FitConfig(validate_every=1, **settings), 30_000, 1),
+        (FitConfig(steps=50, **settings), 50, 1),
+        (FitConfig(steps=450, **settings), 450, 5),
+        (FitConfig(epochs=7, validate_every=1, **settings | {"batch_size": 32}), 14, 1),
+    ]:
+        used = fit(new_model(split[0]), split[0], None, config, monitor=interrupt).attrs["config"]
+        assert (used["steps"], used["validate_every"]) == (steps, every)
+
+
+def test_published_validation_charges_the_validation_cells_own_counts(data):
+    """The prior of a mask's probability at its one value, log Beta(p; 1, 5), is known without drawing: all of it is
+    charged once to the validation cells, of which there are half as many as training cells."""
+    train, val = data[np.arange(90) // 5 % 3 > 0], data[np.arange(90) // 5 % 3 == 0]
+    torch.manual_seed(3)
+    model = samslib.BetaBernoulliSAMSVAE(train.summary(), **SMALL)
+    history = fit(model, train, val, FitConfig(steps=4, validation="as_published", keep="last", **QUICK))
+    once = torch.distributions.Beta(1.0, 5.0).log_prob(model.mask_logits.sigmoid()).sum().item()
+    assert history["val_pi"].iloc[-1] == pytest.approx(once / len(val), rel=1e-4)
 
 
 def test_warm_up_weighs_all_but_the_likelihood(split):

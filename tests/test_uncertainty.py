@@ -40,6 +40,16 @@ def test_distances_of_known_embeddings():
     assert list(table["nearest_cosine"]) == ["A", "A", "A=0.5+B=2", "A=0.5+B=2", "control"]
 
 
+def test_of_conditions_that_tie_the_one_nearer_by_the_other_distance_is_named():
+    """All doses of A lie in one direction, so 1 and 3 tie in the cosine but for rounding."""
+    data = graded()
+    model = model_of(data, [[0.3, 0.7], [0.0, 2.0]])
+    far = [{"A": dose} for dose in (2.1, 2.3, 2.7, 2.9, 3.3)]
+    near = [{"A": dose} for dose in (0.3, 0.7, 1.1, 1.9)]
+    table = distance_to_training(model, data, far + near, cells=2)
+    assert table["nearest_cosine"].tolist() == ["A=3"] * 5 + ["A"] * 4
+
+
 def test_only_conditions_with_more_cells_than_asked_count():
     data = graded()
     model = model_of(data, [[3.0, 0.0], [0.0, 2.0]])
