@@ -275,14 +275,13 @@ def test_rare_classes_and_small_scales_weigh_as_much_as_others():
     names = [f"G{i}_a" for i in range(36)]
     table = anndata.AnnData(np.c_[rng.normal(size=36) + 1.5 * rare, rng.normal(size=36)], pd.DataFrame(index=names))
     labels = dict(zip(names, rare.astype(str), strict=True))
-    ask = lambda t, folds=3: pathway_prediction(
-        t, labels, gene_of, trees=0, permutations=0, bootstrap=2, folds=folds
-    ).iloc[0]  # noqa: E731
+    fast = {"trees": 0, "permutations": 0, "bootstrap": 2, "folds": 3}
+    ask = lambda t, **o: pathway_prediction(t, labels, gene_of, **fast | o).iloc[0]  # noqa: E731
     found = ask(table)
     assert found["balanced_accuracy"] > 0.7
     small = table.copy()
     small.X *= [1e-4, 1]
-    assert ask(small)["balanced_accuracy"] == found["balanced_accuracy"] != ask(table, 6)["balanced_accuracy"]
+    assert ask(small)["balanced_accuracy"] == found["balanced_accuracy"] != ask(table, folds=6)["balanced_accuracy"]
 
 
 def test_guides_of_a_gene_never_straddle_the_folds():
