@@ -167,7 +167,7 @@ def test_after_kill_9_only_what_was_in_flight_is_made_again(folder):
     write_plan(folder, ["a", "b", "c"], seeds=[0])
     (folder / "hold").touch()
     first = start(folder, "--cores", "2")
-    until(lambda: len(rows(folder)) == 2)  # c hangs
+    until(lambda: len(rows(folder)) == 2 and len(started(folder)) == 3)  # c hangs
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     second = start(folder)  # the first one's Snakemake lives on, and a second one would tread on it
