@@ -16,7 +16,7 @@ export OMP_NUM_THREADS ?= 1
 
 # After a change of prose alone, only the pages that changed are read; FULL=1 reads all.
 book: $(READY)
-	$(BIN)/python book/build.py $(if $(FULL),--full)
+	$(BIN)/python -m samsbook.build $(if $(FULL),--full)
 
 # The chapters run as copies, whose outputs then go into the book: it is checked whole, and nothing is run twice.
 # (Not under _build, which nbmake passes over.)
@@ -24,7 +24,7 @@ test: $(READY)
 	$(BIN)/python -m pytest
 	rm -rf $(SCRATCH) && mkdir -p $(SCRATCH) && cp $(NOTEBOOKS) $(SCRATCH)
 	$(BIN)/python -m pytest -q --nbmake --nbmake-timeout=600 --overwrite --durations=0 $(SCRATCH)
-	$(BIN)/python book/build.py --executed $(SCRATCH)
+	$(BIN)/python -m samsbook.build --executed $(SCRATCH)
 
 lint: $(READY)
 	$(BIN)/ruff check
@@ -33,28 +33,28 @@ lint: $(READY)
 	$(BIN)/nbstripout --verify --extra-keys "metadata.papermill cell.metadata.papermill" $(NOTEBOOKS)
 
 bench: $(READY)
-	$(BIN)/python book/bench.py
+	$(BIN)/python -m samsbook.bench
 
 # A million cells on disk: about ten minutes, and 2 GB in the temporary folder while it runs.
 bench-scale: $(READY)
-	$(BIN)/python book/bench_scale.py
+	$(BIN)/python -m samsbook.bench_scale
 
 probes: $(READY)
-	$(BIN)/python book/probes.py
+	$(BIN)/python -m samsbook.probes
 
 # Every model, baseline and data-only predictor on the bundled pairs, with intervals and ceiling.
 scores: $(READY)
-	$(BIN)/python -m samslib.compare
+	$(BIN)/python -m samsbook.compare
 
 # What the full grid takes, from seconds a step measured here; on a machine with a GPU, of that GPU.
 cost: $(READY)
-	$(BIN)/python book/cost.py full --write
+	$(BIN)/python -m samsbook.cost full --write
 
 # The paper's grid of book/grid.yaml, presets small, devel and full: does what is missing, gathers to data/results.
 # WORDS go to Snakemake, as in WORDS="--executor slurm --jobs 100"; see book/rerun.md.
 PRESET ?= small
 paper: $(READY)
-	$(BIN)/python -m samslib.book.grid run $(PRESET) $(WORDS)
+	$(BIN)/python -m samsbook.grid run $(PRESET) $(WORDS)
 
 serve: book
 	@echo "The book is at http://localhost:$(PORT) (Ctrl-C stops it)"

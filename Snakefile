@@ -1,8 +1,8 @@
 # The paper's grid: a run of book/grid.yaml is one papermill run of a chapter's training part, and one row.
-# `make paper PRESET=small` calls it through `python -m samslib.book.grid run small`, which gathers the rows.
+# `make paper PRESET=small` calls it through `python -m samsbook.grid run small`, which gathers the rows.
 import sys
 
-from samslib.book.grid import runs
+from samsbook.grid import runs
 
 RUNS = runs(config["preset"])
 GRID = "data/results/grid"
@@ -50,4 +50,4 @@ rule row:
     resources:
         gpu=int(config.get("gpu", 0)),
     shell:
-        "OMP_NUM_THREADS={threads} {sys.executable} -m samslib.book.grid one {wildcards.name:q} > {log:q} 2>&1"
+        "OMP_NUM_THREADS={threads} {sys.executable} -m samsbook.grid one {wildcards.name:q} > {log:q} 2>&1"

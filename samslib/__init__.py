@@ -1,77 +1,53 @@
-"""samslib: sparse additive mechanism shift models of cellular perturbations, and their family, in PyTorch."""
+"""samslib: sparse additive mechanism shift models of cellular perturbations, and their family, in PyTorch.
 
-from samslib import book, datasets, interpret, official, plotting, predictive, quality, simulate, splits
-from samslib.alignment import align
-from samslib.cells import Batch, Condition, DataSummary, Plate
-from samslib.checkpoint import load, save
-from samslib.data import PerturbationData
-from samslib.data_only import predictors
-from samslib.effects import average_effects, counterfactual, latents, sample_cells
-from samslib.evaluate import bound_by_particles, bound_spread, held_out_iwelbo
-from samslib.models import (
-    BASELINES,
-    CPA,
-    CPAVAE,
-    CRADLEVAE,
-    MODELS,
-    SAMSVAE,
-    BetaBernoulliSAMSVAE,
-    ConditionalVAE,
-    SVAEPlus,
-)
-from samslib.observed import data_effects
-from samslib.predictive import predictive_check
-from samslib.scores import cell_scores, effect_scores, interaction_classes, interactions, noise_ceiling, score_table
-from samslib.training import FitConfig, History, fit
-from samslib.uncertainty import distance_to_training
+What most people need can be had from here, such as `samslib.fit`. It is imported when it is first asked for, so that
+`import samslib` takes no time.
+"""
+
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "BASELINES",
-    "CPA",
-    "CPAVAE",
-    "CRADLEVAE",
-    "MODELS",
-    "SAMSVAE",
-    "Batch",
-    "BetaBernoulliSAMSVAE",
-    "Condition",
-    "ConditionalVAE",
-    "DataSummary",
-    "FitConfig",
-    "History",
-    "PerturbationData",
-    "Plate",
-    "SVAEPlus",
-    "align",
-    "average_effects",
-    "bound_by_particles",
-    "bound_spread",
-    "book",
-    "cell_scores",
-    "counterfactual",
-    "data_effects",
-    "effect_scores",
-    "noise_ceiling",
-    "predictors",
-    "score_table",
-    "datasets",
-    "distance_to_training",
-    "fit",
-    "held_out_iwelbo",
-    "interaction_classes",
-    "interactions",
-    "interpret",
-    "latents",
-    "load",
-    "official",
-    "plotting",
-    "predictive",
-    "predictive_check",
-    "quality",
-    "sample_cells",
-    "save",
-    "simulate",
-    "splits",
-]
+_PUBLIC = {  # module -> the names that can be had from here
+    "alignment": "align",
+    "cells": "Batch Condition DataSummary Plate",
+    "checkpoint": "load save",
+    "data.container": "PerturbationData",
+    "evaluate.bounds": "bound_by_particles bound_spread held_out_iwelbo",
+    "evaluate.checks": "predictive_check",
+    "evaluate.distance": "distance_to_training",
+    "evaluate.effects": "average_effects counterfactual latents posterior_effects sample_cells",
+    "evaluate.observed": "data_effects",
+    "evaluate.predictors": "predictors",
+    "evaluate.scores": "cell_scores effect_scores interaction_classes interactions noise_ceiling score_table",
+    "models": "BASELINES CPA CPAVAE CRADLEVAE MODELS SAMSVAE BetaBernoulliSAMSVAE ConditionalVAE SVAEPlus",
+    "training": "FitConfig History fit",
+    "validation": "DataError",
+}
+_MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names.split()}
+_MODULES = {  # modules that can be had from here under a shorter name
+    "quality": "data.quality",
+    "simulate": "datasets.simulate",
+    "splits": "data.splits",
+}
+
+__all__ = sorted([*_MODULE_OF, *_MODULES, "data", "datasets", "evaluate", "models", "official", "plotting"])
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULE_OF:
+        value = getattr(import_module(f"samslib.{_MODULE_OF[name]}"), name)
+    else:
+        try:
+            value = import_module(f"samslib.{_MODULES.get(name, name)}")
+        except ModuleNotFoundError as error:
+            if error.name != f"samslib.{name}":
+                raise
+            raise AttributeError(f"module 'samslib' has no attribute {name!r}") from None
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

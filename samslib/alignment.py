@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -9,9 +10,12 @@ import numpy as np
 import scipy.sparse as sp
 
 from samslib.cells import DataSummary
-from samslib.data import LOG, DataError, PerturbationData, check_data
-from samslib.data import _list as quoted
+from samslib.data.container import PerturbationData, check_data
 from samslib.model import Model
+from samslib.validation import DataError
+from samslib.validation import quoted as quoted
+
+LOG = logging.getLogger("samslib")
 
 
 def align(data: PerturbationData, model: Model) -> PerturbationData:

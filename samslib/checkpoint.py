@@ -20,7 +20,7 @@ from torch import Tensor
 from samslib.cells import DataSummary, Pseudobulk
 from samslib.model import DEFINED, Model
 from samslib.models import BASELINES, MODELS
-from samslib.options import choose_device
+from samslib.validation import choose_device
 
 FORMAT = 1
 KINDS = MODELS | BASELINES

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from samslib.cells import Batch, Condition, DataSummary
 from samslib.distributions import Likelihood
-from samslib.options import whole
 from samslib.trace import Trace
+from samslib.validation import whole
 
 # Every subclass of Model by module and name; of a notebook's cell that ran twice, the newest.
 DEFINED: dict[tuple[str, str], type[Model]] = {}
@@ -78,8 +78,8 @@ class Model(nn.Module, ABC):
             raise ValueError(f"{name} is a function of pseudobulk; give it data.summary(train, pseudobulk=True).")
         for what in ("covariates", "quality"):
             if (columns := getattr(summary, what)) and what not in self.uses:
-                told = "`python -m samslib.models` says what each model reads"
-                warnings.warn(f"{name} ignores the {what} {', '.join(columns)}; {told}.", stacklevel=3)
+                reads = " and ".join(self.uses) or "neither covariates nor flags"
+                warnings.warn(f"{name} ignores the {what} {', '.join(columns)}; it reads {reads}.", stacklevel=3)
 
     @classmethod
     def accepted(cls, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 
 from samslib.cells import DataSummary
 from samslib.distributions import NegativeBinomial, Normal, Point, Poisson, ZeroInflatedNegativeBinomial
-from samslib.options import choose
+from samslib.validation import choose
 
 VARIANCE_FLOOR = 1e-4  # added to every network's variance, to every table's scale and to every count's mean
 

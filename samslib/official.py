@@ -27,10 +27,15 @@ LIKELIHOODS = {
     "normal": "normal",
     "normal_fixed_variance": "normal_fixed_variance",
 }
+
 NORMALIZATIONS = {"log_standardize": "log", "standardize": "raw", None: None}
+
 VARIABLES = {"M": "mask", "E": "E", "z_basal": "z_basal", "z": "z", "pi": "mask_probs"}  # ours -> theirs
+
 SINGULAR = {"pi": "mask_prob"}  # what its SVAE+ calls the same
+
 ENCODERS = {"z_basal": "z_basal_encoder", "z": "z_encoder"}
+
 # Constants that the keywords also say.
 IGNORED = r"guide\.(treatment_one_hot|gs_temperature)|model\.(p_|mask_beta_concentration_)\w+"
 
@@ -52,36 +57,47 @@ NAMES = [
     (r"^mask_logits$", "guide.param_dict.q_mask_logits"),
     (r"^mask_log_(alpha|beta)$", r"guide.param_dict.q_mask_probs_\1"),
 ]
+
 LOGARITHMS = ("mask_log_alpha", "mask_log_beta")  # kept as logarithms by us, as they are by the published code
 
 # Keyword of theirs -> ours; a keyword listed with None only repeats a size that the state already tells.
 _SIZES = {"n_latent": None, "n_treatments": None, "n_phenos": None, "x_normalization_stats": None}
+
 _PLAIN_MODEL = _SIZES | {
     "likelihood_key": "likelihood",
     "decoder_n_layers": "decoder_layers",
     "decoder_n_hidden": "decoder_width",
 }
+
 _MODEL = _PLAIN_MODEL | {"embedding_prior_scale": "embedding_scale"}
+
 _BETA = {"mask_prior_alpha": "mask_alpha", "mask_prior_beta": "mask_beta"}
+
 _ENCODER = _SIZES | {
     "encoder_n_layers": "encoder_layers",
     "encoder_n_hidden": "encoder_width",
     "encoder_input_normalization": "normalization",
 }
+
 _BASAL = _SIZES | {
     "basal_encoder_n_layers": "encoder_layers",
     "basal_encoder_n_hidden": "encoder_width",
     "basal_encoder_input_normalization": "normalization",
     "mean_field_encoder": "encoder_offset",
 }
+
 _TABLE = {"embedding_loc_init_scale": "embedding_initial_spread", "embedding_scale_init": "embedding_initial_scale"}
+
 _NETWORK = {"embedding_encoder_n_layers": "embedding_layers", "embedding_encoder_n_hidden": "embedding_width"}
+
 _MASK = {"mask_init_logits": "mask_initial_logit", "gs_temperature": "temperature"}
+
 _BETA_MASK = {
     "mask_probs_init_alpha": "mask_initial_alpha",
     "mask_probs_init_beta": "mask_initial_beta",
     "gs_temperature": "temperature",
 }
+
 _TRANSLATE: dict[str, Callable[[Any], Any]] = {
     "likelihood_key": lambda v: LIKELIHOODS.get(v, "negative_binomial"),  # any other key was a count likelihood
     "basal_encoder_input_normalization": NORMALIZATIONS.__getitem__,

@@ -18,18 +18,17 @@ import torch
 from torch import Tensor, nn
 
 from samslib.alignment import align
-from samslib.cells import Batch, Plate
+from samslib.cells import Plate
 from samslib.checkpoint import TrainingState
-from samslib.data import PerturbationData
-from samslib.disk import OnDisk
+from samslib.data.batches import Batches, step_seed
+from samslib.data.container import PerturbationData
 from samslib.distributions import Likelihood
 from samslib.model import Adversarial, Auxiliary, Model
 from samslib.objective import elbo, iwelbo, log_weights, posterior, present
-from samslib.options import above, at_least, choose, choose_device, number, whole
 from samslib.progress import Progress
 from samslib.trace import Trace
+from samslib.validation import above, at_least, choose, choose_device, number, whole
 
-STRETCH = 16  # consecutive rows of data on disk that enter a window of the order together
 VALIDATION_SEED = 2**40  # far from every training step's seed, and the same at each validation: its noise is shared
 
 
@@ -110,6 +109,7 @@ class FitConfig:
 
 
 _NUMBERS: dict[str, Callable[[str, Any], float]] = {"int": whole, "float": number}
+
 _CHOICES: dict[str, tuple[str, ...]] = {
     "objective": ("elbo", "iwelbo"),
     "validation": ("held_out", "as_published"),
@@ -197,9 +197,9 @@ def fit(
 
     with _seeds_restored(device), _deferred_interrupt() as asked, Progress(steps, config.progress, state.step) as bar:
         model.train()
-        batch = _Batches(train, config.batch_size, config.seed)
+        batch = Batches(train, config.batch_size, config.seed)
         while state.step < steps and not asked:
-            torch.manual_seed(_mix(config.seed, state.step))
+            torch.manual_seed(step_seed(config.seed, state.step))
             b, active = present(batch(state.step, dtype).to(device))
             learns, criticises = _turns(config, state.step)
             with torch.set_grad_enabled(learns):
@@ -316,67 +316,6 @@ def shared_counts(data: PerturbationData, device: torch.device, dtype: torch.dty
     flagged = (data.qc != 0).sum(0)
     per_plate = {Plate.DOSE: data.n_treated, Plate.QC: flagged}
     return {plate: torch.as_tensor(n, device=device).to(dtype) for plate, n in per_plate.items()}
-
-
-class _Order:
-    """Step -> rows of its batch: each epoch is a permutation drawn from (seed, epoch) alone.
-
-    With a window below n, an epoch's permutation is drawn in two stages, so that `window` rows, rounded down to whole
-    batches, can be held in memory at a time: first that of all stretches of `STRETCH` consecutive rows, their borders
-    drawn too; then, within each window of it, that of its rows.
-    """
-
-    def __init__(self, n: int, batch_size: int, seed: int, window: int | None = None):
-        self.n, self.size, self.seed, self.epoch = n, batch_size, seed, -1
-        self.window = n if window is None or window >= n else max(1, window // batch_size) * batch_size
-
-    def __call__(self, step: int) -> np.ndarray:
-        position = self._position(step)
-        return self.permutation[position : position + self.size]
-
-    def around(self, step: int) -> np.ndarray:
-        """The rows of the step's window, which change when a window or, if there are several, an epoch begins."""
-        start = self._position(step) // self.window * self.window
-        return self.permutation[start : start + self.window]
-
-    def _position(self, step: int) -> int:
-        epoch, batch = divmod(step, -(-self.n // self.size))
-        if epoch != self.epoch:
-            generator = torch.Generator().manual_seed(_mix(self.seed, 2**41 + epoch))
-            self.permutation, self.epoch = self._permuted(generator).numpy(), epoch
-        return batch * self.size
-
-    def _permuted(self, generator: torch.Generator) -> Tensor:
-        if self.window >= self.n:
-            return torch.randperm(self.n, generator=generator)
-        shift = int(torch.randint(STRETCH, (1,), generator=generator))
-        stretches = torch.randperm((self.n + shift - 1) // STRETCH + 1, generator=generator)
-        rows = (stretches[:, None] * STRETCH - shift + torch.arange(STRETCH)).flatten()
-        windows = rows[(rows >= 0) & (rows < self.n)].split(self.window)
-        return torch.cat([rows[torch.randperm(len(rows), generator=generator)] for rows in windows])
-
-
-class _Batches:
-    """Step -> batch. Of data on disk, one window of the order is in memory at a time."""
-
-    def __init__(self, data: PerturbationData, batch_size: int, seed: int):
-        self.data, self.on_disk = data, isinstance(data.x, OnDisk)
-        self.order = _Order(len(data), batch_size, seed, data.x.window() if self.on_disk else None)
-        self.held: PerturbationData | None = None
-        self.rows = np.zeros(0, dtype=int)  # those held, sorted
-
-    def __call__(self, step: int, dtype: torch.dtype) -> Batch:
-        rows = self.order(step)
-        if not self.on_disk:
-            return self.data.batch(rows, dtype)
-        if self.held is None or not np.isin(rows, self.rows, assume_unique=True).all():
-            self.held, self.rows = None, np.sort(self.order.around(step))  # let go before reading
-            self.held = self.data[self.rows].to_memory()
-        return self.held.batch(np.searchsorted(self.rows, rows), dtype)
-
-
-def _mix(seed: int, index: int) -> int:
-    return (seed * 6_364_136_223_846_793_005 + index * 1_442_695_040_888_963_407 + 1) % 2**63
 
 
 @contextmanager

@@ -14,13 +14,13 @@ from conftest import make_data, make_model
 
 import samslib
 from samslib import PerturbationData, align, training
-from samslib.data import DataError
+from samslib.validation import DataError
 
 QUICK = {"steps": 2, "batch_size": 32, "progress": False}
 # Everything that feeds cells to a trained model, as (model, data) -> numbers.
 READERS = {
     "average_effects": lambda m, d: samslib.average_effects(m, d, ["A", "C"], particles=30).X,
-    "posterior_effects": lambda m, d: samslib.effects.posterior_effects(m, d, ["A", "C"], draws=4, cells=2).X,
+    "posterior_effects": lambda m, d: samslib.evaluate.effects.posterior_effects(m, d, ["A", "C"], draws=4, cells=2).X,
     "sample_cells": lambda m, d: samslib.sample_cells(m, d, ["A", "C"], cells=4).X.toarray(),
     "counterfactual": lambda m, d: samslib.counterfactual(m, d, "C", particles=2),
     "latents": lambda m, d: samslib.latents(m, d, particles=2)["z_basal"],
@@ -232,6 +232,6 @@ def test_an_anndata_where_the_data_class_is_meant_is_refused(reader, data, sams)
 
 def test_functions_of_cells_alone_refuse_an_anndata_too(data):
     adata = anndata.AnnData(data.x.copy(), obs=pd.DataFrame({"perturbation": data.labels}, index=data.cells))
-    for call in (samslib.data_effects, samslib.noise_ceiling, samslib.observed.readouts):
+    for call in (samslib.data_effects, samslib.noise_ceiling, samslib.evaluate.observed.readouts):
         with pytest.raises(DataError, match="PerturbationData.from_anndata"):
             call(adata)

@@ -11,10 +11,9 @@ import pandas as pd
 import pytest
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from nbformat.v4 import new_code_cell, new_notebook
+from samsbook import parameters, results
+from samsbook.__main__ import main
 from test_layout import ROOT
-
-from samslib import book
-from samslib.book.__main__ import main
 
 PARAMETERS = """steps: int = 3  # training steps
 learning_rate: float = 3e-4  # of Adam
@@ -31,9 +30,9 @@ def cell(source, tag=None):
 @pytest.fixture
 def chapter(tmp_path):
     cells = [
-        cell("from typing import Literal\nfrom samslib import book"),
+        cell("from typing import Literal\nimport samsbook"),
         cell(PARAMETERS, "parameters"),
-        cell("checked = book.check_parameters(globals(), steps=(1, None))\nprint(checked)"),
+        cell("checked = samsbook.check_parameters(globals(), steps=(1, None))\nprint(checked)"),
         cell("import os\nassert steps != 13, 'unlucky\\nin two lines'\nsteps != 99 or os.kill(os.getpid(), 9)"),
     ]
     path = tmp_path / "01_tiny.ipynb"
@@ -63,7 +62,7 @@ def namespace(**changes):
 
 def test_right_parameters_come_back_in_order_with_an_int_made_a_float():
     given = namespace(learning_rate=1, cap=4)
-    assert list(book.check_parameters(given)) == ["steps", "learning_rate", "posterior", "cap"]
+    assert list(parameters.check_parameters(given)) == ["steps", "learning_rate", "posterior", "cap"]
     assert type(given["learning_rate"]) is float and given["cap"] == 4
 
 
@@ -85,13 +84,13 @@ def test_right_parameters_come_back_in_order_with_an_int_made_a_float():
     ],
 )
 def test_wrong_parameters_are_named_with_the_remedy(changes, bounds, says):
-    with pytest.raises(book.ParameterError, match=re.escape(says)):
-        book.check_parameters(namespace(**changes), **bounds)
+    with pytest.raises(parameters.ParameterError, match=re.escape(says)):
+        parameters.check_parameters(namespace(**changes), **bounds)
 
 
 def test_a_namespace_without_parameters_is_an_error():
-    with pytest.raises(book.ParameterError, match="run the cell tagged 'parameters' first"):
-        book.check_parameters({"steps": 3})
+    with pytest.raises(parameters.ParameterError, match="run the cell tagged 'parameters' first"):
+        parameters.check_parameters({"steps": 3})
 
 
 def test_a_chapter_lists_its_parameters(chapter, capsys):
@@ -112,8 +111,8 @@ def test_a_chapter_lists_its_parameters(chapter, capsys):
 def test_a_notebook_with_an_unclear_parameters_cell_is_refused(tmp_path, cells, says):
     path = tmp_path / "odd.ipynb"
     nbformat.write(new_notebook(cells=cells), path)
-    with pytest.raises(book.ParameterError, match=says):
-        book.declared(path)
+    with pytest.raises(parameters.ParameterError, match=says):
+        parameters.declared(path)
 
 
 def test_a_run_sets_parameters_from_file_and_line(chapter, tmp_path, capsys, caplog):
@@ -211,15 +210,15 @@ def test_a_run_that_cannot_start_or_loses_its_kernel_tells_the_remedy(chapter, t
     [("0.1 1e-3", [0.1, 0.001]), ("0.1,1e-3", [0.1, 0.001]), ("[0.1, 1e-3]", [0.1, 0.001]), ("1", [1.0]), ("", [])],
 )
 def test_a_list_of_numbers_is_read_from_a_shell_a_file_and_papermill(text, values):
-    parameter = book.Parameter("priors", list[float], [0.5], "")
+    parameter = parameters.Parameter("priors", list[float], [0.5], "")
     assert parameter.check(parameter.read(text)) == values
     given = {"__annotations__": {"priors": "list[float]"}, "priors": text}
-    assert book.check_parameters(given, priors=(0, 1))["priors"] == values == given["priors"]
+    assert parameters.check_parameters(given, priors=(0, 1))["priors"] == values == given["priors"]
     assert all(type(value) is float for value in given["priors"])
     for already in ([0.1, "1e-3"], 0.1):
         assert parameter.check(already)[0] == 0.1
-    with pytest.raises(book.ParameterError, match=r"'priors\[0\]' must be at least 2"):
-        book.check_parameters({"__annotations__": {"priors": list[float]}, "priors": "1.5 3"}, priors=(2, None))
+    with pytest.raises(parameters.ParameterError, match=r"'priors\[0\]' must be at least 2"):
+        parameters.check_parameters({"__annotations__": {"priors": list[float]}, "priors": "1.5 3"}, priors=(2, None))
 
 
 def test_plain_papermill_with_an_unknown_name_fails_too(chapter, tmp_path):
@@ -232,48 +231,48 @@ def test_plain_papermill_with_an_unknown_name_fails_too(chapter, tmp_path):
 
 
 def test_the_module_runs_without_a_warning(chapter):
-    command = [sys.executable, "-m", "samslib.book", "parameters", str(chapter)]
+    command = [sys.executable, "-m", "samsbook", "parameters", str(chapter)]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stderr == ""
 
 
 def test_results_come_back_with_their_provenance(folder):
     frame = pd.DataFrame({"steps": [1, 2], "loss": [0.5, 0.25]})
-    path = book.write_results("tiny", frame, {"seed": 3, "steps": 2}, data_sha256="ab" * 32, seconds=1.26)
+    path = results.write_results("tiny", frame, {"seed": 3, "steps": 2}, data_sha256="ab" * 32, seconds=1.26)
     assert path == folder / "data" / "results" / "tiny.csv"
     assert sorted(p.name for p in path.parent.iterdir()) == ["tiny.csv", "tiny.json"]
-    back = book.read_results("tiny")
+    back = results.read_results("tiny")
     pd.testing.assert_frame_equal(back, frame)
     assert back.attrs["seed"] == 3 and back.attrs["seconds"] == 1.3 and back.attrs["versions"]["torch"]
-    assert "seed=3" in book.provenance_table(back).loc["parameters", "value"]
+    assert "seed=3" in results.provenance_table(back).loc["parameters", "value"]
 
 
 def test_provenance_names_no_machine_or_folder(folder):
     import getpass
     import platform
 
-    told = json.dumps(book.provenance({"seed": 0}))
+    told = json.dumps(results.provenance({"seed": 0}))
     assert str(folder) not in told and platform.node() not in told
     assert f"/{getpass.getuser()}" not in told
 
 
 def test_missing_results_say_what_to_run(folder):
-    with pytest.raises(FileNotFoundError, match="no results 'none' .* samslib.book run"):
-        book.read_results("none")
+    with pytest.raises(FileNotFoundError, match="no results 'none' .* samsbook run"):
+        results.read_results("none")
 
 
 def test_shown_code_is_the_source():
-    shown = book.show(book.results_path).data
+    shown = results.show(results.results_path).data
     assert shown.startswith("````python\ndef results_path") and "data" in shown
 
 
 def test_the_training_part_is_the_parameters_and_the_cells_tagged_training(chapter, capsys):
-    with pytest.raises(book.ParameterError, match="01_tiny.ipynb has no cell tagged 'training'"):
-        book.training_part(chapter)
+    with pytest.raises(parameters.ParameterError, match="01_tiny.ipynb has no cell tagged 'training'"):
+        parameters.training_part(chapter)
     notebook = nbformat.read(chapter, 4)
     for c in notebook.cells[:1] + notebook.cells[2:3]:
         c.metadata["tags"] = ["training"]
     nbformat.write(notebook, chapter)
-    assert [c.source for c in book.training_part(chapter).cells] == [c.source for c in notebook.cells[:3]]
+    assert [c.source for c in parameters.training_part(chapter).cells] == [c.source for c in notebook.cells[:3]]
     ran = chapter.with_name("ran.ipynb")
     assert (
         main(["run", str(chapter), "--training", "-p", "steps", "13", "-o", str(ran)]) == 0
@@ -293,6 +292,6 @@ def test_the_training_part_is_the_parameters_and_the_cells_tagged_training(chapt
     ],
 )
 def test_what_a_chapter_takes_several_of_is_refused_before_it_runs(chapter, name, value):
-    parameter = book.declared(ROOT / "chapters" / f"{chapter}.ipynb")[name]
-    with pytest.raises(book.ParameterError, match=f"Parameter '{name}' must be"):
+    parameter = parameters.declared(ROOT / "chapters" / f"{chapter}.ipynb")[name]
+    with pytest.raises(parameters.ParameterError, match=f"Parameter '{name}' must be"):
         parameter.check(parameter.read(value))

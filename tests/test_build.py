@@ -6,14 +6,12 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
-import build
 import nbformat
-import outputs
-import pages
 import pytest
 import yaml
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from samsbook import build, outputs, pages
 from test_layout import ROOT
 
 NAMES = ("01_first", "02_second")
@@ -30,7 +28,7 @@ def tiny(tmp_path):
     """A book of one page and two chapters, whose only code cell notes each run in the file `runs`."""
     ours = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     config = {key: ours[key] for key in ("only_build_toc_files", "execute")}
-    extensions = {"extra_extensions": ["sphinx.ext.autodoc"], "local_extensions": {"pages": str(ROOT / "book")}}
+    extensions = {"extra_extensions": ["sphinx.ext.autodoc", "samsbook.pages"]}
     config |= {"title": "Tiny", "sphinx": extensions}
     (tmp_path / "_config.yml").write_text(yaml.safe_dump(config))
     parts = [{"caption": "Chapters", "chapters": [{"file": f"chapters/{name}"} for name in NAMES]}]
@@ -153,7 +151,7 @@ def test_outputs_are_current_as_long_as_code_and_inputs_are(tiny, change, inputs
         ({"data/x.csv": "1"}, None),
         ({"data/x.md": "1"}, None),
         ({"_config.yml": "1"}, None),
-        ({"book/pages.py": "1"}, None),
+        ({"book/samsbook/pages.py": "1"}, None),
     ],
 )
 def test_all_pages_are_read_if_anything_but_pages_changed(changes, to_read):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from samsbook import compare, results
 
 import samslib
-from samslib import book, compare
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +44,12 @@ def test_the_text_shows_value_interval_and_ceiling(table):
 
 
 def test_the_command_prints_and_writes(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(book, "root", lambda: tmp_path)
+    monkeypatch.setattr(results, "root", lambda: tmp_path)
     arguments = "--models additive linear --holdout combinations --steps 2 --particles 25 --resamples 2 --write trial"
     assert compare.main(arguments.split()) == 0
     out = capsys.readouterr().out
     assert "controls of the held-out reference: val cells" in out and "data/results/trial.csv" in out
-    written = book.read_results("trial")
+    written = results.read_results("trial")
     assert set(written["perturbation"]) == {"pooled", "median"} and len(written.attrs["data_sha256"]) == 64
     assert written.attrs["parameters"]["models"] == "additive, linear" and written.attrs["seed"] == 0
 

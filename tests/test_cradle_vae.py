@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from conftest import SMALL, make_data
-from probes import screen_with_artifact, trained
+from samsbook.probes import screen_with_artifact, trained
 
 import samslib
 from samslib import FitConfig, fit
+from samslib.data.batches import Order, step_seed
 from samslib.distributions import Normal
 from samslib.models.cradle_vae import as_published
 from samslib.objective import log_weights, posterior, present
@@ -125,8 +128,8 @@ def test_fit_subtracts_the_penalty_and_weighs_the_likelihood():
     config = FitConfig(steps=1, batch_size=90, progress=False, particles=3)
     row = fit(model, data, None, config).iloc[0]
     model.load_state_dict(first)
-    torch.manual_seed(samslib.training._mix(0, 0))
-    b, active = present(data.batch(samslib.training._Order(90, 90, 0)(0)))
+    torch.manual_seed(step_seed(0, 0))
+    b, active = present(data.batch(Order(90, 90, 0)(0)))
     q = posterior(model, b, 3, active)
     terms = log_weights(model, b, q, shared_counts(data, torch.device("cpu"), torch.float32))
     expected = -sum((model.weigh(b) * v if k == "x" else v).mean() for k, v in terms.items())
@@ -149,7 +152,7 @@ def test_what_it_cannot_do_is_said():
     ]:
         with pytest.raises(ValueError, match=message):
             new(data, **options)
-    bare = samslib.data.replace(data, twin=None)
+    bare = replace(data, twin=None)
     quick = FitConfig(steps=1, progress=False)
     with pytest.raises(ValueError, match="with_twins.*auxiliary_weight=0"):
         fit(new(data), bare, None, quick)

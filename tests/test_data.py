@@ -12,13 +12,15 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from samslib import checkpoint, splits
-from samslib.data import DataError, PerturbationData
-from samslib.data_only import predictors
-from samslib.disk import OnDisk
-from samslib.effects import arms
+from samslib import checkpoint
+from samslib.data import splits
+from samslib.data.container import PerturbationData
+from samslib.data.disk import OnDisk
+from samslib.evaluate.observed import reference_cells
+from samslib.evaluate.predictors import predictors
+from samslib.evaluate.tables import arms
 from samslib.models import SAMSVAE
-from samslib.observed import reference_cells
+from samslib.validation import DataError
 
 LABELS = [
     "control",
@@ -87,7 +89,7 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("where", ["memory", "view", "layer", "backed", "backed view"])
 def test_every_matrix_form_gives_the_same_sparse_counts(form, where, tmp_path, monkeypatch):
-    monkeypatch.setattr("samslib.data.BLOCK", 14)  # two rows a block
+    monkeypatch.setattr("samslib.data.statistics.BLOCK", 14)  # two rows a block
     adata, options, rows = counts(), {}, slice(None)
     x = adata.X.copy()
     adata.X = FORMS[form](x)
@@ -109,7 +111,7 @@ def test_every_matrix_form_gives_the_same_sparse_counts(form, where, tmp_path, m
 
 
 def test_backed_file_is_read_in_row_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr("samslib.data.BLOCK", 21)
+    monkeypatch.setattr("samslib.data.statistics.BLOCK", 21)
     adata = counts()
     adata.X = sp.csr_matrix(adata.X)
     adata.write_h5ad(tmp_path / "cells.h5ad")
@@ -601,7 +603,7 @@ def test_select_genes_refuses_to_leave_empty_cells():
 
 @pytest.mark.parametrize("dense", [False, True])
 def test_summary_is_that_of_numpy_in_double_precision(dense, monkeypatch):
-    monkeypatch.setattr("samslib.data.BLOCK", 21)  # three rows a block
+    monkeypatch.setattr("samslib.data.statistics.BLOCK", 21)  # three rows a block
     adata = counts()
     if dense:
         adata.X = adata.X - 0.25
@@ -780,7 +782,7 @@ def bad_matrix(value, sparse):
     [(np.nan, "NaN"), (np.inf, "infinite"), (-1, "negative"), (0.5, "fractional"), (2.0**25, "too large")],
 )
 def test_bad_counts_are_counted_over_all_blocks(value, kind, sparse, monkeypatch):
-    monkeypatch.setattr("samslib.data.BLOCK", 14)
+    monkeypatch.setattr("samslib.data.statistics.BLOCK", 14)
     refused([f"adata.X has {kind} values in 2 cells"], bad_matrix(value, sparse))
 
 

@@ -23,8 +23,9 @@ from test_readers import sums  # noqa: F401  a fixture
 
 import samslib
 from samslib import datasets
-from samslib.data import PerturbationData
+from samslib.data.container import PerturbationData
 from samslib.datasets import DATASETS, DatasetError
+from samslib.datasets.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "data" / "perturbench-devel.h5ad"
@@ -144,7 +145,7 @@ def test_regenerate_leaves_only_whole_files(tmp_path, monkeypatch, capsys):
     with pytest.raises(DatasetError, match="sams-sim.h5ad cannot be written .*No space left"):
         datasets.regenerate(tmp_path)
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("sams-sim.h5ad", "old")]
-    assert datasets._main(["regenrate"]).startswith("usage: python -m samslib.datasets regenerate")
+    assert main(["regenrate"]).startswith("usage: python -m samslib.datasets regenerate")
 
 
 def test_the_bundled_sets_are_what_is_said_of_them():

@@ -10,8 +10,10 @@ import scipy.sparse as sp
 import torch
 from conftest import make_data
 
-from samslib import disk, observed, quality
-from samslib.data import DataError, PerturbationData
+from samslib.data import disk, quality
+from samslib.data.container import PerturbationData
+from samslib.evaluate import observed
+from samslib.validation import DataError
 
 CELLS, GENES = 90, 12
 pytestmark = pytest.mark.filterwarnings("ignore:Writing zarr v2 data:UserWarning")
@@ -120,7 +122,7 @@ def test_little_is_read_at_a_time(counts, stored, small_pieces, monkeypatch):
     """Every reading of summary, sums and batches gives at most a piece, one row more, and the rows between."""
     lazy = both(counts, stored)[1][np.arange(CELLS) % 3 > 0]
     kind, slicing, read = type(lazy.x.source), type(lazy.x.source).__getitem__, []
-    monkeypatch.setattr("samslib.data.BLOCK", 4 * GENES)
+    monkeypatch.setattr("samslib.data.statistics.BLOCK", 4 * GENES)
 
     def counted(self, rows):
         found = slicing(self, rows)

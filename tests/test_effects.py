@@ -7,7 +7,8 @@ from conftest import SMALL, LinearGaussian, linear_data, make_data, make_model
 
 import samslib
 from samslib.distributions import Normal
-from samslib.effects import perturbseq, reseed
+from samslib.evaluate.streams import reseed
+from samslib.evaluate.tables import perturbseq
 from samslib.trace import Trace
 
 
@@ -95,7 +96,7 @@ def test_the_posterior_variance_is_that_of_the_shared_latents_alone():
     sqrt((V^2 + (V + 0.25)^2) / 1000); five of them are exceeded, by this or by an effect, with a chance below 1e-4."""
     model, data = linear_gaussian()
     names = ["A", "B", "A+C"]
-    found = samslib.effects.posterior_effects(model, data, names, 1000, 4, "mean")
+    found = samslib.evaluate.effects.posterior_effects(model, data, names, 1000, 4, "mean")
     doses = torch.cat([data.dose_of(name) for name in names]).numpy()
     truth = 0.4**2 * (doses**2).sum(1)[:, None] * model.W.detach().square().sum(1).numpy()
     error = np.sqrt((truth**2 + (truth + 0.25) ** 2) / 1000)
@@ -122,7 +123,7 @@ def test_variances_are_unbiased_at_two_draws():
     assert ratio(runs, lambda run: run.layers["variance"], shared + cell + noise) == pytest.approx(1, abs=0.2)
     assert ratio(runs, error, shared + 2 * noise) == pytest.approx(1, abs=0.2)
     assert ratio(runs, control, cell + noise) == pytest.approx(1, abs=0.2)
-    ask = samslib.effects.posterior_effects
+    ask = samslib.evaluate.effects.posterior_effects
     runs = [ask(model, data, ["A", "B"], 2, 2, "mean", seed=seed) for seed in range(200)]
     assert ratio(runs, lambda run: run.layers["posterior_variance"], shared) == pytest.approx(1, abs=0.3)
     assert ratio(runs, error, shared + noise) == pytest.approx(1, abs=0.2)
@@ -133,10 +134,10 @@ def test_simulation_noise_is_no_posterior_variance():
     """A model without shared latents has none: the mean over genes is within five standard errors of 0."""
     data = make_data(cells=300)
     model = samslib.BASELINES["additive"](data.summary(pseudobulk=True))
-    found = samslib.effects.posterior_effects(model, data, ["A", "A+C"], 200, 10).layers["posterior_variance"]
+    found = samslib.evaluate.effects.posterior_effects(model, data, ["A", "A+C"], 200, 10).layers["posterior_variance"]
     assert abs(found.mean()) < 5 * found.std() / np.sqrt(found.size)
     with pytest.raises(ValueError, match="cells is 3; give an even number"):
-        samslib.effects.posterior_effects(model, data, ["A"], 10, 3)
+        samslib.evaluate.effects.posterior_effects(model, data, ["A"], 10, 3)
 
 
 def test_effects_at_the_controls_depths_are_unbiased_and_their_errors_honest():
@@ -193,7 +194,7 @@ def test_covariates_of_a_model_that_reads_none_are_refused():
     data = make_data(covariates=True)
     with pytest.warns(UserWarning, match="SAMSVAE ignores the covariates"):
         model = samslib.SAMSVAE(data.summary(), **SMALL)
-    for ask in (samslib.average_effects, samslib.effects.posterior_effects, samslib.sample_cells):
+    for ask in (samslib.average_effects, samslib.evaluate.effects.posterior_effects, samslib.sample_cells):
         assert np.isfinite(ask(model, data, ["A"]).X.sum())
         with pytest.raises(ValueError, match="covariates is .*, but SAMSVAE reads none; leave covariates out"):
             ask(model, data, ["A"], covariates=["line=x", "plate=1"])

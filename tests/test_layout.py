@@ -11,7 +11,7 @@ import types
 from pathlib import Path
 
 import pytest
-from pages import documented
+from samsbook.pages import documented
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(
@@ -83,8 +83,9 @@ def test_every_module_says_what_it_is_and_has_its_test(path):
     assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{path.name} has no docstring"
     if path.name == "__init__.py" and path.parent == ROOT / "samslib":
         return
-    inside = path.relative_to(ROOT / "samslib").parts[0].removesuffix(".py")
-    assert (ROOT / "tests" / f"test_{inside}.py").exists(), f"tests/test_{inside}.py is missing"
+    room, leaf = path.relative_to(ROOT / "samslib").parts[0].removesuffix(".py"), path.stem
+    tests = [ROOT / "tests" / f"test_{name}.py" for name in (leaf, room)]
+    assert leaf == "__init__" or any(test.exists() for test in tests), f"{tests[0].name} is missing"
 
 
 def test_every_module_is_in_the_reference_once():
@@ -94,20 +95,53 @@ def test_every_module_is_in_the_reference_once():
     )
 
 
-def test_models_know_nothing_of_objective_effects_training_or_data():
-    forbidden = {f"samslib.{name}" for name in ("objective", "effects", "training", "data", "datasets", "evaluate")}
-    for path in (ROOT / "samslib" / "models").glob("*.py"):
-        assert not imports(path) & forbidden, f"{path.name} imports {imports(path) & forbidden}"
+ROOMS = {  # room of the library -> the rooms that it may import from
+    "vocabulary": set(),  # what a model is: the modules that lie in the library's folder, but for those below
+    "models": {"vocabulary"},
+    "data": {"vocabulary"},
+    "datasets": {"vocabulary", "data"},
+    "alignment": {"vocabulary", "data"},
+    "checkpoint": {"vocabulary", "models"},
+    "training": {"vocabulary", "models", "data", "alignment", "checkpoint"},
+    "evaluate": {"vocabulary", "data", "alignment"},
+    "official": {"vocabulary", "models"},
+    "plotting": set(),
+}
+MODEL_SIDE = {"model", "nets", "objective", "distributions", "trace"}
 
 
-def test_data_knows_no_model():
-    for name in ("data", "splits", "datasets"):
-        wrong = {
-            m
-            for m in imports(ROOT / "samslib" / f"{name}.py")
-            if m.split(".")[1:2] in (["models"], ["model"], ["nets"])
-        }
-        assert not wrong, f"{name}.py imports {wrong}"
+def room_of(module: str) -> str:
+    first = module.split(".")[1]
+    return first if first in ROOMS else "vocabulary"
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if p.stem != "__init__" or p.parent.name != "samslib"], ids=module_name
+)
+def test_rooms_open_only_into_those_below(path):
+    """Models know nothing of how they are fitted, judged or fed; data know no model; the library knows no book."""
+    name = module_name(path)
+    room = room_of(name)
+    wrong = {m for m in imports(path) if m != "samslib" and room_of(m) not in {room, *ROOMS[room]}}
+    assert not wrong, f"{name} imports {sorted(wrong)}"
+    assert "samsbook" not in path.read_text(encoding="utf-8"), f"{name} speaks of the book's package"
+    if room in ("data", "datasets"):
+        assert not {m.split(".")[1] for m in imports(path) if m != "samslib"} & MODEL_SIDE, (
+            f"{name} imports a model's part"
+        )
+
+
+@pytest.mark.parametrize("leaf", ["observed", "predictors", "scores", "tables", "annotation", "recovery"])
+def test_what_reads_cells_and_tables_alone_imports_no_model_machinery(leaf):
+    seen, left = set(), [f"samslib.evaluate.{leaf}"]
+    while left:
+        name = left.pop()
+        if name in seen or name == "samslib":
+            continue
+        seen.add(name)
+        left += imports(next(p for p in MODULES if module_name(p) == name))
+    machinery = {"samslib.objective", "samslib.nets", "samslib.training", "samslib.evaluate.effects"}
+    assert not seen & machinery, f"{leaf} needs {sorted(seen & machinery)}"
 
 
 def test_plotting_sees_data_frames_only():
@@ -116,7 +150,9 @@ def test_plotting_sees_data_frames_only():
     assert "torch" not in path.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("package", ["samslib", "samslib.book", "samslib.models"])
+@pytest.mark.parametrize(
+    "package", ["samslib", "samslib.data", "samslib.datasets", "samslib.evaluate", "samslib.models"]
+)
 def test_no_name_of_a_package_hides_a_module(package):
     """`samslib.x` is the module x wherever there is one, whatever was imported before."""
     names = [name.rpartition(".")[2] for path in MODULES if (name := module_name(path)).rpartition(".")[0] == package]
@@ -148,7 +184,7 @@ class TestChapter:
         assert re.search(r"check_parameters\(\s*globals\(\)", later), "check them in the cell after"
 
     def test_explains_each_parameter(self, path):
-        from samslib.book import declared
+        from samsbook.parameters import declared
 
         assert all(parameter.help for parameter in declared(path).values())
 

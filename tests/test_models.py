@@ -198,9 +198,9 @@ def test_a_model_says_which_columns_it_does_not_read(variant):
         model = make_model(variant, data.summary(pseudobulk=True))
     said = [str(w.message) for w in caught if w.category is UserWarning]
     columns = {"covariates": "line=x, line=y, plate=1", "quality": "fails"}
-    told = "`python -m samslib.models` says what each model reads."
+    reads = " and ".join(kind.uses) or "neither covariates nor flags"
     ignored = [f"{what} {names}" for what, names in columns.items() if what not in kind.uses]
-    assert said == [f"{kind.__name__} ignores the {text}; {told}" for text in ignored]
+    assert said == [f"{kind.__name__} ignores the {text}; it reads {reads}." for text in ignored]
     b, q = passes(model, data)
     before = log_weights(model, b, q, counts_of(data))
     for what, field in (("covariates", "covariate"), ("quality", "qc")):
@@ -402,7 +402,7 @@ def test_conditional_vae_reads_each_dose(data):
 
 
 def test_the_table_of_models(capsys):
-    runpy.run_module("samslib.models", run_name="__main__")
+    runpy.run_module("samsbook.models", run_name="__main__")
     lines = capsys.readouterr().out.splitlines()
     for name, kind in (MODELS | BASELINES).items():
         (line,) = [line for line in lines if line.startswith(f"{name} ")]
@@ -474,11 +474,11 @@ def test_a_model_is_one_file_and_one_line(tmp_path):
     listing.write_text(lines.replace('    "cpa": CPA,', '    "cpa": CPA,\n    "toy": Toy,'))
     rules = "toy or Sketch or table_of_models or module or arrow or models_know or no_model_imports"
     tests = ["-q", "-p", "no:cacheprovider", "--model", "sketch:Sketch", "-k", rules, "tests"]
-    script = f"""import sys, pytest, samslib.compare
+    script = f"""import sys, pytest, samsbook.compare, samslib
 data = samslib.PerturbationData.from_anndata(samslib.datasets.load("sams-pairs"))
-samslib.compare.train_one("toy", data, samslib.splits.random(0)(data), steps=2, seed=0)
+samsbook.compare.train_one("toy", data, samslib.splits.random(0)(data), steps=2, seed=0)
 sys.exit(pytest.main({tests}))"""
-    paths = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    paths = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{tmp_path / 'book'}", "PYTHONDONTWRITEBYTECODE": "1"}
     run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=paths, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
 

@@ -12,8 +12,8 @@ from conftest import ROOT, make_data
 
 import samslib
 from samslib import data_effects
-from samslib.data import DataError
-from samslib.observed import conditions, halves, readouts, reference_cells, replicates
+from samslib.evaluate.observed import conditions, halves, readouts, reference_cells, replicates
+from samslib.validation import DataError
 
 
 def cells_of(x, labels, control="control"):
@@ -91,7 +91,7 @@ def test_cells_without_counts_are_an_error():
     data = make_data()
     x = data.x.copy()
     x.data[x.indptr[3] : x.indptr[5]] = 0
-    with pytest.raises(samslib.data.DataError, match="2 of 90 cells have no counts"):
+    with pytest.raises(samslib.DataError, match="2 of 90 cells have no counts"):
         data_effects(dataclasses.replace(data, x=x))
 
 

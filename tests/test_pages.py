@@ -1,7 +1,7 @@
 """The reader of built pages finds what a browser or a reader would stumble over."""
 
 import pytest
-from check_html import problems
+from samsbook.check_html import problems
 
 GOOD = '<html><body><h1 id="top">A</h1><a href="#top">up</a><a href="b.html#there">b</a>{}</body></html>'
 

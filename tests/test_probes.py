@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pandas as pd
-import probes
 import pytest
+from samsbook import probes
 
 import samslib
 

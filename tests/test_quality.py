@@ -7,8 +7,8 @@ import pytest
 import scipy.sparse as sp
 from conftest import make_data
 
-from samslib import quality
-from samslib.data import DataError
+from samslib.data import quality
+from samslib.validation import DataError
 
 GENES = ["MT-CO1", "RPS3", "RPL7", "HBA1", "HBP1", "ACTB", "RPSX", "mt-Nd1"]
 

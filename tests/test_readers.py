@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from samslib import readers
-from samslib.data import PerturbationData
-from samslib.readers import DatasetError
-from samslib.sources import SOURCES
+from samslib.data.container import PerturbationData
+from samslib.datasets import readers
+from samslib.datasets.readers import DatasetError
+from samslib.datasets.registry import SOURCES
 
 TARGETS = ["SNRPD3", "MED10", "EXOSC1", "RPL4"]
 PATHWAYS = {"EXOSOME": ["EXOSC1"], "SPLICEOSOME": ["SNRPD3", "SNRPD3"]}

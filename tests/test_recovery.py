@@ -16,7 +16,7 @@ import torch
 
 import samslib
 from samslib import BASELINES, MODELS, FitConfig, fit
-from samslib.interpret import effect_recovery, mask_recovery, shared_latents
+from samslib.evaluate.recovery import effect_recovery, mask_recovery, shared_latents
 from samslib.trace import Trace
 
 SIZES = {"latent": 5, "encoder_width": 32, "decoder_width": 32}

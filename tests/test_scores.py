@@ -10,15 +10,16 @@ import pandas as pd
 import pytest
 import scipy.stats
 from conftest import make_data
+from samsbook.published import relative_bound, verdicts
 from scipy.spatial.distance import cdist
 from sklearn.metrics import jaccard_score, r2_score, root_mean_squared_error
 from sklearn.metrics.pairwise import cosine_similarity, rbf_kernel
 
 import samslib
 from samslib import cell_scores, data_effects, effect_scores, noise_ceiling, score_table
-from samslib.effects import effect_table
-from samslib.observed import readouts
-from samslib.scores import BANDWIDTHS, interaction_classes, interactions, posterior_errors, relative_bound, verdicts
+from samslib.evaluate.observed import readouts
+from samslib.evaluate.scores import BANDWIDTHS, interaction_classes, interactions, posterior_errors
+from samslib.evaluate.tables import effect_table
 
 GENES, LABELS = 60, ["A", "A+B", "B", "C"]
 

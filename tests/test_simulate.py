@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from samslib.data import PerturbationData
-from samslib.simulate import _orthogonal, guide_screen, perturb_seq, sams_vae_simulation, svae_plus_simulation
+from samslib.data.container import PerturbationData
+from samslib.datasets.simulate import _orthogonal, guide_screen, perturb_seq, sams_vae_simulation, svae_plus_simulation
 
 SMALL = dict(perturbations=12, genes=40, cells=(30, 5, 5))
 MAKERS = {

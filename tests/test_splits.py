@@ -13,8 +13,10 @@ import pandas as pd
 import pytest
 from sklearn.model_selection import train_test_split
 
-from samslib import datasets, splits
-from samslib.data import DataError, PerturbationData
+from samslib import datasets
+from samslib.data import splits
+from samslib.data.container import PerturbationData
+from samslib.validation import DataError
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "perturbench-devel.h5ad"
 

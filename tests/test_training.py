@@ -12,6 +12,7 @@ from conftest import SMALL, LinearGaussian, make_data
 
 import samslib
 from samslib import FitConfig, fit, training
+from samslib.data.batches import STRETCH, Batches, Order
 from samslib.distributions import Poisson
 
 QUICK = {"batch_size": 32, "progress": False, "learning_rate": 0.01}
@@ -155,7 +156,7 @@ def test_seeds_decide_and_the_callers_stream_is_left_alone(split):
 
 
 def test_every_cell_is_seen_once_an_epoch():
-    order = training._Order(50, 16, seed=0)
+    order = Order(50, 16, seed=0)
     epochs = [np.concatenate([order(4 * e + i) for i in range(4)]) for e in range(2)]
     assert all(sorted(epoch) == list(range(50)) for epoch in epochs) and not np.array_equal(*epochs)
 
@@ -180,7 +181,7 @@ def test_on_disk_with_room_for_all_is_bit_for_bit_in_memory(on_disk):
 @pytest.mark.parametrize("stop", [1, 9, 14])
 def test_on_disk_stopped_and_resumed_is_bit_for_bit_the_run_that_was_not(on_disk, tmp_path, monkeypatch, stop):
     """Six batches of ten an epoch in windows of two: in the middle of a window, of an epoch, and after two."""
-    monkeypatch.setattr("samslib.disk.WINDOW", int((on_disk[0].x[:] != 0).sum() * 25 / 60))
+    monkeypatch.setattr("samslib.data.disk.WINDOW", int((on_disk[0].x[:] != 0).sum() * 25 / 60))
     settings = QUICK | {"batch_size": 10, "validate_every": 5}
     whole, again = new_model(on_disk[0]), new_model(on_disk[0])
     fit(whole, *on_disk, FitConfig(steps=16, **settings))
@@ -191,8 +192,8 @@ def test_on_disk_stopped_and_resumed_is_bit_for_bit_the_run_that_was_not(on_disk
 
 def test_one_window_is_in_memory_at_a_time_and_batches_are_the_rows_asked_for(on_disk, monkeypatch):
     train, memory = on_disk[0], on_disk[0].to_memory()
-    monkeypatch.setattr("samslib.disk.WINDOW", int((memory.x != 0).sum() * 25 / 60))
-    batches, held = training._Batches(train, 10, seed=0), []
+    monkeypatch.setattr("samslib.data.disk.WINDOW", int((memory.x != 0).sum() * 25 / 60))
+    batches, held = Batches(train, 10, seed=0), []
     for step in range(24):
         batch = batches(step, torch.float32)
         assert torch.equal(batch.x, memory.batch(batches.order(step)).x)
@@ -204,7 +205,7 @@ def test_one_window_is_in_memory_at_a_time_and_batches_are_the_rows_asked_for(on
 
 def test_windows_hold_every_cell_once_an_epoch_and_anew_in_each():
     n, size, window = 1003, 20, 250
-    order = training._Order(n, size, 0, window)
+    order = Order(n, size, 0, window)
     epochs = []
     for epoch in range(2):
         steps = range(epoch * 51, (epoch + 1) * 51)
@@ -214,10 +215,10 @@ def test_windows_hold_every_cell_once_an_epoch_and_anew_in_each():
             assert set(rows) <= set(order.around(step)) and len(order.around(step)) in (240, 43)
         epochs.append([set(order.around(step)) for step in steps[::12]])
     assert not any(a == b for a in epochs[0] for b in epochs[1])
-    assert np.array_equal(training._Order(n, size, 0, window)(60), order(60))
-    assert not np.array_equal(training._Order(n, size, 1, window)(60), order(60))
-    whole = training._Order(n, size, 0)
-    assert all(np.array_equal(training._Order(n, size, 0, n)(step), whole(step)) for step in (0, 60))
+    assert np.array_equal(Order(n, size, 0, window)(60), order(60))
+    assert not np.array_equal(Order(n, size, 1, window)(60), order(60))
+    whole = Order(n, size, 0)
+    assert all(np.array_equal(Order(n, size, 0, n)(step), whole(step)) for step in (0, 60))
 
 
 def test_windows_mix_what_is_far_apart_and_part_what_is_near():
@@ -225,13 +226,13 @@ def test_windows_mix_what_is_far_apart_and_part_what_is_near():
     where those of unshuffled rows are 6%; and the mean position of each window is that of all rows within 5 standard
     errors of drawing 250 stretches (1 in 300,000 a window)."""
     n, size, window = 20_000, 500, 4_000
-    order = training._Order(n, size, 0, window)
+    order = Order(n, size, 0, window)
     near = []
     for step in range(n // size):
         gaps = np.abs(np.subtract.outer(*[order(step)] * 2))[np.triu_indices(size, 1)]
-        near.append((gaps < training.STRETCH).mean())
-    assert np.mean(near) < 2 * (training.STRETCH - 1) / window
-    error = n / np.sqrt(12) / np.sqrt(window / training.STRETCH)
+        near.append((gaps < STRETCH).mean())
+    assert np.mean(near) < 2 * (STRETCH - 1) / window
+    error = n / np.sqrt(12) / np.sqrt(window / STRETCH)
     means = [order.around(step).mean() for step in range(0, n // size, window // size)]
     assert len(set(means)) == 5 and np.abs(np.array(means) - n / 2).max() < 5 * error
 

@@ -15,8 +15,8 @@ from samslib.cells import Batch, Condition, DataSummary, Plate, Pseudobulk
 from samslib.distributions import Likelihood, NegativeBinomial
 from samslib.model import Model, seeded
 from samslib.nets import DECODERS, VARIANCE_FLOOR
-from samslib.options import above, choose
 from samslib.trace import Trace
+from samslib.validation import above, choose
 
 STANDARD, PERTURBENCH = "standard baseline", "arXiv:2408.10609"
 

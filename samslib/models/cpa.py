@@ -9,8 +9,8 @@ from samslib.cells import Batch, Condition, DataSummary, Plate
 from samslib.distributions import Likelihood, Point, standard_normal
 from samslib.model import Adversarial, seeded
 from samslib.nets import DECODERS, CellEncoder, Classifier, Critic, DoseCurves, PointEncoder
-from samslib.options import at_least, choose
 from samslib.trace import Trace
+from samslib.validation import at_least, choose
 
 
 @final

@@ -6,8 +6,8 @@ from samslib.cells import Batch, Condition, DataSummary, Plate
 from samslib.distributions import Likelihood, Normal, standard_normal
 from samslib.model import Model, seeded
 from samslib.nets import DECODERS, CellEncoder, NormalTable
-from samslib.options import choose
 from samslib.trace import Trace
+from samslib.validation import choose
 
 
 @final

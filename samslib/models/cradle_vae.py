@@ -10,8 +10,8 @@ from samslib.cells import Batch, Condition, DataSummary, Plate
 from samslib.distributions import Bernoulli, Likelihood, Normal, StraightThroughBernoulli, standard_normal
 from samslib.model import Auxiliary, Model, seeded
 from samslib.nets import DECODERS, CellEncoder, NormalNet, NormalOfMask
-from samslib.options import above, at_least, choose
 from samslib.trace import Trace
+from samslib.validation import above, at_least, choose
 
 
 @final

@@ -9,8 +9,8 @@ from samslib.cells import Batch, Condition, DataSummary, Plate
 from samslib.distributions import Bernoulli, Beta, Likelihood, Normal, Point, StraightThroughBernoulli
 from samslib.model import Model, seeded
 from samslib.nets import DECODERS, CellEncoder
-from samslib.options import above, choose
 from samslib.trace import Trace
+from samslib.validation import above, choose
 
 
 @final

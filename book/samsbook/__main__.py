@@ -1,0 +1,106 @@
+"""Rerun a chapter with other parameters, from a shell; every name and type is checked before anything runs.
+
+python -m samsbook parameters chapters/02_inference.ipynb
+python -m samsbook run chapters/02_inference.ipynb -p steps 2000 -o mine.ipynb
+python -m samsbook run chapters/02_inference.ipynb -f book/runs/02_inference/full.yaml
+python -m samsbook run chapters/05_norman_combinatorial.ipynb --training -p results mine
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from samsbook.parameters import (
+    Parameter,
+    ParameterError,
+    declared,
+    no_kernel,
+    parameter_file,
+    refuse_unknown,
+    spoken,
+    training_part,
+)
+from samsbook.results import root
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line of the module's text. Returns the exit status; one line says what went wrong."""
+    parser = argparse.ArgumentParser("python -m samsbook", description="Rerun a chapter with parameters.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    listing = commands.add_parser("parameters", help="list a chapter's parameters")
+    running = commands.add_parser("run", help="run a chapter")
+    for command in (listing, running):
+        command.add_argument("chapter", type=Path, help="a notebook, such as chapters/02_inference.ipynb")
+    pair: dict[str, Any] = {"nargs": 2, "metavar": ("NAME", "VALUE"), "action": "append", "default": []}
+    running.add_argument("-p", "--parameter", **pair, help="set one parameter")
+    running.add_argument("-f", "--file", type=Path, help="a YAML file of parameters; -p wins over it")
+    running.add_argument("-o", "--output", type=Path, help="where the notebook with its outputs goes")
+    running.add_argument(
+        "-t", "--training", action="store_true", help="run only the cells that train and write results"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        known = declared(options.chapter)
+        if options.command == "parameters":
+            table = [(p.name, spoken(p.annotation), repr(p.default), p.help) for p in known.values()]
+            print(pd.DataFrame(table, columns=["name", "is", "default", "meaning"]).to_string(index=False))
+            return 0
+        return _run(options, known)
+    except (ParameterError, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+    except ModuleNotFoundError as error:
+        print(f"Chapters run with {error.name}, which is missing: python -m pip install -e '.[book]'", file=sys.stderr)
+    return 2
+
+
+def _run(options: argparse.Namespace, known: Mapping[str, Parameter]) -> int:
+    import papermill
+    from jupyter_client.kernelspec import NoSuchKernel
+    from nbclient.exceptions import DeadKernelError
+
+    given = (parameter_file(options.file) if options.file else {}) | dict(options.parameter)
+    refuse_unknown(given, known)
+    values = {name: known[name].check(known[name].read(value)) for name, value in given.items()}
+    chapter = training_part(options.chapter) if options.training else options.chapter
+    stem = f"{options.chapter.stem}-{options.file.stem}" if options.file else options.chapter.stem
+    output = options.output or root() / "_build" / "runs" / f"{stem}.ipynb"
+    _refuse_unwritable(output)
+    # It calls parameters with a list of choices unknown, for it cannot read their annotation; they were checked above.
+    logging.getLogger("papermill").addFilter(lambda record: "Passed unknown parameter" not in record.getMessage())
+    name, start = options.chapter.name, time.perf_counter()
+    try:
+        papermill.execute_notebook(chapter, output, values, kernel_name="python3", cwd=options.chapter.parent)
+    except NoSuchKernel as error:
+        problem = no_kernel(error.name)
+    except DeadKernelError:
+        problem = f"{name} lost its kernel, mostly a sign that memory ran out: take less, such as a smaller batch_size."
+    except papermill.PapermillExecutionError as error:
+        said = " ".join(f"{error.ename}: {error.evalue}".split()).rstrip(".")
+        problem = f"{name} failed in cell {error.exec_count}: {said}. What was run so far is in {output}."
+    else:
+        print(f"{name} ran in {time.perf_counter() - start:.0f} s; the notebook is {output}.")
+        return 0
+    print(problem, file=sys.stderr)
+    return 1
+
+
+def _refuse_unwritable(output: Path) -> None:
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.open("a").close()
+    except OSError as error:
+        raise ParameterError(
+            f"The notebook cannot be written to {output} ({error.strerror}): name a file with -o, such as mine.ipynb."
+        ) from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

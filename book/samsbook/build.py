@@ -1,0 +1,156 @@
+"""Run the chapters whose code changed, build the pages, check them. `make book` calls this.
+
+python -m samsbook.build                      run what changed, read the pages that changed, write them all
+python -m samsbook.build --full               read every page again, so that every warning is seen again
+python -m samsbook.build --executed FOLDER    take the chapters as they were run there, and read every page again
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+# What takes long to import is imported where it is used: most calls find that nothing changed.
+
+ROOT = Path(__file__).resolve().parents[2]
+INPUTS = ("samslib/**/*.py", "data/**/*", "constraints.txt")  # of the chapters' code
+SOURCES = ("_*.yml", "book/**/*", "chapters/*", *INPUTS)
+PAGE = re.compile(r"book/.*\.md|chapters/.*\.ipynb")
+
+
+class ChapterError(RuntimeError):
+    """A chapter did not run to its end."""
+
+
+def checksums(root: Path, patterns: Iterable[str]) -> dict[str, str]:
+    """The sha256 of each file that matches, by its name relative to the root."""
+    paths = {path for pattern in patterns for path in root.glob(pattern) if "__pycache__" not in path.parts}
+    read = {path: hashlib.sha256(path.read_bytes()) for path in sorted(paths) if path.is_file()}
+    return {path.relative_to(root).as_posix(): digest.hexdigest() for path, digest in read.items()}
+
+
+def chapters(root: Path) -> list[str]:
+    """The notebooks of the table of contents, in order, without their suffix."""
+    import yaml
+
+    toc = yaml.safe_load((root / "_toc.yml").read_text())
+    files = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+    return [name for name in files if name.startswith("chapters/")]
+
+
+def execute(path: Path):
+    """The notebook with its outputs. Raises ChapterError with what a failing cell raised and its traceback."""
+    import nbformat
+    from jupyter_client.kernelspec import NoSuchKernel
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellControlSignal, DeadKernelError
+
+    notebook = nbformat.read(path, as_version=4)
+    where, quiet = {"metadata": {"path": str(path.parent)}}, ["--log-level=ERROR"]
+    try:
+        return NotebookClient(notebook, timeout=600, resources=where, extra_arguments=quiet).execute()
+    except (CellControlSignal, DeadKernelError) as error:
+        raise ChapterError(f"{error}\n{path.name} failed as told above: mend it, then run `make book` again.") from None
+    except NoSuchKernel as error:
+        from samsbook.parameters import no_kernel
+
+        raise ChapterError(no_kernel(error.name)) from None
+
+
+def run_chapters(root: Path, executed: Path | None) -> None:
+    """Keep each chapter's outputs for its page, and run only the chapters whose outputs are not current.
+
+    They are when code cells, library, data and pins are what they were when the chapter ran. Raises ChapterError.
+    """
+    import nbformat
+
+    from samsbook import outputs
+
+    inputs = hashlib.sha256(json.dumps(checksums(root, INPUTS)).encode()).hexdigest()
+    names = chapters(root)
+    for i, name in enumerate(names, start=1):
+        path, kept = root / f"{name}.ipynb", outputs.place(root, name)
+        print(f"[{i}/{len(names)}] {name}.ipynb ... ", end="", flush=True)
+        start = time.perf_counter()
+        if executed is not None:
+            outputs.keep(nbformat.read(executed / path.name, as_version=4), kept, inputs)
+            print("as tested", flush=True)
+        elif outputs.current(kept, nbformat.read(path, as_version=4), inputs):
+            print("unchanged", flush=True)
+        else:
+            outputs.keep(execute(path), kept, inputs)
+            print(f"{time.perf_counter() - start:.0f} s", flush=True)
+
+
+def build_pages(root: Path, changed: Iterable[str] | None) -> list[str]:
+    """Read the pages that changed (None: all), write all, check the site; one line a defect."""
+    from samsbook.check_html import problems
+
+    build = root / "_build"
+    site, doctrees, log_file = build / "html", build / ".doctrees", build / "book.log"
+    if changed is None:
+        shutil.rmtree(site, ignore_errors=True)
+        shutil.rmtree(doctrees, ignore_errors=True)
+    for page in changed or ():  # by content, for Sphinx itself goes by time: it reads what has no doctree
+        (doctrees / page).with_suffix(".doctree").unlink(missing_ok=True)
+    tool = Path(sys.executable).with_name("jupyter-book")
+    command = [str(tool), "build", str(root), "-W", "-n", "--keep-going"]
+    print("Building the pages ... ", end="", flush=True)
+    start = time.perf_counter()
+    build.mkdir(exist_ok=True)
+    with log_file.open("w") as log:  # a file: what typesets equations may outlive a failed build and hold a pipe
+        status = subprocess.run(command, cwd=root, stdin=subprocess.DEVNULL, stdout=log, stderr=log).returncode
+    print(f"{time.perf_counter() - start:.0f} s", flush=True)
+    if status == 0:
+        return problems(site)
+    said = re.sub(r"\x1b\[[0-9;]*m", "", log_file.read_text()).splitlines()
+    telling = re.compile(r"WARNING|ERROR|^[\w.]+(Error|Exception): \S")
+    found = [line.replace(f"{root}/", "") for line in said if telling.search(line)]
+    return [*dict.fromkeys(found)] + ["All that was said is in _build/book.log."]
+
+
+def pages_to_read(now: Mapping[str, str], built: Mapping[str, str]) -> list[str] | None:
+    """The pages that changed since the last good build; None, for all, if anything else did."""
+    changed = sorted(name for name in now.keys() | built.keys() if now.get(name) != built.get(name))
+    return changed if all(PAGE.fullmatch(name) for name in changed) else None
+
+
+def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
+    """Build the book in the folder `root`; the command line of the module's text. Returns the exit status."""
+    parser = argparse.ArgumentParser(description="Build the book into _build/html.")
+    parser.add_argument("--executed", type=Path, help="a folder with the chapters as already run")
+    parser.add_argument("--full", action="store_true", help="read every page again, also those that did not change")
+    options = parser.parse_args(arguments)
+    full = options.full or options.executed is not None
+    stamp = root / "_build" / "book.json"
+    now = checksums(root, SOURCES)
+    built = json.loads(stamp.read_text()) if stamp.exists() and (root / "_build" / "html").exists() else {}
+    if now == built and not full:
+        print("Nothing changed: _build/html/index.html is up to date.")
+        return 0
+    # Gone until the build is good: after a failed one every page is read, since a page that was read warns no more.
+    stamp.unlink(missing_ok=True)
+    try:
+        run_chapters(root, options.executed)
+    except ChapterError as error:
+        print(f"failed\n\n{error}")
+        return 1
+    defects = build_pages(root, None if full else pages_to_read(now, built))
+    if defects:
+        print(*defects, "\nThe book was not built: mend what is listed above.", sep="\n")
+        return 1
+    stamp.write_text(json.dumps(now, indent=1))
+    print("The book is built: open _build/html/index.html, or run `make serve`.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

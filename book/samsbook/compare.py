@@ -1,0 +1,161 @@
+"""Every model, baseline and data-only predictor on one data set, trained shortly and scored side by side.
+
+python -m samsbook.compare                  the bundled pairs, a few minutes on one core
+python -m samsbook.compare --models sams_vae additive --steps 2000 --seed 1
+python -m samsbook.compare --write          also writes data/results/scores-small.csv, with where it came from
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+
+import anndata
+import numpy as np
+import pandas as pd
+import torch
+
+from samsbook.results import write_results
+from samslib import datasets
+from samslib.data import quality
+from samslib.data.container import PerturbationData
+from samslib.data.splits import combinations, random
+from samslib.evaluate.bounds import held_out_iwelbo
+from samslib.evaluate.effects import average_effects, sample_cells
+from samslib.evaluate.scores import cell_scores, score_table
+from samslib.model import Model
+from samslib.models import BASELINES, MODELS
+from samslib.training import FitConfig, fit, prepare
+
+KINDS: dict[str, type[Model]] = MODELS | BASELINES
+
+SMALL = {"latent": 15, "encoder_width": 64, "decoder_width": 64, "embedding_width": 64}
+
+CELLS = 50  # generated of each condition
+
+SHOWN = ("pearson", "pearson_top20", "r2", "cosine", "rmse", "jaccard_top20", "rank_cosine", "interaction_pearson")
+
+
+def train_one(
+    name: str, data: PerturbationData, word: np.ndarray, steps: int, seed: int
+) -> tuple[Model, PerturbationData]:
+    """The model of that name, trained on the part "train" of the data as it takes them, which are returned too."""
+    kind = KINDS[name]
+    data = prepare(kind, data)
+    train, val = data[word == "train"], data[word == "val"]
+    if "twins" in kind.uses:
+        train, val = quality.with_twins(train), quality.with_twins(val)
+    torch.manual_seed(seed)
+    model = kind(data.summary(train, pseudobulk="pseudobulk" in kind.needs), **kind.accepted(SMALL))
+    config = FitConfig(
+        steps=steps, batch_size=128, learning_rate=0.01, particles=2, clip=10.0, seed=seed,
+        validate_every=max(1, steps // 5), progress=False,
+    )  # fmt: skip
+    fit(model, train, val, config)
+    return model, data
+
+
+def compare(
+    dataset: str = "sams-pairs",
+    models: Sequence[str] = tuple(KINDS),
+    holdout: str = "cells",
+    steps: int = 600,
+    particles: int = 1000,
+    bound_particles: int = 30,
+    resamples: int = 100,
+    seed: int = 0,
+    quiet: bool = True,
+) -> pd.DataFrame:
+    """`score_table` of the models, trained for `steps` steps each, with the predictors from data alone.
+
+    holdout: "cells" at random, or "combinations", pairs of which no cell is in training. Rows of score "iwelbo" hold
+    the mean held-out bound of the test cells, in nats, with its 95% interval over cells; those of "energy" and "mmd"
+    the `cell_scores` of 50 generated cells a condition against the test cells. attrs["seconds"] is the time taken.
+    Raises ValueError for an unknown model or holdout.
+    """
+    start = time.perf_counter()
+    if unknown := [name for name in models if name not in KINDS]:
+        raise ValueError(f"There is no model {unknown[0]!r}; choose from {', '.join(KINDS)}.")
+    if holdout not in ("cells", "combinations"):
+        raise ValueError(f"holdout is {holdout!r}; choose 'cells' or 'combinations'.")
+    data = PerturbationData.from_anndata(datasets.load(dataset))
+    splitter = random(seed) if holdout == "cells" else combinations(0.0, seed=seed, test=1.0)
+    word = splitter(data)
+    tables: dict[str, anndata.AnnData] = {}
+    rows = []
+    for name in models:
+        began = time.perf_counter()
+        model, own = train_one(name, data, word, steps, seed)
+        tables[name] = average_effects(model, own, particles=particles, seed=seed)
+        test = own[word == "test"]
+        bound = held_out_iwelbo(model, test, bound_particles, seed)["iwelbo"]
+        half = 1.96 * bound.sem()
+        interval = {"value": bound.mean(), "low": bound.mean() - half, "high": bound.mean() + half}
+        rows.append(pd.DataFrame([{"model": name, "perturbation": "pooled", "score": "iwelbo"} | interval]))
+        drawn = sample_cells(model, own, sorted(set(test.labels)), cells=CELLS, seed=seed)
+        rows.append(cell_scores(drawn, test, resamples=resamples, seed=seed).assign(model=name))
+        if not quiet:
+            print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
+    table = score_table(tables, data, word, resamples=resamples, seed=seed)
+    controls = table.attrs["controls"]
+    table = pd.concat([table, *(part.assign(reference="held out") for part in rows)], ignore_index=True)
+    table.attrs = {"controls": controls, "seconds": time.perf_counter() - start}
+    return table
+
+
+def side_by_side(table: pd.DataFrame, scores: Sequence[str] = SHOWN) -> str:
+    """The pooled rows as text: a block a score, a row a model, "value [low, high]" against both references, with the
+    ceiling on top. Best held-out value first."""
+    pooled = table[table["perturbation"] == "pooled"]
+    blocks = []
+    for score in [s for s in (*scores, "energy", "mmd", "iwelbo") if s in set(pooled["score"])]:
+        rows = pooled[pooled["score"] == score]
+        fields = zip(rows["value"], rows["low"], rows["high"], strict=True)
+        shown = rows.assign(text=[f"{v:.3f} [{low:.3f}, {high:.3f}]" for v, low, high in fields])
+        wide = shown.pivot(index="model", columns="reference", values="text")
+        ascending = score.startswith(("rmse", "rank", "energy", "mmd"))
+        order = rows[rows["reference"] == "held out"].sort_values("value", ascending=ascending)["model"]
+        wide = wide.loc[order, [r for r in ("held out", "official") if r in wide]].fillna("")
+        ceiling = rows.groupby("reference")["ceiling"].first().dropna()
+        told = ", ".join(f"{reference} {value:.3f}" for reference, value in ceiling.items())
+        blocks.append(f"{score}" + (f"   (ceiling: {told})" if told else "") + f"\n{wide.to_string(header=True)}")
+    return "\n\n".join(blocks)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line of the module's text. Returns the exit status."""
+    parser = argparse.ArgumentParser("python -m samsbook.compare", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--dataset", default="sams-pairs", help="a name of samslib.datasets, of counts with controls")
+    parser.add_argument("--models", nargs="+", default=list(KINDS), choices=list(KINDS), metavar="NAME")
+    parser.add_argument("--holdout", default="cells", choices=("cells", "combinations"))
+    for name, default in (
+        ("steps", 600),
+        ("particles", 1000),
+        ("bound-particles", 30),
+        ("resamples", 100),
+        ("seed", 0),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--write", nargs="?", const="scores-small", help="name of the table in data/results")
+    options = vars(parser.parse_args(arguments))
+    name = options.pop("write")
+    table = compare(**options, quiet=False)
+    print(side_by_side(table))
+    print(f"\n{table.attrs['seconds']:.0f} s; controls of the held-out reference: {table.attrs['controls']} cells.")
+    if name:
+        known = table[table["perturbation"].isin(["pooled", "median"])]
+        path = write_results(
+            name,
+            known.assign(**{c: known[c].astype(float) for c in ("value", "low", "high", "ceiling")}),
+            options | {"models": ", ".join(options["models"])},
+            datasets.sha256(options["dataset"]),
+            table.attrs["seconds"],
+        )
+        print(f"Written to {path.relative_to(path.parents[2])}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

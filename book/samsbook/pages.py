@@ -1,0 +1,144 @@
+"""The book's own Sphinx extension: outputs of chapters, equations, scripts and docstrings; a page needs no network."""
+
+import pkgutil
+import re
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import nbformat
+import sphinxcontrib.katex
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
+from sphinx.util.docutils import SphinxDirective
+from sphinxcontrib.katex import KaTeXServer
+
+from samsbook import outputs
+
+
+def _show_outputs(app: Sphinx, page: str, source: list[str]) -> None:
+    """A chapter's page is its notebook with the outputs that were kept; it is read again when those change."""
+    if Path(app.env.doc2path(page)).suffix != ".ipynb":
+        return
+    kept = outputs.place(Path(app.srcdir), page)
+    app.env.note_dependency(str(kept))
+    notebook = nbformat.reads(source[0], as_version=4)
+    try:
+        outputs.merge(notebook, nbformat.read(kept, as_version=4))
+    except (FileNotFoundError, ValueError):
+        raise ExtensionError(f"{page}.ipynb was not run with the code that it has now: run `make book`.") from None
+    source[0] = nbformat.writes(notebook)
+
+
+def _write_all(app: Sphinx, env) -> set[str]:
+    """Pages are read when they change, but all are written, since titles stand in the contents of each: a matter of
+    seconds, and a reference from an unchanged page that leads nowhere is told again."""
+    return env.found_docs
+
+
+def _typeset_here(app: Sphinx, config) -> None:
+    """Equations are set while building if there is Node, else in the browser by a bundled script."""
+    config.katex_prerender = shutil.which("node") is not None
+    sphinxcontrib.katex.STARTUP_TIMEOUT = sphinxcontrib.katex.RENDER_TIMEOUT = 120  # seconds, for a busy machine
+    KaTeXServer.start_server_process = _start_katex
+
+
+def _start_katex(folder: Path, timeout: float) -> tuple[subprocess.Popen, socket.socket]:
+    """Node's renderer and a connection to it, tried until it answers: its socket is there before it listens."""
+    place = folder / "katex.sock"
+    command = KaTeXServer.build_command(socket=place)
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=folder)
+    deadline = time.monotonic() + timeout
+    while True:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.connect(str(place))
+            return process, connection
+        except OSError:
+            connection.close()
+            if time.monotonic() > deadline or process.poll() is not None:
+                raise
+            time.sleep(0.01)
+
+
+def _drop_thebe(app: Sphinx, page: str, template: str, context: dict, doctree) -> None:
+    """Nothing runs in the browser, so Thebe goes: it declares a constant twice and names an address."""
+    context["script_files"] = [
+        script
+        for script in context["script_files"]
+        if "thebe" not in f"{getattr(script, 'filename', '')}{getattr(script, 'attributes', '')}".lower()
+    ]
+
+
+def _plain_docstring(app: Sphinx, kind: str, name: str, thing, options, lines: list[str]) -> None:
+    """Docstrings are plain text with `code`: keep lines where they indent, escape what rST would read."""
+
+    def escaped(line: str) -> str:
+        pieces = re.split(r"(`+[^`]+`+)", line)
+        for i, piece in enumerate(pieces):
+            code = i % 2
+            pieces[i] = f"``{piece.strip('`')}``" if code else re.sub(r"([*|\\`_])", r"\\\1", piece)
+        return "".join(pieces)
+
+    paragraphs, current = [], []
+    for line in [*lines, ""]:
+        if line.strip():
+            current.append(line.rstrip())
+        elif current:
+            paragraphs.append(current)
+            current = []
+    lines.clear()
+    for paragraph in paragraphs:
+        as_written = any(line[0] == " " or line.startswith(("- ", "* ", ">>> ")) for line in paragraph)
+        for line in paragraph:
+            indent = len(line) - len(line.lstrip())
+            lines.append("| " * as_written + " " * indent + escaped(line.lstrip()))
+        lines.append("")
+
+
+def documented(page: str) -> dict[str, list[str]]:
+    """What each `.. modules::` of a page names -> the modules of samslib that it documents: those, with all that a
+    package among them holds; where it names nothing, all that the others leave out. Raises ValueError for an unknown
+    module.
+    """
+    import samslib  # here, for it takes seconds and most builds do not document it again
+
+    known = [m.name for m in pkgutil.walk_packages(samslib.__path__, "samslib.") if not m.name.endswith("__main__")]
+
+    def within(name: str) -> list[str]:
+        if found := [module for module in known if f"{module}.".startswith(f"samslib.{name}.")]:
+            return found
+        raise ValueError(f"samslib has no module {name!r}; mend the list of modules on the page.")
+
+    asked = re.findall(r"^\.\. modules:: *(.*)$", page, re.MULTILINE)
+    rooms = {names: [module for name in names.split() for module in within(name)] for names in asked}
+    if "" in rooms:
+        rooms[""] = [module for module in known if all(module not in room for room in rooms.values())]
+    return rooms
+
+
+class _Modules(SphinxDirective):
+    """Modules of the library, each from its own documentation; see `documented`."""
+
+    optional_arguments, final_argument_whitespace = 1, True
+
+    def run(self) -> list[nodes.Node]:
+        page = Path(self.env.doc2path(self.env.docname)).read_text(encoding="utf-8")
+        names = documented(page)[" ".join(self.arguments)]
+        shown = nodes.Element()
+        self.state.nested_parse(StringList([f".. automodule:: {name}" for name in names], "modules"), 0, shown)
+        return shown.children
+
+
+def setup(app: Sphinx) -> dict:
+    app.add_directive("modules", _Modules)
+    app.connect("source-read", _show_outputs)
+    app.connect("env-get-updated", _write_all)
+    app.connect("config-inited", _typeset_here)
+    app.connect("html-page-context", _drop_thebe, priority=900)
+    app.connect("autodoc-process-docstring", _plain_docstring)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

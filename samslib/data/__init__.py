@@ -1,0 +1,1 @@
+"""Perturbed cells, from an AnnData to the batches that a model reads."""

@@ -1,0 +1,106 @@
+"""Counts that stay in their file: rows of a sparse matrix on disk, read into memory a part at a time.
+
+The reading is anndata's own, for HDF5 and zarr alike: one call with a mask of rows reads many short runs at about the
+price of a few long ones, where a call a run would cost milliseconds each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from anndata.abc import CSRDataset
+
+PIECE = 2**22  # stored values asked for in one reading, 32 MB; a few times that if rows between are read along
+
+GAP = 4  # rows that lie this near are read in one run, those between them dropped
+
+WINDOW = 2**24  # stored values held in memory while training, 128 MB
+
+
+def canonical(x: Any) -> sp.csr_matrix:
+    """A matrix as CSR float64, entries in pieces summed, explicit zeros left out, masked ones NaN; `x` stays as it is.
+
+    It is made float64 first: two pieces of 200 are 400, which a byte does not hold.
+    """
+    x = x.astype(np.float64)
+    x = sp.csr_matrix(x if sp.issparse(x) else np.ma.filled(x, np.nan))
+    x.sum_duplicates()
+    x.eliminate_zeros()
+    return x
+
+
+class OnDisk:
+    """(n, G) rows of a CSR matrix in an open HDF5 file or zarr store; `x[rows]` reads them as CSR float32.
+
+    Rows may be chosen by a slice, a mask or positions, in any order and more than once; `select` chooses without
+    reading. A matrix with explicit zeros or with entries in pieces is read as if it had none. Memory: what was asked
+    for, twice while it is put together, and a few times `PIECE`.
+
+    Reading raises OSError, which names the file, if it was closed, or its folder if a zarr store is gone.
+    """
+
+    def __init__(self, source: CSRDataset):
+        group: Any = source.group
+        self.source, self.genes = source, np.arange(source.shape[1])
+        self.folder = getattr(getattr(group, "store", None), "root", None)  # of a zarr store that is one
+        self.path = self.folder or (group.store if hasattr(group, "store") else group.file.filename)
+        self.stored = np.diff(group["indptr"][:]).astype(np.int32)  # values a row of the file
+        self.rows = np.arange(source.shape[0])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.rows), len(self.genes)
+
+    def select(self, rows: Any = slice(None), genes: Any = slice(None)) -> OnDisk:
+        """The chosen rows and columns, still on disk."""
+        chosen = copy(self)
+        chosen.rows, chosen.genes = self.rows[rows], self.genes[genes]
+        return chosen
+
+    def __getitem__(self, rows: Any) -> sp.csr_matrix:
+        wanted, back = np.unique(self.rows[rows], return_inverse=True)
+        x = sp.vstack([self._read(piece) for piece in self._pieces(wanted)], format="csr")
+        return x if np.array_equal(back, np.arange(len(wanted))) else x[back]
+
+    def blocks(self) -> Iterator[tuple[int, sp.csr_matrix]]:
+        """All rows in order, a `PIECE` at a time: the position of a block's first row, and the block."""
+        start = 0
+        for piece in self._pieces(self.rows):
+            yield start, self[start : start + len(piece)]
+            start += len(piece)
+
+    def sum(self) -> float:
+        return sum(float(block.sum(dtype=np.float64)) for _, block in self.blocks())
+
+    def window(self) -> int:
+        """How many of these rows have `WINDOW` stored values, on average."""
+        return int(len(self.rows) * WINDOW / max(1, self.stored[self.rows].sum(dtype=np.int64)))
+
+    def _pieces(self, rows: np.ndarray) -> list[np.ndarray]:
+        """File rows cut into parts of about `PIECE` stored values each."""
+        return np.split(rows, np.flatnonzero(np.diff(np.cumsum(self.stored[rows], dtype=np.int64) // PIECE)) + 1)
+
+    def _read(self, wanted: np.ndarray) -> sp.csr_matrix:
+        """Rows of the file, sorted and each once."""
+        mask = np.zeros(len(self.stored), dtype=bool)
+        if len(wanted):
+            cuts = np.flatnonzero(np.diff(wanted) > GAP)
+            for first, last in zip(wanted[np.r_[0, cuts + 1]], wanted[np.r_[cuts, -1]], strict=True):
+                mask[first : last + 1] = True
+        try:
+            if self.folder is not None and not Path(self.folder).exists():  # it would be read as zeros
+                raise FileNotFoundError("there is no such folder")
+            x = canonical(self.source[mask])
+        except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+            raise OSError(
+                f"The counts in {self.path} can no longer be read ({error}): the file was closed, moved or changed "
+                "after the data were made of it; open it again and make the data anew."
+            ) from error
+        x = x if x.shape[0] == len(wanted) else x[np.searchsorted(np.flatnonzero(mask), wanted)]
+        x = x if np.array_equal(self.genes, np.arange(x.shape[1])) else x[:, self.genes]
+        return x.astype(np.float32)

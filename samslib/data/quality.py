@@ -1,0 +1,175 @@
+"""Which cells are of poor quality, and how each would look otherwise: what CRADLE-VAE must be told of the data.
+
+The rules are those of Baek et al. 2025: a cell fails if a measure of it lies more than k median absolute deviations
+(MAD, without the factor 1.4826) on the bad side of the median of all cells. Label all cells before splitting and
+before selecting genes, since a share of mitochondrial counts among a few hundred chosen genes is another quantity.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import replace
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import torch
+
+from samslib.data.container import PerturbationData, check_data
+from samslib.data.disk import canonical
+from samslib.data.reading import check_anndata
+from samslib.validation import DataError, left_out
+
+LOG = logging.getLogger("samslib")
+
+CLASSES = {"percent_mt": "MT-", "percent_ribo": "RP[SL]", "percent_hb": "HB[^(P)]"}  # how the genes' symbols begin
+
+BELOW = ("counts", "genes")  # measures of which too little is bad; of the others, too much is
+
+
+def measure(adata: Any, layer: str | None = None) -> pd.DataFrame:
+    """A row a cell: "counts", "genes" detected, and the percentages of counts on mitochondrial, ribosomal and
+    haemoglobin genes, which are known by their symbols (MT-; RPS, RPL; HB but not HBP). A cell without counts has 0 %.
+
+    Raises DataError for a layer that is not there, for values that are no counts, and where no gene has a symbol of
+    any class; warns where one class has no gene.
+    """
+    check_anndata(adata, "Quality control")
+    if layer is not None and layer not in adata.layers:
+        raise DataError(f"adata.layers has no {layer!r}; its layers: {sorted(adata.layers)}; layer=None is adata.X.")
+    x = (adata.to_memory() if adata.isbacked else adata).X if layer is None else adata.layers[layer]
+    if x is None:
+        raise DataError("adata.X is empty; name the layer that holds the counts with layer=.")
+    x = canonical(x.to_memory() if hasattr(x, "to_memory") else x)
+    if not (np.isfinite(x.data) & (x.data > 0) & (x.data == np.rint(x.data))).all():
+        where = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
+        raise DataError(f"{where} holds values that are no counts; name the layer of raw counts with layer=.")
+    total = np.asarray(x.sum(1)).ravel()
+    table = {"counts": total, "genes": np.diff(x.indptr).astype(float)}
+    members = {name: np.array([bool(re.match(p, str(g))) for g in adata.var_names]) for name, p in CLASSES.items()}
+    missing = [name.removeprefix("percent_") for name, chosen in members.items() if not chosen.any()]
+    if len(missing) == len(CLASSES):
+        raise DataError(
+            f"No gene is mitochondrial, ribosomal or haemoglobin by its symbol (the first is {adata.var_names[0]!r}); "
+            "set adata.var_names to gene symbols such as 'MT-CO1' and 'RPS3', with all genes kept."
+        )
+    if missing:
+        LOG.warning("no %s genes among these %d, so no cell can fail by them", " and no ".join(missing), x.shape[1])
+    for name, chosen in members.items():
+        table[name] = 100 * np.asarray(x[:, chosen].sum(1)).ravel() / np.maximum(total, 1)
+    return pd.DataFrame(table, index=adata.obs_names)
+
+
+def thresholds(measured: pd.DataFrame, k: float = 5) -> pd.Series:
+    """The last value of each measure that passes: median - k MAD of counts and genes, median + k MAD of percentages.
+
+    k is 3, 4 or 5 in the published comparisons. Raises ValueError unless k is above 0.
+    """
+    if not k > 0:
+        raise ValueError(f"k is {k}; it must be above 0 (published: 3, 4 and 5).")
+    middle = measured.median()
+    mad = (measured - middle).abs().median()
+    return middle + k * mad * np.where(measured.columns.isin(BELOW), -1, 1)
+
+
+def label(
+    adata: Any, layer: str | None = None, k: float | None = None, doublets: bool | float = False, seed: int = 0,
+    limits: pd.Series | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """True where a cell fails: a column for each measure, "doublet" if asked for, and "fails", any of them.
+
+    limits: thresholds of other cells, to judge generated cells as the real ones were; by default those of these cells
+    with k, which is 5 unless given.
+    doublets: True for Scrublet's own threshold, between the two modes of the scores of doublets that it simulates, or a
+    score between 0 and 1 above which a cell counts as a doublet. `attrs["thresholds"]` holds the limits used, by name.
+    Then:
+
+        adata.obs["fails"] = quality.label(adata)["fails"]
+        data = PerturbationData.from_anndata(adata, quality="fails")
+
+    Raises as `measure` and `thresholds` do; DataError where Scrublet finds no limit; ValueError for both k and limits.
+    """
+    if limits is not None:
+        left_out("limits are given", k=k)
+    measured = measure(adata, layer)
+    limits = thresholds(measured, 5 if k is None else k) if limits is None else limits
+    table = pd.DataFrame(
+        {n: v < limits[n] if n in BELOW else v > limits[n] for n, v in measured.items()}, index=measured.index
+    )
+    if doublets is not False:
+        table["doublet"] = _doublets(adata, layer, doublets, seed)
+    table["fails"] = table.any(axis=1)
+    table.attrs["thresholds"] = {str(n): float(v) for n, v in limits.items()}
+    return table
+
+
+def _doublets(adata: Any, layer: str | None, limit: float, seed: int) -> np.ndarray:
+    import scanpy
+
+    counts = adata.X if layer is None else adata.layers[layer]
+    copy = anndata.AnnData(canonical(counts[:]).astype(np.float32))
+    scanpy.pp.scrublet(copy, threshold=None if limit is True else float(limit), random_state=seed, verbose=False)
+    if "predicted_doublet" not in copy.obs:
+        raise DataError("Scrublet found no threshold between its two modes; give a score such as doublets=0.25.")
+    return copy.obs["predicted_doublet"].to_numpy(dtype=bool)
+
+
+def with_twins(
+    data: PerturbationData, most: int | None = None, seed: int = 0, as_published: bool = False
+) -> PerturbationData:
+    """The same cells, each with a twin: the cell as it would look in the other class, failing or passing.
+
+    Gene by gene, its counts are multiplied by the other class's mean over that of its own, both among the cells of its
+    label (real values are shifted by the difference). The label's own mean joins each class as one more cell, so that
+    few cells give mild ratios; a twin is all zero where its label lacks a class.
+    as_published: a twin is what a cell of its label looks like when it fails, for passing and failing cells alike: the
+    lower median (that of `torch.median`) of `most` cells (50 unless given) drawn with replacement, or of as many as
+    there are if fewer, from the failing cells of the label; zeros if there are none. Nothing else is drawn by `seed`.
+    Call it on each part of a split, so that no cell's twin is made of another part's cells. Raises DataError without a
+    quality flag, ValueError for `most` below 1 or without as_published.
+    """
+    if not check_data(data, "with_twins").quality:
+        raise DataError("Twins need a quality flag; make the data with from_anndata(..., quality=<column of obs>).")
+    if not as_published:
+        left_out("only as_published draws cells", most=most)
+    most = 50 if most is None else most
+    if most < 1:
+        raise ValueError(f"most is {most}; a median needs at least 1 cell.")
+    rng = np.random.default_rng(seed)
+    failing = (data.qc != 0).any(1)
+    blocks, order = [sp.csr_matrix((0, len(data.genes)), dtype=np.float32)], [np.zeros(0, dtype=int)]
+    for name in pd.unique(data.labels):
+        cells = np.flatnonzero(data.labels == name)
+        x, fails = sp.csr_matrix(data.x[cells]), failing[cells]
+        blocks += _failing_medians(x, fails, most, rng) if as_published else _other_class(x, fails, data.counts)
+        order += [cells] if as_published else [cells[~fails], cells[fails]]
+    return replace(data, twin=sp.vstack(blocks, format="csr", dtype=np.float32)[np.argsort(np.concatenate(order))])
+
+
+def _other_class(x: sp.csr_matrix, fails: np.ndarray, counts: bool) -> list[sp.csr_matrix]:
+    """Twins of the passing and of the failing cells of one label."""
+    classes = [x[~fails], x[fails]]
+    if not all(c.shape[0] for c in classes):
+        return [sp.csr_matrix(c.shape) for c in classes]
+    overall = np.asarray(x.mean(0))
+    means = [(np.asarray(c.sum(0)) + overall) / (1 + c.shape[0]) for c in classes]
+    pairs = zip(classes, means, means[::-1], strict=True)
+    if not counts:
+        return [sp.csr_matrix(c.toarray() + other - own) for c, own, other in pairs]
+    return [c.multiply(other / np.where(own > 0, own, 1)) for c, own, other in pairs]
+
+
+def _failing_medians(x: sp.csr_matrix, fails: np.ndarray, most: int, rng: np.random.Generator) -> list[sp.csr_matrix]:
+    """Twins of the cells of one label, in blocks that fit into memory."""
+    found = torch.from_numpy(x[fails].toarray())  # draws are positions in this table, and only in it
+    blocks = []
+    for some in np.array_split(fails, -(-len(fails) // 64)):
+        twins = np.zeros((len(some), x.shape[1]), dtype=np.float32)
+        if len(found):
+            drawn = rng.integers(len(found), size=(len(some), min(most, len(found))))
+            twins = found[torch.from_numpy(drawn)].median(1).values.numpy()
+        blocks.append(sp.csr_matrix(twins))
+    return blocks

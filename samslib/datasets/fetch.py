@@ -1,0 +1,164 @@
+"""Fetching published files: into a cache, checked, and read by the reader of each data set."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from samslib.datasets.readers import DatasetError
+from samslib.datasets.registry import Dataset, File
+from samslib.progress import download_bar
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+LOG = logging.getLogger("samslib")
+
+
+def _from_files(name: str, known: Dataset, own: Path | None) -> AnnData:
+    """Real cells from the published file or one's own, and what else their reader needs, which is fetched."""
+    assert known.read is not None
+    first, *more = known.files
+    if own is None:
+        _fetch(name, known, first)
+    else:
+        _check_own(name, first, own)
+    for file in more:
+        _fetch(name, known, file)
+    place = own or _cache() / first.name
+    try:
+        adata = known.read(place, *(_cache() / file.name for file in more))
+    except DatasetError as error:
+        raise DatasetError(f"{place} {error}; give a file of {name!r}, which is had from {first.address}.") from error
+    except Exception as error:  # a damaged HDF5 file fails in many ways
+        remedy = "delete it and load again" if own is None else f"the file of {name!r} is had from {first.address}"
+        raise DatasetError(f"{place} cannot be read ({_reason(error)}); {remedy}.") from error
+    source = {"address": first.address, "sha256": first.sha256, "licence": known.licence, "origin": known.origin}
+    adata.uns["source"] = {key: value for key, value in source.items() if value}
+    if known.kept and adata.shape == (known.cells, known.genes):
+        _write(adata, _cache() / known.kept)
+    return adata
+
+
+def _cache() -> Path:
+    folder = os.environ.get("SAMSLIB_CACHE", "")
+    if not folder:
+        import pooch
+
+        folder = str(pooch.os_cache("samslib"))
+    return Path(folder).expanduser()
+
+
+def _place(known: Dataset) -> Path:
+    """Where the file of a data set belongs."""
+    if known.make is None:
+        return _cache() / known.file
+    folder = os.environ.get("SAMSLIB_DATA") or Path(__file__).resolve().parents[2] / "data"
+    return Path(folder).expanduser() / known.file
+
+
+def _here(known: Dataset) -> Path:
+    """The file that `load` would read: what a long reading left, or the published file."""
+    kept = _cache() / known.kept
+    return kept if known.kept and kept.is_file() else _place(known)
+
+
+def _reason(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _read(path: Path, remedy: str) -> AnnData:
+    import anndata
+
+    try:
+        return anndata.read_h5ad(path)
+    except Exception as error:  # a damaged HDF5 file fails in many ways
+        raise DatasetError(f"{path} cannot be read ({_reason(error)}); {remedy}.") from error
+
+
+def _write(adata: AnnData, place: Path, **options: Any) -> None:
+    """Write a file that is there only once it is complete."""
+    part = place.with_name(f".{place.name}.{os.getpid()}")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        adata.write_h5ad(part, **options)
+        os.replace(part, place)
+    except OSError as error:
+        raise DatasetError(f"{place} cannot be written ({error}); give another folder.") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _check_own(name: str, file: File, path: Path) -> None:
+    """A file of the user's is of the published schema, and of the published size or said not to be."""
+    if not path.is_file():
+        raise DatasetError(f"There is no file {path}; the file of {name!r} is had from {file.address}.")
+    if problem := file.problem(path, own=True):
+        raise DatasetError(f"{path} is not the file of {name!r}: it {problem}; get it from {file.address}.")
+    if problem := file.problem(path):
+        LOG.warning("%s %s; it is read all the same", path, problem)
+
+
+def _fetch(name: str, known: Dataset, file: File) -> None:
+    """Bring a file into the cache, unless it is there unharmed; it gets its name only once it is whole and checked.
+
+    A damaged file in the cache is fetched again if its sha256 is known; else it may be half of a download by hand, and
+    is left alone.
+    """
+    import pooch
+
+    place = _cache() / file.name
+    resume = f"`curl -L -C - -o {shlex.quote(str(place))} {shlex.quote(file.address)}`"
+    ways = [*file.others, *(f"load({other!r})" for other in known.alternatives), f"load({name!r}, path=...)"]
+    by_hand = f"by hand, resumed where it broke off: {resume}; other ways: {', '.join(ways)}"
+    problem = ""
+    try:
+        if place.is_file():
+            if not (problem := file.problem(place)):
+                return
+            if not file.sha256:
+                raise DatasetError(f"{place} {problem}; delete it and load again, or go on {by_hand}.")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _check_room(file, place.parent)
+        known_hash = f"sha256:{file.sha256}" if file.sha256 else None
+        pooch.retrieve(file.address, known_hash, place.name, place.parent, downloader=_downloader(file))
+    except DatasetError:
+        raise
+    except ValueError as error:  # the downloader's word, or pooch's, for other bytes; they are removed
+        raise DatasetError(f"What {file.address} gave {_reason(error)} and was not kept; {by_hand}.") from error
+    except OSError as error:
+        if error.errno is not None or isinstance(error, PermissionError):  # of the disk: the network's have none
+            reason = error.strerror or _reason(error)
+            remedy = "free or unlock it, or set SAMSLIB_CACHE to another folder"
+            raise DatasetError(f"The cache folder {place.parent} cannot be used ({reason}); {remedy}.") from error
+        damaged = " (the file that is there is damaged)" if problem else ""
+        status = getattr(getattr(error, "response", None), "status_code", "")
+        reason = f"{type(error).__name__} {status}".strip()
+        what = f"{name} could not be fetched{damaged} from {file.address} ({reason})"
+        raise DatasetError(f"{what}; try again, or {by_hand}.") from error
+
+
+def _check_room(file: File, folder: Path) -> None:
+    if (free := shutil.disk_usage(folder).free / 1e9) < file.gigabytes:
+        need = f"{file.gigabytes:g} GB are needed and {free:.1f} GB are free"
+        raise DatasetError(f"The cache folder {folder} has no room for {file.name}: {need}; set SAMSLIB_CACHE.")
+
+
+def _downloader(file: File) -> Any:
+    """For pooch: stream to its temporary file with a bar, and refuse there what is not the published file."""
+    import pooch
+
+    def download(address: str, to: str, _: Any) -> None:
+        bar = download_bar(file.name)
+        try:
+            pooch.HTTPDownloader(progressbar=bar, chunk_size=2**20, timeout=30)(address, to, None)
+        finally:
+            bar.close()
+        if problem := file.problem(Path(to)):
+            raise ValueError(problem)
+
+    return download

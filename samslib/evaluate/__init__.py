@@ -1,0 +1,1 @@
+"""What trained models and cells say: effects, bounds, scores, checks, recovery, annotation."""

@@ -1,0 +1,76 @@
+"""How far a query lies from what a model was trained on: distances between embeddings of conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.spatial.distance import cdist
+from torch import Tensor
+
+from samslib.alignment import align
+from samslib.cells import Condition
+from samslib.data.container import PerturbationData
+from samslib.evaluate.streams import evaluating
+from samslib.model import Model
+
+
+@runtime_checkable
+class Embeds(Protocol):
+    """A model that gives each condition one vector whatever the cell, as CPA does."""
+
+    def embed(self, c: Condition) -> Tensor: ...
+
+
+def distance_to_training(
+    model: Model,
+    train: PerturbationData,
+    queries: Sequence[str | Mapping[str, float]],
+    covariates: Sequence[str] = (),
+    cells: int = 30,
+) -> pd.DataFrame:
+    """Smallest cosine and Euclidean distance of each query's embedding to those of the training conditions.
+
+    A query is a condition's name, at its usual dose, or amounts by perturbation such as {"A": 0.5, "B": 2}; the order
+    of names does not matter. `covariates` are its levels, such as ["line=K562"], one for each covariate of the data.
+    A training condition is a set of doses with its covariates; those with more than `cells` cells count (CPA's score
+    and threshold, Lotfollahi et al. 2023). The basal state plays no part, so the score is the same for every cell.
+
+    Returns one row a query: "cosine", "nearest_cosine", "euclidean", "nearest_euclidean". Between a zero vector, such
+    as control without covariates, and another the cosine distance is 1. Of conditions that tie in one distance, the
+    one nearer by the other is named.
+    Raises ValueError for a model without such embeddings, an unknown name, a level that is missing or given twice, or
+    if no training condition has enough cells.
+    """
+    if not isinstance(model, Embeds):
+        raise ValueError(f"{type(model).__name__} has no embedding of a condition apart from its cells; use CPA.")
+    train = align(train, model)
+    both = np.hstack([train.dose.toarray(), train.covariate])
+    kinds, times = np.unique(both, axis=0, return_counts=True)
+    kept = times > cells
+    if not kept.any():
+        raise ValueError(f"No training condition has more than {cells} cells (the largest has {times.max()}).")
+    T = len(train.perturbations)
+    dose = torch.cat([train.dose_of(query) for query in queries])
+    levels = train.levels_of(covariates)
+    with evaluating(model, 0) as like:
+        place = lambda d, u: Condition(d.to(like), d.new_ones(len(d), 1), u.to(like), d.new_zeros(len(d), 0))  # noqa: E731
+        known = model.embed(place(*torch.from_numpy(kinds[kept]).split([T, both.shape[1] - T], dim=1)))
+        asked = model.embed(place(dose, levels.expand(len(dose), -1)))
+    a, b = asked.double().cpu().numpy(), known.double().cpu().numpy()
+    euclidean, cosine = cdist(a, b), _cosine(a, b)
+    names = np.array([train.describe(row[:T], row[T:]) for row in kinds[kept]], dtype=object)
+    table: dict[str, object] = {}
+    for what, distance, other in (("cosine", cosine, euclidean), ("euclidean", euclidean, cosine)):
+        nearest = [np.lexsort((second, one.round(6)))[0] for one, second in zip(distance, other, strict=True)]
+        table |= {what: distance[np.arange(len(a)), nearest], f"nearest_{what}": names[nearest]}
+    index = [train.describe(row, levels[0].numpy()) for row in dose.numpy()]
+    return pd.DataFrame(table, index=pd.Index(index, name="query"))
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    norms = np.linalg.norm(a, axis=1)[:, None] * np.linalg.norm(b, axis=1)
+    return 1 - np.divide(a @ b.T, norms, out=np.zeros_like(norms), where=norms > 0)

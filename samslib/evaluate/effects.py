@@ -1,0 +1,349 @@
+"""Interventions on a trained model: samples, average treatment effects, counterfactuals, latents."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import anndata
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from samslib.alignment import align
+from samslib.cells import Condition, Plate
+from samslib.data.container import PerturbationData
+from samslib.evaluate.streams import cell_blocks, evaluating, reseed
+from samslib.evaluate.tables import Named, arms, choose_readout, effect_table
+from samslib.model import Model
+from samslib.trace import Trace
+from samslib.validation import left_out, whole
+
+PARTICLES, ARMS = 25, 32  # draws and arms of a tile: fixed, so that no number depends on how the work is cut
+
+
+def training_cells(model: Model, labels: Sequence[str], dose: Tensor) -> pd.DataFrame:
+    """What the model saw of each arm's perturbations, as columns of obs: see `average_effects`. Warns of arms with a
+    perturbation that it never saw."""
+    counts = torch.tensor(model.summary.n_treated)
+    cells = torch.where(dose.cpu() != 0, counts, model.summary.n_cells).amin(1).numpy()
+    table = pd.DataFrame(
+        {"training_cells": cells, "untrained": cells == 0}, index=pd.Index(labels, name="perturbation")
+    )
+    if never := list(table.index[table["untrained"]]):
+        shown = ", ".join(map(repr, never[:3])) + (f" and {len(never) - 3} more" if len(never) > 3 else "")
+        text = f"No training cell had {shown}, or a part of it: its effect is the prior's or the start's, not learned."
+        warnings.warn(text, stacklevel=3)
+    return table
+
+
+def average_effects(
+    model: Model,
+    data: PerturbationData,
+    perturbations: Sequence[Named] | None = None,
+    particles: int = 2500,
+    readout: str = "perturbseq",
+    hold: bool | None = None,
+    library: str | float | None = None,
+    covariates: Sequence[str] = (),
+    as_published: bool = False,
+    seed: int = 0,
+) -> anndata.AnnData:
+    """Average treatment effect of each perturbation against control, by simulation from the trained model.
+
+    ATE_t = E[g(x) | do(t)] - E[g(x) | do(control)] (paper, section 5), with g the readout. Each of the `particles` is
+    one independent experiment: a draw of the shared latents from the posterior, a control cell of the data that lends
+    its library size and covariates, and counts of that cell in every arm. With `hold`, the default, its exogenous
+    latents are drawn once for all arms, which is the causal reading and has less variance; without, or in a model that
+    has none, each arm draws its own.
+    perturbations: names, new combinations, or amounts such as {"A": 0.5, "B": 2} (default: every condition of the
+    data). library: "data", the default, for that of the control cell, or a number of counts. covariates: one level of
+    each, such as ["line=K562"], instead of the control cell's. as_published: the official estimator, which is
+    library=10,000 and hold=False.
+
+    Returns AnnData, perturbations x genes: X the effect; layers "standard_error", its Monte Carlo error (the arms share
+    their control, so errors correlate between perturbations), and "variance" of g between cells of the arm;
+    obs "training_cells", how many cells the model was trained on of the arm's perturbations (of the rarest), and
+    "untrained", where that is 0 and the effect says nothing of cells (a warning too); var "control" and
+    "control_variance", mean and variance of g in the control arm; uns["samslib"] the settings, with the median library
+    size and the share of simulated cells without counts, which read as zero.
+    Memory does not grow with particles, and numbers do not depend on it. Raises ValueError for an unknown
+    perturbation, level or readout, fewer than 2 particles, the Perturb-seq readout of real values, covariates of a
+    model that reads none, or as_published with another `hold` or `library`.
+    """
+    data = align(data, model)
+    read = choose_readout(readout, data)
+    particles = whole("particles", particles, 2)  # a standard error needs two
+    if as_published:
+        left_out("as_published is hold=False", hold=hold or None)
+        left_out("as_published is library=10,000", library=None if library == 10_000 else library)
+    hold = not as_published if hold is None else hold
+    library = (10_000.0 if as_published else "data") if library is None else library
+    labels, dose = arms(data, perturbations)
+    obs = training_cells(model, labels, dose)
+    moments = {name: torch.zeros(2, len(dose), len(data.genes), dtype=torch.float64) for name in ("effect", "arm")}
+    moments["control"] = torch.zeros(2, 1, len(data.genes), dtype=torch.float64)
+    empty, depths = 0, []
+    with evaluating(model, seed) as like:
+        for tile in _simulate(model, data, dose.to(like), particles, hold, library, covariates, seed):
+            control, treated = read(tile.control), read(tile.treated)
+            parts = {"arm": (tile.arms, treated), "effect": (tile.arms, treated - control)}
+            if tile.arms.start == 0:
+                parts["control"] = (slice(None), control)
+                depths.append(tile.library)
+            for name, (rows, g) in parts.items():
+                moments[name][:, rows] += torch.stack([g.sum(0), g.square().sum(0)]).double().cpu()
+            empty += int((tile.treated.sum(-1) == 0).sum())
+    mean = {name: m[0] / particles for name, m in moments.items()}
+    variance = {
+        n: (m[1] / particles - mean[n].square()).clamp(min=0) * particles / (particles - 1) for n, m in moments.items()
+    }
+    settings = {"particles": particles, "readout": readout, "hold": hold, "library": str(library), "seed": seed}
+    settings |= {"covariates": ", ".join(covariates), "median_library": float(torch.cat(depths).median())}
+    settings |= {"empty_cells": empty / (particles * max(len(dose), 1))}
+    return effect_table(
+        data,
+        obs,
+        mean["effect"].numpy(),
+        {
+            "standard_error": (variance["effect"] / particles).sqrt().numpy(),
+            "variance": variance["arm"].numpy(),
+        },
+        (mean["control"][0].numpy(), variance["control"][0].numpy()),
+        settings,
+    )
+
+
+def posterior_effects(
+    model: Model,
+    data: PerturbationData,
+    perturbations: Sequence[Named] | None = None,
+    draws: int = 100,
+    cells: int = 50,
+    readout: str = "perturbseq",
+    library: str | float = "data",
+    covariates: Sequence[str] = (),
+    seed: int = 0,
+) -> anndata.AnnData:
+    """How uncertain the posterior leaves each average treatment effect: its variance over draws of the shared latents.
+
+    The standard error of `average_effects` is of its simulation and vanishes with more particles; this variance stays.
+    It is that of ATE_t(E, M) = E[g(x) | do(t), E, M] - E[g(x) | do(control), E, M] over (E, M) from the posterior. Each
+    of `draws` of the shared latents meets `cells` control cells, half of them for one estimate of its effect and half
+    for another; the covariance of the two over draws is the variance, because their simulation errors are independent.
+    Exogenous latents are held between arms; other arguments are those of `average_effects`.
+
+    Returns the AnnData of `average_effects`, with layers "posterior_variance", unbiased and so a little negative where
+    there is next to none, and "standard_error", of X over draws. A model without shared latents, such as the
+    conditional VAE, has none of this variance; that of the weights is not in it for any model. Memory grows neither
+    with draws nor with cells. Raises ValueError for an odd number of cells, fewer than 2 draws, and as
+    `average_effects` does.
+    """
+    data = align(data, model)
+    read = choose_readout(readout, data)
+    draws, cells = whole("draws", draws, 2), whole("cells", cells, 2)
+    if cells % 2:
+        raise ValueError(f"cells is {cells}; give an even number: half of them for each of two estimates.")
+    labels, dose = arms(data, perturbations)
+    obs = training_cells(model, labels, dose)
+    G = len(data.genes)
+    sums = torch.zeros(
+        4, len(dose), G, dtype=torch.float64
+    )  # of both halves, of their squared sum and of their product
+    control = torch.zeros(2, G, dtype=torch.float64)
+    with evaluating(model, seed) as like:
+        for tile in _simulate(model, data, dose.to(like), draws, True, library, covariates, seed, range(1, cells + 1)):
+            g0 = read(tile.control)
+            if tile.arms.start == 0:
+                control += torch.stack([g0.sum((0, 1)), g0.square().sum((0, 1))]).double().cpu()
+                if tile.cell == 1:
+                    half = torch.zeros(2, len(tile.library), len(dose), G, dtype=torch.float64)
+            half[tile.cell % 2, :, tile.arms] += (read(tile.treated) - g0).double().cpu() * 2 / cells
+            if tile.cell == cells:
+                a, b = half[:, :, tile.arms]
+                sums[:, tile.arms] += torch.stack([a.sum(0), b.sum(0), (a + b).square().sum(0), (a * b).sum(0)])
+    a, b, square, product = sums / draws
+    count = draws * cells
+    mean, bessel = control[0] / count, draws / (draws - 1)
+    settings = {"draws": draws, "cells": cells, "readout": readout, "library": str(library), "seed": seed}
+    return effect_table(
+        data,
+        obs,
+        ((a + b) / 2).numpy(),
+        {
+            "posterior_variance": ((product - a * b) * bessel).numpy(),
+            "standard_error": (((square - (a + b).square()) * bessel).clamp(min=0) / 4 / draws).sqrt().numpy(),
+        },
+        (mean.numpy(), ((control[1] / count - mean.square()).clamp(min=0) * count / (count - 1)).numpy()),
+        settings | {"covariates": ", ".join(covariates)},
+    )
+
+
+def sample_cells(
+    model: Model,
+    data: PerturbationData,
+    perturbations: Sequence[Named] | None = None,
+    cells: int = 100,
+    library: str | float = "data",
+    covariates: Sequence[str] = (),
+    seed: int = 0,
+) -> anndata.AnnData:
+    """Cells drawn from the trained model, `cells` for each perturbation, each with shared latents, exogenous latents
+    and a lending control cell of its own; the arguments are those of `average_effects`, and the default is every
+    condition of the data with the control.
+
+    Returns AnnData, cells x genes: X the counts (CSR) or real values, obs "perturbation". Raises ValueError as
+    `average_effects` does.
+    """
+    data, cells = align(data, model), whole("cells", cells, 1)
+    labels, dose = arms(data, list(data.conditions().index) if perturbations is None else perturbations)
+    training_cells(model, labels, dose)
+    blocks: dict[int, list] = {}
+    with evaluating(model, seed) as like:
+        for tile in _simulate(model, data, dose.to(like), cells, False, library, covariates, seed):
+            for row, x in zip(range(tile.arms.start, tile.arms.stop), tile.treated.unbind(1), strict=True):
+                values = x.cpu().numpy()
+                blocks.setdefault(row, []).append(sp.csr_matrix(values) if data.counts else values)
+    parts = [block for row in range(len(labels)) for block in blocks[row]]
+    return anndata.AnnData(
+        sp.vstack(parts, format="csr") if data.counts else np.concatenate(parts),
+        obs=pd.DataFrame({"perturbation": np.repeat(labels, cells)}, index=[f"S{i}" for i in range(cells * len(dose))]),
+        var=pd.DataFrame(index=pd.Index(data.genes, name="gene")),
+    )
+
+
+def counterfactual(
+    model: Model,
+    data: PerturbationData,
+    perturbation: str | Mapping[str, float] | None,
+    particles: int = 20,
+    seed: int = 0,
+    qc: int | None = None,
+) -> np.ndarray:
+    """(n, G) expected expression of the observed cells had they received `perturbation` instead: a condition's name,
+    or amounts by perturbation.
+
+    Abduction, action, prediction: each cell's exogenous latents are inferred under what it did receive, its dose is
+    then set (None keeps it), its quality flags are set to `qc` (None keeps them; 0 cleans a cell of its artifact), and
+    the decoder's mean is averaged over particles. Raises ValueError for a model without exogenous latents, such as
+    SVAE+: an intervention would redraw all that it knows of the cell; and for `qc` in a model that reads no flag.
+    """
+    if not model.exogenous:
+        raise ValueError(
+            f"{type(model).__name__} has no exogenous latents, so nothing of an observed cell would be kept; "
+            "use average_effects."
+        )
+    data, particles = align(data, model), whole("particles", particles, 1)
+    out = np.empty(data.shape, dtype=np.float32)
+    if perturbation is not None:
+        training_cells(model, *arms(data, [perturbation]))
+    with evaluating(model, seed) as like:
+        shared = Trace(particles)
+        model.infer_shared(shared)
+        changes = {} if perturbation is None else {"dose": data.dose_of(perturbation).to(like)}
+        if qc is not None:
+            if all(site.plate is not Plate.QC for site in shared.sites.values()):
+                raise ValueError(f"{type(model).__name__} reads no quality flag, so qc={qc} changes nothing; leave it.")
+            changes["qc"] = like.new_full((1, len(data.quality)), qc)
+        for rows in cell_blocks(data, particles):
+            b = data.batch(rows, dtype=like.dtype).to(like.device)
+            q = Trace(particles, given=shared.values)
+            model.infer_cells(q, b)
+            p = Trace(particles, given={n: v for n, v in q.values.items() if n in model.exogenous or n in shared.sites})
+            out[rows] = model.generate(p, b.condition.do(**changes)).mean.mean(0).cpu().numpy()
+    return out
+
+
+def latents(model: Model, data: PerturbationData, particles: int = 20, seed: int = 0) -> dict[str, np.ndarray]:
+    """name -> (n, K) posterior mean of every cell latent, averaged over draws of the shared ones."""
+    data, particles = align(data, model), whole("particles", particles, 1)
+    parts: dict[str, list[np.ndarray]] = {}
+    with evaluating(model, seed) as like:
+        shared = Trace(particles)
+        model.infer_shared(shared)
+        for rows in cell_blocks(data, particles):
+            q = Trace(particles, given=shared.values)
+            model.infer_cells(q, data.batch(rows, dtype=like.dtype).to(like.device))
+            for name, site in q.sites.items():
+                mean = site.distribution.mean.expand(site.value.shape).mean(0)
+                parts.setdefault(name, []).append(mean.cpu().numpy())
+    return {name: np.concatenate(blocks) for name, blocks in parts.items()}
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """A few particles of a few arms: counts treated (P, arms, G) and control (P, 1, G), library (P,), all of them with
+    the `cell`-th control cell of each draw of the shared latents."""
+
+    arms: slice
+    cell: int
+    treated: Tensor
+    control: Tensor
+    library: Tensor
+
+
+def _simulate(
+    model: Model,
+    data: PerturbationData,
+    dose: Tensor,
+    particles: int,
+    hold: bool,
+    library: str | float,
+    covariates: Sequence[str],
+    seed: int,
+    cells: Sequence[int] = (0,),
+) -> Iterator[_Tile]:
+    """Experiments tile by tile, one for each of the numbered `cells` with each draw of the shared latents. The tiles'
+    size is fixed and each has a random stream of its own; cell 0 goes on with that of the shared latents."""
+    active = dose.any(0).nonzero().squeeze(1)
+    dose = dose[:, active]
+    if covariates and "covariates" not in model.uses:
+        left_out(f"{type(model).__name__} reads none", covariates=covariates)
+    lend = _lender(data, library, covariates)
+    for block, start in enumerate(range(0, particles, PARTICLES)):
+        P = min(PARTICLES, particles - start)
+        reseed(seed, block)
+        shared = Trace(P, active={Plate.DOSE: active})
+        model.infer_shared(shared)
+
+        def arm(rows: Tensor, given: Mapping[str, Tensor]) -> tuple[Trace, Tensor]:
+            t = Trace(P, given=given, active=shared.active)  # noqa: B023
+            n, flags = len(rows), rows.new_zeros(len(rows), len(data.quality))
+            c = Condition(rows, depth.expand(-1, n, -1), levels.expand(-1, n, -1), flags)  # noqa: B023
+            return t, model.generate(t, c).sample()
+
+        for cell in cells:
+            if cell:
+                reseed(seed, block, len(dose), cell)
+            depth, levels = (value.to(dose) for value in lend(P))
+            t, control = arm(dose.new_zeros(1, len(active)), shared.values)
+            held = {name: t[name] for name in model.exogenous} if hold else {}
+            for i, first in enumerate(range(0, len(dose), ARMS)):
+                reseed(seed, block, i, cell)
+                rows = slice(first, min(first + ARMS, len(dose)))
+                n = rows.stop - first
+                given = shared.values | {name: value.expand(-1, n, -1) for name, value in held.items()}
+                yield _Tile(rows, cell, arm(dose[rows], given)[1], control, depth.flatten())
+
+
+def _lender(
+    data: PerturbationData, library: str | float, covariates: Sequence[str]
+) -> Callable[[int], tuple[Tensor, Tensor]]:
+    """P -> library (P, 1, 1) and covariate (P, 1, C) of P control cells drawn with replacement, or as they are set.
+    Data without controls lend from all cells."""
+    if isinstance(library, str) and library != "data" or not isinstance(library, str) and not library > 0:
+        raise ValueError(f"library is {library!r}; give 'data' or a number of counts above 0.")
+    levels = data.levels_of(covariates) if covariates else None
+    untreated = np.flatnonzero(data.guides == 0)
+    cells = untreated if len(untreated) else np.arange(len(data))
+
+    def lend(P: int) -> tuple[Tensor, Tensor]:
+        at = cells[torch.randint(len(cells), (P,)).numpy()]
+        depth = data.library[at] if library == "data" else np.full(P, float(library))
+        chosen = torch.as_tensor(data.covariate[at]) if levels is None else levels.expand(P, -1)
+        return torch.as_tensor(depth)[:, None, None], chosen[:, None]
+
+    return lend

@@ -1,0 +1,157 @@
+"""What a model has learned beside a known truth: masks, effects, latents."""
+
+from __future__ import annotations
+
+import anndata
+import numpy as np
+import pandas as pd
+import torch
+from scipy.optimize import linear_sum_assignment
+from scipy.stats import rankdata
+
+from samslib.evaluate.streams import evaluating
+from samslib.model import Model
+from samslib.trace import Trace
+from samslib.validation import choose, require
+
+
+def shared_latents(model: Model, particles: int = 100, seed: int = 0) -> anndata.AnnData:
+    """Posterior means of what perturbations do in latent space: AnnData, perturbations x latent axes.
+
+    X is E[M * E] (E[E] for a model without masks); layers "M" (mask probability), "E" (mean of q(E | M) averaged
+    over masks) and "E_given_M" (mean of E over the draws whose mask is on, missing where none is), as far as the model
+    has them. Where each cell draws its own mask, its probability stands for M. uns["samslib"] has the settings.
+    Raises ValueError for a model that shares no latents between cells.
+    """
+    with evaluating(model, seed):
+        t = Trace(particles)
+        model.infer_shared(t)
+        sites = {"M": t.sites.get("M", t.sites.get("pi")), "E": t.sites.get("E")}
+        found = {name: site for name, site in sites.items() if site}
+        if not found:
+            raise ValueError(f"{type(model).__name__} shares no latents between cells; use average_effects.")
+        layers = {n: site.distribution.mean.expand(site.value.shape).mean(0) for n, site in found.items()}
+        product = torch.stack([site.value for site in found.values()]).prod(0).mean(0)
+        if len(found) == 2:
+            layers["E_given_M"] = product / found["M"].value.mean(0)
+    axes = pd.Index([f"axis_{k}" for k in range(product.shape[1])], name="axis")
+    return anndata.AnnData(
+        product.cpu().numpy(),
+        obs=pd.DataFrame(index=pd.Index(model.summary.perturbations, name="perturbation")),
+        var=pd.DataFrame(index=axes),
+        layers={name: value.cpu().numpy() for name, value in layers.items()},
+        uns={"samslib": {"model": type(model).__name__, "particles": particles, "seed": seed}},
+    )
+
+
+def mask_recovery(truth: np.ndarray, inferred: np.ndarray) -> dict[str, float]:
+    """Precision, recall and F1 of a (T, K') mask against the true (T, K) one.
+
+    Latent axes have no order, so they are matched one to one to maximise the number of entries that are on in both
+    (optimal assignment). An inferred entry is on above one half.
+    """
+    true, found = np.asarray(truth) != 0, np.asarray(inferred) > 0.5
+    both = true.T.astype(float) @ found
+    rows, columns = linear_sum_assignment(-both)
+    hits = both[rows, columns].sum()
+    return {
+        "precision": hits / max(found.sum(), 1),
+        "recall": hits / max(true.sum(), 1),
+        "f1": 2 * hits / max(found.sum() + true.sum(), 1),
+    }
+
+
+def effect_recovery(truth: np.ndarray, inferred: np.ndarray) -> float:
+    """`mean_correlation` of the inferred (T, K') latent effects and the true (T, K) ones."""
+    return mean_correlation(truth, inferred)
+
+
+def mean_correlation(truth: np.ndarray, inferred: np.ndarray, method: str = "pearson") -> float:
+    """MCC: mean absolute correlation between matched columns of true (n, K) and inferred (n, K') latents.
+
+    Axes are matched one to one to maximise it (optimal assignment), because neither their order nor their sign is
+    identified. A true axis that never varies is left out; one that is left without a partner counts as 0. method:
+    "pearson", or "spearman" for agreement up to a monotone change of each axis. Source: Lachapelle et al. 2022.
+    Raises ValueError for tables of other lengths, missing values or an unknown method.
+    """
+    true, found = _paired(truth, inferred)
+    if choose("method", method, {"pearson": False, "spearman": True}):
+        true, found = rankdata(true, axis=0), rankdata(found, axis=0)
+    centred = [(a - a.mean(0)) / np.where(a.std(0) > 0, a.std(0), np.inf) for a in (true, found)]
+    correlation = np.abs(centred[0].T @ centred[1]) / len(true)
+    rows, columns = linear_sum_assignment(-correlation)
+    return float(correlation[rows, columns].sum() / max(true.shape[1], 1))
+
+
+def linear_r2(truth: np.ndarray, inferred: np.ndarray) -> float:
+    """R2 of the true latents (n, K) by least squares on the inferred ones (n, K'), mean over true axes.
+
+    Fitted and scored on the same rows, as published (sVAE+, Lopez et al. 2023), so n should be far above K'. Raises
+    ValueError as `mean_correlation` does, or if no true axis varies.
+    """
+    from sklearn.linear_model import LinearRegression
+
+    true, found = _paired(truth, inferred)
+    require(true.shape[1], "No true axis varies, so there is nothing to explain; give more rows.")
+    return float(LinearRegression().fit(found, true).score(found, true))
+
+
+def dci(truth: np.ndarray, inferred: np.ndarray, trees: int = 20, seed: int = 0) -> pd.DataFrame:
+    """Disentanglement, completeness and informativeness (Eastwood and Williams 2018): one row, 1 is best in each.
+
+    R (K', K) holds how much each inferred axis matters in a random forest that predicts each true axis (leaves of five
+    rows; its impurity-based importance, one of the paper's two choices). Disentanglement of an inferred axis is 1 minus
+    the entropy, to base K, of its row of R made to sum to 1: does it tell of one true axis only? Averaged with the
+    axes' shares of R as weights, so that unused ones do not count. Completeness of a true axis is the same of its
+    column, to base K': is it told by one inferred axis only? Averaged over true axes. Informativeness is the R2 of the
+    predictions on the quarter of the rows that the forest was not fitted to, mean over true axes; the paper gives the
+    error, the square root of 1 - R2.
+
+    True axes that never vary are left out. Raises ValueError as `linear_r2` does, or for fewer than two axes on a side
+    (their entropy has no base).
+    """
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.model_selection import train_test_split
+
+    true, found = _paired(truth, inferred)
+    sizes = f"{true.shape[1]} true and {found.shape[1]} inferred axes"
+    require(min(true.shape[1], found.shape[1]) > 1, f"DCI of {sizes}; at least two that vary are needed on each side.")
+    x, x_test, y, y_test = train_test_split(found, true, random_state=seed)
+    forests = [RandomForestRegressor(trees, min_samples_leaf=5, random_state=seed).fit(x, column) for column in y.T]
+    importance = np.stack([forest.feature_importances_ for forest in forests], 1)
+    scores = [forest.score(x_test, column) for forest, column in zip(forests, y_test.T, strict=True)]
+    disentanglement, completeness = _purity(importance)
+    row = {"disentanglement": disentanglement, "completeness": completeness, "informativeness": np.mean(scores)}
+    return pd.DataFrame([row])
+
+
+def latent_recovery(truth: np.ndarray, inferred: np.ndarray, seed: int = 0) -> pd.DataFrame:
+    """One row with every score of inferred (n, K') latents against the true (n, K) ones.
+
+    "mcc", "mcc_spearman" (`mean_correlation`), "linear_r2", and the columns of `dci`. Raises ValueError as these do.
+    """
+    mcc = {"mcc": mean_correlation(truth, inferred), "mcc_spearman": mean_correlation(truth, inferred, "spearman")}
+    row = mcc | {"linear_r2": linear_r2(truth, inferred)}
+    return pd.DataFrame([row]).join(dci(truth, inferred, seed=seed))
+
+
+def _paired(truth: np.ndarray, inferred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as floats, the true axes that vary only."""
+    true, found = (np.asarray(a, dtype=float) for a in (truth, inferred))
+    shapes = f"The true latents are {true.shape}, the inferred ones {found.shape}"
+    require(true.ndim == found.ndim == 2 and len(true) == len(found), f"{shapes}; give tables with the same rows.")
+    require(np.isfinite(true).all() and np.isfinite(found).all(), "The latents have missing values; drop these rows.")
+    return true[:, true.std(0) > 0], found
+
+
+def _purity(importance: np.ndarray) -> tuple[float, float]:
+    """Disentanglement and completeness of (K', K) importances."""
+    used = importance.sum(1) / (importance.sum() or 1)  # no importance at all: both are 0
+    return float(used @ (1 - _entropy(importance))), float(np.mean(1 - _entropy(importance.T)))
+
+
+def _entropy(importance: np.ndarray) -> np.ndarray:
+    """(rows,) entropy of each row made to sum to 1, to the base of the number of columns; a row of zeros has 1."""
+    total = importance.sum(1, keepdims=True)
+    p = np.divide(importance, total, out=np.full_like(importance, 1 / importance.shape[1]), where=total > 0)
+    return -(p * np.log(np.where(p > 0, p, 1))).sum(1) / np.log(importance.shape[1])

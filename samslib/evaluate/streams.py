@@ -1,0 +1,42 @@
+"""Random streams and portions of work, so that no number depends on memory or order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from samslib.cells import Batch
+from samslib.data.container import PerturbationData
+from samslib.model import Model
+
+ELEMENTS = 2**24  # largest number of (particle, cell, gene) values held at once
+
+
+@contextmanager
+def evaluating(model: Model, seed: int) -> Iterator[torch.nn.Parameter]:
+    """No gradients, evaluation mode, a seeded random stream, put back afterwards; gives a parameter, for its type."""
+    parameter, was_training = next(model.parameters()), model.training
+    devices = [parameter.device] if parameter.device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        model.eval()
+        try:
+            yield parameter
+        finally:
+            model.train(was_training)
+
+
+def reseed(*key: int) -> None:
+    """A random stream of its own for every key, so that draws are the same in whatever portions they are made."""
+    words = (len(key), *key)  # SeedSequence pads with zeros: without the length, (0, 1) and (0, 1, 0) would be one key
+    torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1)))
+
+
+def cell_blocks(cells: PerturbationData | Batch, particles: int) -> Iterator[slice]:
+    """Slices of cells so small that (particles, cells, genes) stays within ELEMENTS."""
+    size = max(1, ELEMENTS // (particles * cells.x.shape[1]))
+    for start in range(0, len(cells), size):
+        yield slice(start, min(start + size, len(cells)))

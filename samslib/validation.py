@@ -1,0 +1,118 @@
+"""Checks of arguments and data, and the sentences that say what is wrong."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from math import inf, isfinite
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+
+def choose(what: str, value: Any, options: dict[str, Any] | tuple[Any, ...]) -> Any:
+    """The option of that name. Raises ValueError that lists what exists."""
+    if value not in options:
+        raise ValueError(f"{what} is {value!r}; choose one of {sorted(options, key=str)}.")
+    return options[value] if isinstance(options, dict) else value
+
+
+def above(low: float, below: float = inf, /, **values: float) -> None:
+    """Raises ValueError that names the first value that is not strictly between the two limits."""
+    for name, value in values.items():
+        if not low < value < below:
+            range = f"above {low:g}" if below == inf else f"strictly between {low:g} and {below:g}"
+            raise ValueError(f"{name} is {value}; it must be {range}.")
+
+
+def at_least(low: float, /, **values: float) -> None:
+    """Raises ValueError that names the first value that is below the limit."""
+    for name, value in values.items():
+        if not value >= low:
+            raise ValueError(f"{name} is {value}; it must be {low:g} or above.")
+
+
+def whole(name: str, value: Any, low: float = -inf) -> int:
+    """A whole number of `low` or above, from an int, a NumPy scalar or a float such as 1e3. Raises ValueError that
+    names the argument for anything else, so that None or 2.5 does not fail far from where it was given."""
+    found = number(name, value)
+    if found != int(found):
+        raise ValueError(f"{name} is {value}; it must be a whole number.")
+    if found < low:
+        raise ValueError(f"{name} is {int(found)}; it must be {low:g} or above.")
+    return int(found)
+
+
+def number(name: str, value: Any) -> float:
+    """A finite number, from any scalar. Raises ValueError that names the argument for anything else."""
+    value = value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
+    if isinstance(value, bool) or not isinstance(value, Real) or not isfinite(value):
+        raise ValueError(f"{name} is {value!r}; it must be a finite number.")
+    return float(value) if not isinstance(value, int) else value
+
+
+def left_out(why: str, /, **values: Any) -> None:
+    """Raises ValueError for the first value that is not None, which would change nothing, because of `why`."""
+    for name, value in values.items():
+        if value is not None:
+            raise ValueError(f"{name} is {value!r}, but {why}; leave {name} out.")
+
+
+def choose_device(name: str) -> torch.device:
+    """ "auto" is the first CUDA GPU if there is one, else the CPU. Raises ValueError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ValueError(f"Device {name!r} cannot be used here; take 'cpu' or 'auto'.") from error
+    return torch.device(name)
+
+
+class DataError(ValueError):
+    """The input cannot be modelled as it is; the message says what to change."""
+
+
+def count_cells(count: int) -> str:
+    return "1 cell" if count == 1 else f"{count} cells"
+
+
+def quoted(names: Sequence[Any], most: int = 6) -> str:
+    """A few names quoted, for a message."""
+    rest = len(names) - most
+    return ", ".join(repr(str(n)) for n in names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """'; did you mean ...?' with the known name that looks most like `name`, or an empty string."""
+    spelt = {str(k).lower(): str(k) for k in known}
+    close = difflib.get_close_matches(str(name).lower(), list(spelt), n=1, cutoff=0.5)
+    close += [k for k in spelt if k.startswith(str(name).lower()) or str(name).lower().startswith(k)]
+    return f"; did you mean {spelt[close[0]]!r}?" if name and close else ""
+
+
+def in_order(values: Any, names: Sequence[str] | np.ndarray, of: str) -> np.ndarray:
+    """Values, one for each of the names, as an array. Those of a Series go by its index, unless that is 0, 1, 2, ...
+
+    Raises DataError for an index that lacks a name, or has one twice: in another order the values would be those of
+    other cells.
+    """
+    if not isinstance(values, pd.Series):
+        return np.asarray(values)
+    if values.index.equals(pd.RangeIndex(len(names))):
+        return values.to_numpy()
+    index = values.index.astype(str)
+    at = index.get_indexer(pd.Index(names)) if index.is_unique else np.full(len(names), -1)
+    if (at < 0).any():
+        what = f"lacks {names[int(at.argmin())]!r}" if index.is_unique else "has a name twice"
+        remedy = f"index it by the names of the {of}, or give the values in their order, .to_numpy()"
+        raise DataError(f"The index of a Series for {len(names)} {of} {what}; {remedy}.")
+    return values.to_numpy()[at]
+
+
+def require(valid: object, message: str) -> None:
+    if not valid:
+        raise ValueError(message)
