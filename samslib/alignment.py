@@ -87,7 +87,7 @@ def _genes(data: PerturbationData, summary: DataSummary, changed: list[str]) -> 
 
 
 def _perturbations(data: PerturbationData, summary: DataSummary, changed: list[str]) -> PerturbationData:
-    combined = data.guides > 1
+    combined = data.n_perturbations > 1
     if summary.unique and not data.unique and combined.any():
         raise DataError(
             f"The model was made for combinations as perturbations of their own, and {int(combined.sum())} cells have "

@@ -129,7 +129,7 @@ def test_combinations_in_the_other_encoding_are_refused(data, sams):
         align(data, model)
     with pytest.raises(DataError, match=r"does not know, 'A\+B'; give the data before encode_unique"):
         align(whole, sams)
-    singles = data[data.guides < 2]
+    singles = data[data.n_perturbations < 2]
     assert align(singles, model).dose_of("A+B").tolist() == [[0, 1, 0, 0]], "the columns are those of the model"
 
 

@@ -117,7 +117,7 @@ def test_concentration_by_moments_finds_that_of_the_law():
 def pairs():
     data = samslib.PerturbationData.from_anndata(samslib.datasets.load("sams-pairs"))
     train, val, _ = data.split(samslib.splits.combinations(0.0, seed=0, test=1.0))
-    names = [name for name in data.conditions().query("guides == 2").index]
+    names = [name for name in data.conditions().query("perturbations == 2").index]
     share = lambda name: np.asarray(data.x[data.labels == name].sum(0)).ravel()  # noqa: E731
     log = {name: np.log2(1 + 1e4 * share(name) / share(name).sum()) for name in (*names, data.control)}
     seen = np.stack([log[name] - log[data.control] for name in names])

@@ -222,7 +222,7 @@ def test_names_have_one_order_and_the_mapping_is_reported(caplog):
     assert data.perturbations == ("A", "B", "C")
     dose = [[n in e.split("+") for n in "ABC"] for e in expected]
     np.testing.assert_array_equal(data.dose.toarray(), dose)
-    assert data.guides.tolist() == np.sum(dose, 1).tolist()
+    assert data.n_perturbations.tolist() == np.sum(dose, 1).tolist()
     assert data.n_treated.tolist() == [5, 5, 2]
     assert data.names.loc["B+A"].tolist() == ["A+B", 1] and data.names.loc["C"].tolist() == ["C", 2]
     assert data.names["cells"].sum() == 12
@@ -488,7 +488,7 @@ def test_unique_encoding_has_a_column_a_condition():
     assert unique.perturbations == ("A", "A+B", "B", "C") and unique.encode_unique() is unique
     for label, dose in zip(data.labels, unique.dose.toarray(), strict=True):
         assert dose.tolist() == [float(label == p) for p in unique.perturbations]
-    assert unique.guides.tolist() == data.guides.tolist()
+    assert unique.n_perturbations.tolist() == data.n_perturbations.tolist()
     assert unique.dose_of("B+A").tolist() == [[0, 1, 0, 0]]
     with pytest.raises(DataError, match="'A\\+C' in 'C\\+A' is not one of the conditions"):
         unique.dose_of("C+A")

@@ -73,8 +73,8 @@ def test_the_reference_says_which_cells_count():
     far = words.copy()
     far[(data.labels == "control") & (words == "test")] = "train"
     borrowed = reference_cells(data, "test", far, controls="val")
-    assert set(far[np.isin(data.cells, borrowed.cells) & (data.guides == 0)]) == {"val"}
-    assert set(far[np.isin(data.cells, borrowed.cells) & (data.guides > 0)]) == {"test"}
+    assert set(far[np.isin(data.cells, borrowed.cells) & (data.n_perturbations == 0)]) == {"val"}
+    assert set(far[np.isin(data.cells, borrowed.cells) & (data.n_perturbations > 0)]) == {"test"}
     assert len(reference_cells(data, "test", lambda d: words)) == 30
     for arguments, message in [
         ({"reference": "test"}, "part of a split"),
@@ -186,6 +186,6 @@ def test_levels_that_cannot_be_compared_are_refused():
     data = lines_data(0)
     with pytest.raises(DataError, match="no covariate 'lines'; did you mean 'line'"):
         data_effects(data, "mean", within="lines")
-    treated_only = data[(data.guides > 0) | (data.covariate[:, 0] == 1)]
+    treated_only = data[(data.n_perturbations > 0) | (data.covariate[:, 0] == 1)]
     with pytest.raises(DataError, match="perturbed cells of line=y have no control cells"):
         data_effects(treated_only, "mean", within="line")

@@ -106,7 +106,7 @@ def test_norman_has_counts_names_from_columns_and_the_published_names_to_split_b
     assert list(adata.obs["perturbation"]) == ["control", "KLF1+MAP2K6", "KLF1+MAP2K6", "KLF1"]
     np.testing.assert_array_equal(adata.X.toarray(), counts(4, 6))
     assert not adata.layers and adata.obs["guide_identity"].nunique() == 4
-    assert list(data.guides) == [0, 2, 2, 1] and list(adata.var["highly_variable"]) == [True, False] * 3
+    assert list(data.n_perturbations) == [0, 2, 2, 1] and list(adata.var["highly_variable"]) == [True, False] * 3
 
 
 def test_guide_columns_hold_only_0_and_1(tmp_path):
@@ -125,7 +125,11 @@ def test_guide_columns_hold_only_0_and_1(tmp_path):
 def test_norman_of_scperturb(tmp_path):
     path = scperturb_file(tmp_path / "n.h5ad", ["control", "KLF1", "KLF1_MAP2K6"])
     adata, data = read("norman-scperturb", path)
-    assert list(adata.obs["perturbation"]) == ["control", "KLF1", "KLF1+MAP2K6"] and list(data.guides) == [0, 1, 2]
+    assert list(adata.obs["perturbation"]) == ["control", "KLF1", "KLF1+MAP2K6"] and list(data.n_perturbations) == [
+        0,
+        1,
+        2,
+    ]
 
 
 def test_dixit_names_cells_by_columns_of_genes_and_drops_more_than_two(tmp_path, caplog):
@@ -197,7 +201,7 @@ def test_names_that_occur_twice_get_a_number_and_a_word(tmp_path, caplog):
 def test_replogle_has_guide_pairs_and_pathways(tmp_path, sums):
     adata, data = read("replogle", replogle_file(tmp_path / "r.h5ad"))
     assert data.perturbations == tuple(f"{g}_+_1.23-P1P2|x_-_2.23-P1P2" for g in ("EXOSC1", "MED10", "SNRPD3"))
-    assert list(data.guides) == [1, 0, 1, 1]
+    assert list(data.n_perturbations) == [1, 0, 1, 1]
     assert list(adata.obs["pathway"]) == ["SPLICEOSOME", "none", "EXOSOME", "none"]
     assert {k: set(v) for k, v in adata.uns["pathways"].items()} == {k: set(v) for k, v in PATHWAYS.items()}
 
@@ -234,7 +238,7 @@ def test_replogle_raw_is_filtered_in_blocks_as_published(tmp_path, sums, monkeyp
     keep = raw.obs["gene"].isin(TARGETS).to_numpy()
     keep[controls[:20]] = True
     expected = raw[keep, raw.var["gene_name"].isin(GENES)]
-    assert expected.n_vars == 4 and (data.guides == 0).sum() == 20, "one symbol stands for two rows"
+    assert expected.n_vars == 4 and (data.n_perturbations == 0).sum() == 20, "one symbol stands for two rows"
     np.testing.assert_array_equal(adata.X.toarray(), expected.X)
     assert list(adata.obs_names) == list(expected.obs_names) and list(adata.var_names) == list(expected.var_names)
     assert set(adata.obs["pathway"]) == {"none", "EXOSOME", "SPLICEOSOME"}

@@ -87,7 +87,7 @@ def test_raising_the_fraction_only_adds_cells(data):
 def test_held_out_combinations_are_not_seen_in_training(data):
     train, val, test = data.split(splits.combinations(0.75))
     assert set(test.labels).isdisjoint({*train.labels, *val.labels}) and len(set(test.labels)) == 2
-    assert (test.guides == 2).all() and {0, 1, 2} == set(train.guides)
+    assert (test.n_perturbations == 2).all() and {0, 1, 2} == set(train.n_perturbations)
 
 
 @pytest.mark.parametrize("seed", [0, 7])
@@ -143,12 +143,12 @@ def test_splits_that_leave_a_part_empty(data):
         splits.random()(data[:5])
     with pytest.raises(DataError, match="cannot be split in two"):
         splits.random()(data[:1])
-    singles = data[data.guides < 2]
+    singles = data[data.n_perturbations < 2]
     for make in (splits.combinations, splits.combination_cells):
         with pytest.raises(DataError, match=re.escape("No cell has two perturbations")):
             make(0.5)(singles)
         with pytest.raises(DataError, match="0 cell.s. cannot be split in two"):
-            make(0.5)(data[data.guides == 2])
+            make(0.5)(data[data.n_perturbations == 2])
 
 
 def test_combinations_listed_by_the_names_they_were_published_under(data):
@@ -157,11 +157,11 @@ def test_combinations_listed_by_the_names_they_were_published_under(data):
     twice = np.flatnonzero(data.raw_labels == "B+A")[::2]
     identity[twice] = "A_B_2"
     split = splits.combinations(0.5, 3, 0.25, names=identity)(data)
-    pairs = sorted(set(identity[data.guides == 2]))
+    pairs = sorted(set(identity[data.n_perturbations == 2]))
     np.random.default_rng(3).shuffle(pairs)
-    assert len(pairs) == len(set(data.raw_labels[data.guides == 2])) + 1
+    assert len(pairs) == len(set(data.raw_labels[data.n_perturbations == 2])) + 1
     assert set(identity[(split == "test")]) == set(pairs[-3:])
-    assert set(identity[(data.guides == 2) & np.isin(split, ["train", "val"])]) == set(pairs[:4])
+    assert set(identity[(data.n_perturbations == 2) & np.isin(split, ["train", "val"])]) == set(pairs[:4])
     assert not np.array_equal(split, splits.combinations(0.5, 3, 0.25)(data))
     named = pd.Series(identity, index=data.cells).sample(frac=1, random_state=0)
     np.testing.assert_array_equal(splits.combinations(0.5, 3, 0.25, names=named)(data), split)

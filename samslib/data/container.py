@@ -47,7 +47,7 @@ class PerturbationData:
 
     x (n, G) counts as CSR float32, or real values as CSR or numpy, or either on disk (`samslib.disk.OnDisk`);
     dose (n, T) CSR float32, a zero row is a control; library (n,) total counts over the genes held here (1 for real
-    values); covariate (n, C) one-hot; qc (n, Q) 0/1; guides (n,) how many perturbations each cell's name holds;
+    values); covariate (n, C) one-hot; qc (n, Q) 0/1; n_perturbations (n,) how many each cell has;
     labels (n,) the canonical name of each cell's condition, with its doses where they are not 1 ("A=0.5+B"), so that
     cells of one label had the same; raw_labels (n,) the original names; control the label of controls, controls all
     labels that were read as that one; twin (n, G) an optional reference expression of each cell (`samslib.quality`).
@@ -60,7 +60,7 @@ class PerturbationData:
     control: str | None
     labels: np.ndarray
     raw_labels: np.ndarray
-    guides: np.ndarray
+    n_perturbations: np.ndarray
     dose: sp.csr_matrix
     library: np.ndarray
     covariate: np.ndarray
@@ -141,7 +141,7 @@ class PerturbationData:
             control=names.control,
             labels=labels,
             raw_labels=raw,
-            guides=np.diff(doses.indptr),
+            n_perturbations=np.diff(doses.indptr),
             dose=doses,
             library=total if counts else np.ones(adata.n_obs),
             covariate=covariate,
@@ -168,7 +168,11 @@ class PerturbationData:
         return self.x.shape
 
     def __repr__(self) -> str:
-        controls = "no controls" if self.control is None else f"{count_cells(int((self.guides == 0).sum()))} of control"
+        controls = (
+            "no controls"
+            if self.control is None
+            else f"{count_cells(int((self.n_perturbations == 0).sum()))} of control"
+        )
         kinds = len(self.conditions())
         return (
             f"PerturbationData: {len(self)} cells x {len(self.genes)} genes, "
@@ -201,7 +205,7 @@ class PerturbationData:
         if isinstance(rows, tuple):
             raise DataError("data[...] takes one list, mask or slice of cells; data.select_genes chooses genes.")
         at = self._positions(rows, self.cells, "cells")
-        per_cell = ("cells", "labels", "raw_labels", "guides", "dose", "library", "covariate", "qc")
+        per_cell = ("cells", "labels", "raw_labels", "n_perturbations", "dose", "library", "covariate", "qc")
         twin = None if self.twin is None else self.twin[at]
         x = self.x.select(at) if isinstance(self.x, OnDisk) else self.x[at]
         return replace(self, x=x, twin=twin, **{name: getattr(self, name)[at] for name in per_cell})
@@ -241,9 +245,9 @@ class PerturbationData:
 
     def conditions(self) -> pd.DataFrame:
         """A row a condition (control first), by its label: number of cells and of perturbations in its name."""
-        table = pd.DataFrame({"label": self.labels, "guides": self.guides})
-        table = table.groupby("label").agg(cells=("guides", "size"), guides=("guides", "first"))
-        return table.sort_values("guides", kind="stable")
+        table = pd.DataFrame({"label": self.labels, "perturbations": self.n_perturbations})
+        table = table.groupby("label").agg(cells=("perturbations", "size"), perturbations=("perturbations", "first"))
+        return table.sort_values("perturbations", kind="stable")
 
     def dose_of(self, label: str | Mapping[str, float]) -> Tensor:
         """(1, T) dose of a condition by name, in any order of its parts, seen or not, such as "B+A" or "A=0.5+B"; or of
@@ -361,7 +365,7 @@ class PerturbationData:
         """
         if self.unique:
             return self
-        treated = np.flatnonzero(self.guides)
+        treated = np.flatnonzero(self.n_perturbations)
         kinds, codes = np.unique(self.labels[treated].astype(str), return_inverse=True)
         ones = np.ones(len(treated), dtype=np.float32)
         dose = sp.csr_matrix((ones, (treated, codes)), shape=(len(self), len(kinds)))
@@ -553,8 +557,8 @@ def _doubts(data: PerturbationData) -> Iterator[str]:
     lower = pd.Series(data.perturbations, index=[p.casefold() for p in data.perturbations])
     if alike := list(lower[lower.index.duplicated(keep=False)].sort_index()):
         yield f"Perturbations that differ only in case: {quoted(alike)}; if they are the same, write them in one way"
-    if (data.guides > 1).any():
-        alone = set(data._names[data.guides == 1])
+    if (data.n_perturbations > 1).any():
+        alone = set(data._names[data.n_perturbations == 1])
         if never := [p for p in data.perturbations if p not in alone]:
             example = next(raw for raw in table.index if len(genes := names.genes(raw)) > 1 and not alone >= {*genes})
             remedy = f"if names such as {example!r} are no combinations, pass another separator, or separator=None"

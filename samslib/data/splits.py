@@ -63,12 +63,12 @@ def random(seed: int = 0, train: float = 0.8) -> Splitter:
 def _by_guides(data: PerturbationData, seed: int) -> dict[str, np.ndarray]:
     """Both Norman splits start here: cells of combinations 64/16/20, all other cells 80/20 without a test
     part."""
-    combined = np.flatnonzero(check_data(data, "A split").guides >= 2)
+    combined = np.flatnonzero(check_data(data, "A split").n_perturbations >= 2)
     if not len(combined):
         raise DataError("No cell has two perturbations, so there are no combinations to hold out; use splits.random.")
     rest, test = _cut(combined, seed, test_size=0.2)
     train, val = _cut(rest, seed, test_size=0.2)
-    other_train, other_val = _cut(np.flatnonzero(data.guides < 2), seed, test_size=0.2)
+    other_train, other_val = _cut(np.flatnonzero(data.n_perturbations < 2), seed, test_size=0.2)
     return dict(train=train, val=val, test=test, other_train=other_train, other_val=other_val)
 
 
@@ -93,7 +93,7 @@ def combinations(
         written = data.raw_labels if names is None else in_order(names, data.cells, "cells").astype(object)
         if written.shape != (len(data),):
             raise DataError(f"There are {len(written)} names for {len(data)} cells; give one a cell.")
-        listed = np.array(sorted(set(written[data.guides >= 2])), dtype=object)
+        listed = np.array(sorted(set(written[data.n_perturbations >= 2])), dtype=object)
         np.random.default_rng(seed).shuffle(listed)
         known = listed[: int(fraction * len(listed))]
         held = listed[len(listed) - ceil(test * len(listed)) :]

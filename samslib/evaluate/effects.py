@@ -337,7 +337,7 @@ def _lender(
     if isinstance(library, str) and library != "data" or not isinstance(library, str) and not library > 0:
         raise ValueError(f"library is {library!r}; give 'data' or a number of counts above 0.")
     levels = data.levels_of(covariates) if covariates else None
-    untreated = np.flatnonzero(data.guides == 0)
+    untreated = np.flatnonzero(data.n_perturbations == 0)
     cells = untreated if len(untreated) else np.arange(len(data))
 
     def lend(P: int) -> tuple[Tensor, Tensor]:

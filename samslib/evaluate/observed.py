@@ -54,7 +54,7 @@ def reference_cells(
         raise DataError("A split is given, but reference='all' is no part of it; name a part, or leave the split out.")
     word = None if split is None else split_words(data, split)
     inside = {part: np.ones(len(data), bool) if part == "all" else word == part for part in (reference, controls)}
-    untreated = data.guides == 0
+    untreated = data.n_perturbations == 0
     kept = np.where(untreated, inside[controls], inside[reference])
     if not (kept & untreated).any():
         remedy = "choose controls='val' or 'all'" if data.control is not None else "effects need a control label"
@@ -129,7 +129,7 @@ def readouts(data: PerturbationData, readout: str = "perturbseq") -> Any:
 
 def conditions(data: PerturbationData) -> tuple[list[str], np.ndarray]:
     """Names of the conditions, the control first and then in order, and (n,) the position of each cell's."""
-    treated = data.guides > 0
+    treated = data.n_perturbations > 0
     names = sorted(set(data.labels[treated]))
     code = np.zeros(len(data), dtype=int)
     code[treated] = 1 + pd.Index(names).get_indexer(data.labels[treated])

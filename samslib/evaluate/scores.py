@@ -129,10 +129,10 @@ def score_table(
     """
     word = in_order(split(data) if callable(split) else split, data.cells, "cells")
     inside = data[word == part]
-    names = sorted(set(inside.labels[inside.guides > 0]))
+    names = sorted(set(inside.labels[inside.n_perturbations > 0]))
     if "held out" not in references:
         left_out("only the reference 'held out' chooses controls", controls=controls)
-    controls = controls or ("same" if (inside.guides == 0).any() else "val")
+    controls = controls or ("same" if (inside.n_perturbations == 0).any() else "val")
     tables = dict(predicted)
     if data_only:
         made = predictors(data[word == "train"], data[word == "val"], data, None, readout, gene_of, within)
