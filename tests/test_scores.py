@@ -312,14 +312,14 @@ def test_the_official_reference_leaks_and_controls_may_be_of_validation():
 def test_no_argument_is_ignored(pair):
     predicted, observed = pair
     data = screen(2)
-    few = {"resamples": 10}
+    few = {"resamples": 3}
     base = {"predicted": predicted, "observed": observed, "cells": data, **few}
-    changes = {"resamples": 11, "seed": 1}
+    changes = {"resamples": 4, "seed": 1}
     assert not ignored(effect_scores, base, cells=None, perturbations=["A"], level=0.5, **changes)
     assert not ignored(
         noise_ceiling, {"cells": data, "repeats": 2}, readout="mean", perturbations=["A"], repeats=3, seed=1
     )
-    base = {"predicted": {}, "data": screen(3, 400), "split": samslib.splits.random(), **few}
+    base = {"predicted": {}, "data": screen(3), "split": samslib.splits.random(), **few}
     options = {"part": "val", "readout": "mean", "controls": "val", "references": ["official"]}
     assert not ignored(score_table, base | {"data_only": True}, **options, **changes)
     one = base | {"predicted": {"other": observed}}
