@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 import torch
 from scipy.stats import multivariate_normal
 
@@ -85,10 +89,28 @@ def data_for(kind: type[samslib.model.Model], covariates: bool = False, genes: i
     return prepare(kind, make_data(genes=genes, quality="quality" in kind.uses, covariates=covariates))
 
 
-def make_model(variant: str, summary: samslib.DataSummary) -> samslib.model.Model:
+def make_model(variant: str, summary: samslib.DataSummary, **options) -> samslib.model.Model:
     torch.manual_seed(0)
     kind = KINDS[variant.split()[0]]
-    return kind(summary, **kind.accepted(SMALL), **VARIANTS[variant])
+    return kind(summary, **kind.accepted(SMALL) | VARIANTS[variant] | options)
+
+
+def content(result: Any) -> Any:
+    """What a table, an AnnData (without uns) or an array holds, to be compared."""
+    if isinstance(result, anndata.AnnData):
+        X = result.X.toarray() if sp.issparse(result.X) else result.X
+        return content({"X": X, "obs": result.obs, "var": result.var, **result.layers})
+    if isinstance(result, dict):
+        return {name: content(value) for name, value in result.items()}
+    return result.to_csv() if isinstance(result, pd.DataFrame) else np.asarray(result).tobytes()
+
+
+def ignored(function: Callable[..., Any], base: dict[str, Any], **others: Any) -> set[str]:
+    """The arguments for which another value changes nothing. Every argument with a default must be in one of both."""
+    defaults = {n for n, p in inspect.signature(function).parameters.items() if p.default is not p.empty}
+    assert defaults <= {*base, *others}
+    before = content(function(**base))
+    return {name for name, value in others.items() if content(function(**base | {name: value})) == before}
 
 
 @pytest.fixture
@@ -152,6 +174,26 @@ class LinearGaussian(samslib.model.Model):
         noise = self.NOISE**2 * np.eye(len(W))
         rows = zip(data.x, mean, extra, strict=True)
         return np.array([multivariate_normal(m, W @ W.T * e + noise).logpdf(x) for x, m, e in rows])
+
+
+class Echo(samslib.model.Model):
+    """A cell's values are its own library size, doses, covariates and flags, and zeros for the rest of its genes. It
+    reads more than its `uses` says, for that would stand in the warnings of every other model."""
+
+    def __init__(self, summary):
+        super().__init__(summary, locals())
+        self.zero = torch.nn.Parameter(torch.zeros(()))
+
+    def generate(self, t, c):
+        dose = t.widen(c.dose, len(self.summary.perturbations))
+        parts = [part.expand(t.particles, len(c), -1) for part in (c.library, dose, c.covariate, c.qc)]
+        mean = torch.nn.functional.pad(
+            torch.cat(parts, -1), (0, len(self.summary.genes) - sum(p.shape[-1] for p in parts))
+        )
+        return Normal(mean, torch.full_like(mean, 1e-6))
+
+    def infer_shared(self, t): ...
+    def infer_cells(self, t, b): ...
 
 
 def linear_data(cells: int = 60, genes: int = 4) -> samslib.PerturbationData:

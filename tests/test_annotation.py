@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import make_data, make_model
+from conftest import ignored, make_data, make_model
 from scipy.stats import entropy, false_discovery_control, fisher_exact, pearsonr, spearmanr
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import LinearRegression
@@ -367,12 +367,42 @@ def test_guides_of_one_gene_agree_where_they_do():
     table, _ = screen(0)
     found = guide_agreement(table, gene_of, permutations=99).loc[0]
     assert found["within"] > 0.8 > abs(found["between"]) + 0.6 and found["p_value"] == 1 / 100
+    assert found["difference"] == pytest.approx(found["within"] - found["between"])
     assert found["pairs_within"] == 30 and found["pairs_between"] == 60 * 59 / 2 - 30 and found["genes"] == 30
     shuffled = dict(
         zip(table.obs_names, np.random.default_rng(0).permutation([*range(30)] * 2).astype(str), strict=True)
     )
     nothing = guide_agreement(table, genes=shuffled, permutations=99).loc[0]
     assert abs(nothing["difference"]) < 0.4 and nothing["p_value"] > 0.01
+
+
+def test_no_argument_is_ignored():
+    data = make_data()
+    model = make_model("sams_vae mean_field", data.summary())
+    assert not ignored(shared_latents, {"model": model}, particles=3, seed=1)
+    z = np.random.default_rng(0).normal(size=(40, 2))
+    both = {"truth": z, "inferred": np.exp(z + z[:, ::-1] ** 2)}
+    assert not ignored(mean_correlation, both, method="spearman")
+    assert not ignored(dci, both, trees=3, seed=1) and not ignored(latent_recovery, both, seed=1)
+    table, labels = screen(1)
+    table.layers["other"] = np.roll(table.X, 7, axis=0)
+    assert not ignored(effect_clusters, {"table": table, "seed": 0}, layer="other", neighbors=3, resolution=3)
+    base = {"clusters": effect_clusters(table).obs["cluster"], "annotations": labels, "permutations": 30}
+    assert not ignored(cluster_agreement, base, permutations=40, seed=1, groups=gene_of)
+    base = {"table": table, "annotations": labels, "permutations": 1, "trees": 2, "bootstrap": 5}
+    base["genes"] = gene_of
+    options = {"folds": 3, "permutations": 2, "trees": 3, "bootstrap": 6, "seed": 1}
+    assert not ignored(pathway_prediction, base, genes=lambda name: name, layer="other", **options)
+    assert not ignored(
+        axis_enrichment,
+        {"table": table, "annotations": labels, "layer": None},
+        genes=gene_of,
+        layer="other",
+        threshold=1,
+    )
+    moved = dict(zip(table.obs_names, np.random.default_rng(0).permutation([*range(30)] * 2).astype(str), strict=True))
+    base = {"table": table, "genes": moved, "permutations": 30}
+    assert not ignored(guide_agreement, base, genes=gene_of, layer="other", permutations=40, seed=1)
 
 
 CHECKS = {

@@ -84,6 +84,10 @@ def test_additive_and_weakly_penalised_linear_are_exact_where_effects_multiply(n
     x = data[data.labels == "A+B"].x.toarray()
     np.testing.assert_allclose(predicted(model, data, ["A+B"]), x / x.sum(), rtol=1e-5)
     assert abs(predicted(model, data, ["A"]) - x / x.sum()).max() > 0.1
+    assert (model.summary.pseudobulk.concentration == 100).all()  # nothing is left to explain
+    nothing = torch.zeros(1, 0)
+    c = Condition(data.dose_of("A"), torch.zeros(1, 1), nothing, nothing)
+    assert (model.generate(Trace(1), c).mean == torch.tensor(1e-4)).all()  # a mean of 0 has no likelihood
 
 
 def test_ridge_pulls_effects_to_zero():

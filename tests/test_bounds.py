@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import LinearGaussian, linear_data
+from conftest import LinearGaussian, ignored, linear_data
 
 import samslib
 from samslib.distributions import Point
@@ -68,6 +68,14 @@ def test_the_bound_at_one_particle_is_the_mean_of_the_weights(model, data):
     scores = samslib.held_out_iwelbo(model, data, 4, seed=3)["iwelbo"]
     assert table["iwelbo"][1] == pytest.approx(scores.mean())
     assert table["standard_error"][1] == pytest.approx(scores.sem())
+
+
+def test_no_argument_is_ignored():
+    data = linear_data()
+    base = {"model": LinearGaussian(data.summary()), "data": data}
+    assert not ignored(samslib.held_out_iwelbo, base, particles=3, seed=1)
+    assert not ignored(samslib.bound_spread, base, particles=3, repeats=2, seed=1)
+    assert not ignored(samslib.bound_by_particles, base, particles=(1, 3), seed=1)
 
 
 def test_every_cell_has_noise_of_its_own():

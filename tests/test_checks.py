@@ -9,7 +9,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 from anndata import AnnData
-from conftest import make_data
+from conftest import Echo, ignored, make_data, make_model
 from scipy.stats import beta, kstest
 
 import samslib
@@ -165,6 +165,25 @@ def test_blocks_hold_little_at_once_and_change_no_law(monkeypatch, world):
     assert max(sizes) == 4 and sum(sizes) == 3 * 300
     error = np.hypot(whole["replicated_sd"], parts["replicated_sd"]) / 300**0.5
     assert ((whole["replicated_mean"] - parts["replicated_mean"]).abs() < 5 * error).all()
+
+
+@pytest.mark.filterwarnings("ignore:Echo ignores")
+def test_replicates_are_of_the_observed_cells_own_conditions():
+    """Of a model whose cells are what is known of them: every replicate is the observed cell."""
+    data = make_data(covariates=True, quality=True)
+    known = [data.library[:, None], data.dose.toarray(), data.covariate, data.qc, np.zeros((len(data), 4))]
+    cells = replace(data, x=sp.csr_matrix(np.hstack(known)), counts=False)
+    table = predictive_check(Echo(cells.summary()), cells, ["effect", "variance"], list(data.genes[:8]), replicates=2)
+    np.testing.assert_allclose(table["replicated_mean"], table["observed"], atol=1e-4)
+    assert table.groupby("genes")["observed"].agg(lambda v: abs(v).max() > 0.1).drop("gene6").all()  # plate is one
+
+
+def test_no_argument_is_ignored():
+    data = make_data(60)
+    base = {"model": make_model("sams_vae", data.summary()), "data": data, "replicates": 3, "bootstrap": 3}
+    options = {"summaries": ["variance"], "genes": ["gene1"], "perturbations": ["A"], "readout": "mean"}
+    assert not ignored(predictive_check, base, **options, replicates=4, bootstrap=4, seed=1)
+    assert not ignored(calibration, {"table": predictive_check(**base)}, p="p_above", level=0.6)
 
 
 @pytest.mark.parametrize(

@@ -387,6 +387,7 @@ def test_doses_follow_the_names_as_written():
     data = PerturbationData.from_anndata(adata, dose="dose")
     expected = [[2, 0.5, 0], [3, 4, 0], [0, 0, 0], [7, 0, 0], [0, 6, 0], [9, 0, 8]]
     np.testing.assert_array_equal(data.dose.toarray(), expected)
+    assert data.n_treated.tolist() == [4, 3, 1]  # cells, whatever their doses
     adata.obs["dose"] = pd.Categorical(adata.obs["dose"])
     again = PerturbationData.from_anndata(adata, dose="dose")
     np.testing.assert_array_equal(again.dose.toarray(), expected)
@@ -530,6 +531,7 @@ def test_rows_batches_and_genes():
 
     seen = data.genes_seen(3)
     np.testing.assert_array_equal(seen, (adata.X > 0).sum(0) >= 3)
+    assert data.genes_seen(12)[0] and not data.genes_seen(13)[0]
     few = data.select_genes(seen)
     assert few.genes == tuple(np.array(data.genes)[seen]) and "g1" not in few.genes
     np.testing.assert_array_equal(few.library, adata.X[:, seen].sum(1))
@@ -605,19 +607,20 @@ def test_select_genes_refuses_to_leave_empty_cells():
 def test_summary_is_that_of_numpy_in_double_precision(dense, monkeypatch):
     monkeypatch.setattr("samslib.data.statistics.BLOCK", 21)  # three rows a block
     adata = counts()
+    adata.X[:, 2] = 5  # constant, but the mean of its logarithm is rounded
     if dense:
         adata.X = adata.X - 0.25
     adata.obs["bad"], adata.obs["batch"] = [1, 0, 0] * 4, "one"
     options = dict(quality=["bad"], covariates="batch", counts=not dense)
     data = PerturbationData.from_anndata(adata, **options)
     assert isinstance(data.x, np.ndarray) == dense
-    train = data[np.arange(11)]
+    train = data[1:]
     torch.set_default_dtype(torch.float64)
     try:
         summary = data.summary(train)
     finally:
         torch.set_default_dtype(torch.float32)
-    x = adata.X[:11].astype(np.float64)
+    x = adata.X[1:].astype(np.float64)
     for values, mean, std in (
         (x, summary.mean, summary.std),
         (np.log1p(x), summary.log_mean, summary.log_std),
@@ -625,7 +628,7 @@ def test_summary_is_that_of_numpy_in_double_precision(dense, monkeypatch):
         expected = values.std(0, ddof=1)
         np.testing.assert_allclose(mean, values.mean(0), rtol=1e-13, atol=1e-13)
         np.testing.assert_allclose(std, np.where(np.isclose(expected, 0), 1, expected), rtol=1e-12)
-    assert summary.n_cells == 11 and summary.n_treated == tuple(train.n_treated) and summary.n_flagged == (4,)
+    assert summary.n_cells == 11 and summary.n_treated == tuple(train.n_treated) and summary.n_flagged == (3,)
     assert summary.genes == data.genes and summary.perturbations == ("A", "B", "C") and summary.control == "control"
     assert summary.covariates == ("batch=one",) and summary.quality == ("bad",)
     assert data.summary().n_cells == 12

@@ -3,10 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, LinearGaussian, linear_data, make_data, make_model
+from conftest import SMALL, Echo, LinearGaussian, data_for, ignored, linear_data, make_data, make_model
 
 import samslib
-from samslib.distributions import Normal
 from samslib.evaluate.streams import reseed
 from samslib.evaluate.tables import perturbseq
 from samslib.trace import Trace
@@ -242,29 +241,12 @@ def test_sampled_cells_have_the_moments_of_their_arm():
     assert abs(np.corrcoef(x[both].T, x[~both].T)[:4, 4:]).max() < 5 / np.sqrt(2000)
 
 
-class Echo(samslib.model.Model):
-    """A cell's values are its own library size and covariates."""
-
-    uses = ("covariates",)
-
-    def __init__(self, summary):
-        super().__init__(summary, locals())
-        self.zero = torch.nn.Parameter(torch.zeros(()))
-
-    def generate(self, t, c):
-        seen = torch.cat([c.library, c.covariate], -1).expand(t.particles, len(c), -1)
-        mean = torch.nn.functional.pad(seen, (0, len(self.summary.genes) - seen.shape[-1]))
-        return Normal(mean, torch.full_like(mean, 1e-6))
-
-    def infer_shared(self, t): ...
-    def infer_cells(self, t, b): ...
-
-
+@pytest.mark.filterwarnings("ignore:Echo ignores")
 def test_a_control_cell_lends_its_library_with_its_own_covariates():
     data = make_data(covariates=True)
-    drawn = samslib.sample_cells(Echo(data.summary()), data, ["B"], cells=200).X.toarray()[:, :4]
+    drawn = samslib.sample_cells(Echo(data.summary()), data, ["B"], cells=200).X.toarray()[:, :7]
     lending = data[data.labels == "control"]
-    own = np.column_stack([lending.library, lending.covariate])
+    own = np.column_stack([lending.library, np.tile([0, 1, 0], (len(lending), 1)), lending.covariate])
     assert (abs(drawn[:, None] - own) < 1e-3).all(2).any(1).all() and len(set(drawn[:, 0].round())) > 10
 
 
@@ -314,6 +296,43 @@ def test_a_counterfactual_moves_the_gene_of_the_dose(trained):
     change = (move / stay).mean(0)
     assert change.argmax() == 0 and change[0] > 1.5
     np.testing.assert_allclose(stay.sum(1), controls.library, rtol=1e-3)
+
+
+def test_no_argument_is_ignored():
+    data = make_data(covariates=True)
+    base = {"model": make_model("cpa covariates", data.summary()), "data": data}
+    levels = ["line=x", "plate=1"]
+    same = {"perturbations": ["A"], "library": 50, "covariates": levels, "seed": 1}
+    asked = {"particles": 6, "readout": "mean", "hold": False, "as_published": True}
+    assert not ignored(samslib.average_effects, base | {"particles": 4}, **same, **asked)
+    few = base | {"draws": 3, "cells": 2}
+    assert not ignored(samslib.effects.posterior_effects, few, **same, draws=4, cells=4, readout="mean")
+    assert not ignored(samslib.sample_cells, base | {"cells": 3}, **same, cells=4)
+    assert not ignored(
+        samslib.latents, base | {"model": make_model("sams_vae", make_data().summary())}, particles=3, seed=1
+    )
+    flagged = data_for(samslib.CRADLEVAE)
+    base = {"model": make_model("cradle_vae", flagged.summary()), "data": flagged, "perturbation": "A"}
+    assert not ignored(samslib.counterfactual, base, perturbation="B", particles=3, seed=1, qc=0)
+    assert not ignored(samslib.counterfactual, base | {"qc": 0}, particles=3, seed=1, qc=1)
+
+
+def test_evaluation_leaves_the_callers_state_as_it_was(trained):
+    model, data = trained
+    for mode in (False, True):
+        model.train(mode)
+        torch.manual_seed(7)
+        expected = torch.rand(3)
+        torch.manual_seed(7)
+        samslib.average_effects(model, data, ["A"], 4)
+        assert model.training == mode and torch.is_grad_enabled() and torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.filterwarnings("ignore:Echo ignores")
+def test_simulated_cells_pass_quality_control():
+    data = make_data(quality=True)
+    cells = samslib.sample_cells(Echo(data.summary()), data, ["control", "A"], cells=20)
+    assert abs(cells.X.toarray()[:, 4]).max() < 1e-4
 
 
 def test_every_model_answers_or_says_what_it_cannot(model, data):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import runpy
 import shutil
@@ -263,6 +264,62 @@ def test_double_precision_gives_the_same_to_six_digits(model, data):
     for name in single:
         assert double[name].dtype == torch.float64
         torch.testing.assert_close(single[name].double(), double[name], rtol=1e-4, atol=1e-3)
+
+
+OTHER = {
+    "likelihood": "poisson", "posterior": "mean_field", "normalization": "raw", "compose": "sum",
+    "mask_posterior": "beta", "dose_curve": "network", "alpha": 0.3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_no_option_is_ignored(name):
+    """Every option, changed, changes the initial weights, the loss or its gradients, in one variant at least."""
+
+    def numbers(variant, data, **options):
+        model = make_model(variant, data.summary(pseudobulk=True), **options)
+        b, q = passes(model, data, 2)
+        terms = log_weights(model, b, q, counts_of(data))
+        loss = [-elbo(terms).mean()]
+        if isinstance(model, Auxiliary):
+            loss += [(model.weigh(b) * terms["x"]).mean(), *model.penalty(b, q).values()]
+        if isinstance(model, Adversarial):
+            loss += [*model.penalty(b, q).values(), model.critic_loss(b, q)]
+        sum(loss).backward()
+        return [*loss, *model.state_dict().values(), *(p.grad for p in model.parameters())]
+
+    unread = set(inspect.signature(KINDS[name]).parameters) - {"summary", "seed"}
+    for variant in (v for v in VARIANTS if v.split()[0] == name):
+        data = data_for(KINDS[name], "covariates" in variant)
+        before = numbers(variant, data)
+        known = make_model(variant, data.summary(pseudobulk=True)).options
+        for option in sorted(unread):
+            value = known[option]
+            if isinstance(value, tuple):  # of a class of one's own
+                unread.remove(option)
+                continue
+            step = 1 if isinstance(value, int) else 0.5
+            other = OTHER[option] if option in OTHER else not value if isinstance(value, bool) else value + step
+            after = numbers(variant, data, **{option: other})
+            if len(after) != len(before) or not all(map(torch.equal, before, after)):
+                unread.remove(option)
+    assert not unread
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v in MODELS or v.split()[0] in MODELS])
+def test_scales_and_temperatures_are_those_of_every_law(variant):
+    kind = KINDS[variant.split()[0]]
+    options = {"embedding_scale": 2.5, "temperature": 0.5}
+    options = {name: value for name, value in options.items() if name in inspect.signature(kind).parameters}
+    data = data_for(kind, "covariates" in variant)
+    model = make_model(variant, data.summary(), **options)
+    b, q = passes(model, data)
+    p = Trace(4, given=q.values)
+    model.generate(p, b.condition)
+    if "embedding_scale" in options:
+        assert all((p.sites[name].distribution.stddev == 2.5).all() for name in ("E", "A") if name in p.sites)
+    if "temperature" in options:
+        assert q.sites["M"].distribution.temperature == 0.5
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -8,7 +8,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, make_data
+from conftest import ROOT, ignored, make_data
 
 import samslib
 from samslib import data_effects
@@ -76,6 +76,12 @@ def test_the_reference_says_which_cells_count():
     assert set(far[np.isin(data.cells, borrowed.cells) & (data.n_perturbations == 0)]) == {"val"}
     assert set(far[np.isin(data.cells, borrowed.cells) & (data.n_perturbations > 0)]) == {"test"}
     assert len(reference_cells(data, "test", lambda d: words)) == 30
+    told = data_effects(data, reference="test", split=far, controls="val").uns["samslib"]
+    assert told["control_cells"] == 6 and told["median_library"] == np.median(borrowed.library) != np.median(
+        data.library
+    )
+    base = {"data": data, "split": words, "reference": "test", "within": ()}
+    assert not ignored(data_effects, base, readout="mean", reference="val", split=np.roll(words, 5), controls="val")
     for arguments, message in [
         ({"reference": "test"}, "part of a split"),
         ({"reference": "rest", "split": words}, "reference is 'rest'"),

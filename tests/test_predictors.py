@@ -6,6 +6,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import ignored
 
 import samslib
 from samslib import data_effects, predictors
@@ -71,6 +72,16 @@ def test_formulas(options):
     rank = int(np.argmin(errors))
     assert tables["low rank"].uns["samslib"]["rank"] == rank
     np.testing.assert_allclose(tables["low rank"].X, take(left[:, :rank] * size[:rank] @ right[:rank] / np.sqrt(n)))
+
+
+def test_no_argument_is_ignored(made):
+    _, data, train, val, _ = made
+    base = {"train": train, "val": val, "data": data, "within": ()}
+    options = {"perturbations": ["P0_0"], "readout": "mean", "gene_of": lambda name: name[:2]}
+    assert not ignored(predictors, base, **options)
+    low, other = (predictors(train, val, data, readout=r)["low rank"] for r in ("perturbseq", "mean"))
+    assert other.var["control"].mean() == pytest.approx(train.x[train.labels == "control"].mean(), rel=1e-5)
+    assert (low.X != other.X).all()
 
 
 def test_a_condition_of_one_cell_has_no_say_in_the_variance(made):

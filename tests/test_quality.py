@@ -135,9 +135,12 @@ def test_scrublets_own_threshold_lies_between_the_modes():
 
 
 def test_without_two_modes_a_score_is_asked_for(monkeypatch):
-    monkeypatch.setattr("scanpy.pp.scrublet", lambda adata, **settings: None)  # what it leaves if it finds no threshold
-    with pytest.raises(DataError, match="no threshold.*doublets=0.25"):
-        quality.label(cells([[1] * 8] * 3), doublets=True)
+    asked = {}  # what it leaves in the cells if it finds no threshold is nothing
+    monkeypatch.setattr("scanpy.pp.scrublet", lambda adata, **settings: asked.update(settings))
+    for limit, threshold in ((True, None), (0.25, 0.25)):
+        with pytest.raises(DataError, match="no threshold.*doublets=0.25"):
+            quality.label(cells([[1] * 8] * 3), doublets=limit, seed=5)
+        assert asked["threshold"] == threshold and asked["random_state"] == 5
 
 
 @pytest.mark.parametrize("counts", [True, False])

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
-from conftest import make_data
+from conftest import ignored, make_data
 from samsbook.published import relative_bound, verdicts
 from scipy.spatial.distance import cdist
 from sklearn.metrics import jaccard_score, r2_score, root_mean_squared_error
@@ -17,8 +17,8 @@ from sklearn.metrics.pairwise import cosine_similarity, rbf_kernel
 
 import samslib
 from samslib import cell_scores, data_effects, effect_scores, noise_ceiling, score_table
-from samslib.evaluate.observed import readouts
-from samslib.evaluate.scores import BANDWIDTHS, interaction_classes, interactions, posterior_errors
+from samslib.evaluate.observed import _Cells, readouts
+from samslib.evaluate.scores import BANDWIDTHS, _view, _view_of, interaction_classes, interactions, posterior_errors
 from samslib.evaluate.tables import effect_table
 
 GENES, LABELS = 60, ["A", "A+B", "B", "C"]
@@ -220,6 +220,8 @@ def test_ceilings_of_noise_are_zero_and_a_condition_of_one_cell_has_none():
     table = table.pivot(index="perturbation", columns="score", values="ceiling")
     assert set(table.index) == {"A", "A+B", "C", "pooled", "median"}
     bounded = table[["pearson", "pearson_top20", "cosine", "r2", "r2_top20"]]
+    real = noise_ceiling(dataclasses.replace(data, counts=False), "mean", repeats=3)
+    pd.testing.assert_frame_equal(real, noise_ceiling(data, "mean", repeats=3))
     assert bounded.notna().all(axis=None) and (bounded >= 0).all(axis=None) and (bounded == 0).any(axis=None)
 
 
@@ -299,6 +301,46 @@ def test_the_official_reference_leaks_and_controls_may_be_of_validation():
     split = samslib.splits.combinations(0.0, seed=0, test=1.0)
     table = score_table({}, data, split, resamples=5)
     assert set(table["perturbation"]) == {"A+B", "pooled", "median"} and table.attrs["controls"] == "val"
+
+
+def test_no_argument_is_ignored(pair):
+    predicted, observed = pair
+    data = screen(2)
+    few = {"resamples": 3}
+    base = {"predicted": predicted, "observed": observed, "cells": data, **few}
+    changes = {"resamples": 4, "seed": 1}
+    assert not ignored(effect_scores, base, cells=None, perturbations=["A"], level=0.5, **changes)
+    assert not ignored(
+        noise_ceiling,
+        {"cells": data, "repeats": 2, "within": ()},
+        readout="mean",
+        perturbations=["A"],
+        repeats=3,
+        seed=1,
+    )
+    base = {"predicted": {}, "data": screen(3), "split": samslib.splits.random(), "gene_of": None, **few}
+    base |= {"within": ()}  # what it does is tested where there are lines, and guides
+    options = {"part": "val", "readout": "mean", "controls": "val"}
+    held = base | {"data_only": True, "references": ["held out"]}
+    assert not ignored(score_table, held, **options, **changes)
+    official = base | {"data_only": True, "controls": None}
+    assert not ignored(score_table, official, part="val", readout="mean", references=["official"], **changes)
+    one = base | {"predicted": {"other": observed}, "part": "val", "controls": "val", "references": ["held out"]}
+    assert not ignored(score_table, one | {"readout": "perturbseq"}, data_only=False, **changes)
+    generated = anndata.AnnData(
+        screen(1).x, pd.DataFrame({"perturbation": screen(1).labels}, screen(1).cells), pd.DataFrame(index=data.genes)
+    )
+    base = {"generated": generated, "cells": data, **few}
+    assert not ignored(cell_scores, base, readout="mean", components=3, most=8, level=0.5, **changes)
+
+
+def test_moments_of_all_cells_are_the_observed_table(pair):
+    """What resamples and halves are scored by, of resamples that name every cell once."""
+    data, table = screen(2), pair[1]
+    cells = _Cells(data, "perturbseq")
+    whole, same = _view_of(cells.moments(np.arange(len(data))), table), _view(table)
+    for part in ("effect", "mean", "variance", "control"):
+        np.testing.assert_allclose(getattr(whole, part), getattr(same, part), atol=1e-12)
 
 
 def test_errors_say_what_is_wrong(pair):

@@ -39,6 +39,7 @@ def test_history_has_every_term_by_name(split):
     terms = ["loss", "x", "z_basal", "M", "E"]
     assert set(history) >= {*terms, "val_loss", "val_x", "val_z_basal", "epoch", "seconds", "answer"}
     np.testing.assert_allclose(history["loss"], -history[terms[1:]].sum(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(history["val_loss"], -history[["val_x", "val_z_basal"]].sum(axis=1), rtol=1e-5)
     assert not history.attrs["interrupted"] and history.attrs["best_step"] in history.index
 
 
@@ -285,15 +286,25 @@ def test_lengths_that_are_not_asked_for(split, sigint):
         assert (used["steps"], used["validate_every"]) == (steps, every)
 
 
-def test_published_validation_charges_the_validation_cells_own_counts(data):
+def test_training_and_published_validation_each_charge_their_own_counts(data):
     """The prior of a mask's probability at its one value, log Beta(p; 1, 5), is known without drawing: all of it is
-    charged once to the validation cells, of which there are half as many as training cells."""
+    charged once to the training cells, and once to the validation cells, of which there are half as many."""
     train, val = data[np.arange(90) // 5 % 3 > 0], data[np.arange(90) // 5 % 3 == 0]
     torch.manual_seed(3)
     model = samslib.BetaBernoulliSAMSVAE(train.summary(), **SMALL)
-    history = fit(model, train, val, FitConfig(steps=4, validation="as_published", keep="last", **QUICK))
-    once = torch.distributions.Beta(1.0, 5.0).log_prob(model.mask_logits.sigmoid()).sum().item()
-    assert history["val_pi"].iloc[-1] == pytest.approx(once / len(val), rel=1e-4)
+    prior = lambda: torch.distributions.Beta(1.0, 5.0).log_prob(model.mask_logits.sigmoid()).sum().item()  # noqa: E731
+    settings = {"validation": "as_published", "keep": "last", **QUICK, "batch_size": len(train)}
+    first = prior()
+    row = fit(model, train, val, FitConfig(steps=1, **settings)).iloc[0]
+    assert row["pi"] == pytest.approx(first / len(train), rel=1e-4)
+    assert row["val_pi"] == pytest.approx(prior() / len(val), rel=1e-4) and first != prior()
+
+
+def test_analytic_terms_are_asked_for_and_no_other_changes(split):
+    rows = [fit(new_model(split[0]), split[0], None, FitConfig(steps=1, analytic_kl=a, **QUICK)) for a in (False, True)]
+    sampled, analytic = (history.iloc[0] for history in rows)
+    assert (sampled[["x", "M"]] == analytic[["x", "M"]]).all()
+    assert (sampled[["z_basal", "E"]] != analytic[["z_basal", "E"]]).all()
 
 
 def test_warm_up_weighs_all_but_the_likelihood(split):
@@ -358,6 +369,32 @@ def test_a_loss_that_breaks_is_said_and_the_best_weights_come_back(split):
     model = new_model(split[0])
     with pytest.raises(FloatingPointError, match="not finite at step.*learning_rate"):
         fit(model, *split, FitConfig(steps=60, validate_every=2, batch_size=32, progress=False, learning_rate=1e18))
+
+
+def test_when_a_loss_breaks_late_the_weights_are_the_best_so_far(split):
+    """Of the second of three validations; the third is worse, and then a weight is lost."""
+    states = []
+
+    def poison(model):
+        states.append({k: v.clone() for k, v in model.state_dict().items()})
+        if len(states) == 3:
+            torch.nn.init.constant_(model.mask_logits, float("nan"))
+        return {}
+
+    model = new_model(split[0])
+    config = FitConfig(steps=20, validate_every=2, **QUICK | {"learning_rate": 0.1})
+    with pytest.raises(FloatingPointError, match="at step 8; .*those of step 4, the best so far"):
+        fit(model, *split, config, monitor=poison)
+    assert all(torch.equal(v, states[1][k]) for k, v in model.state_dict().items())
+
+
+def test_a_folder_holds_one_run_of_one_data_set_and_of_any_length(split, tmp_path):
+    model = new_model(split[0])
+    fit(model, *split, FitConfig(steps=2, checkpoints=tmp_path, **QUICK))
+    assert list(fit(model, *split, FitConfig(steps=4, checkpoints=tmp_path, **QUICK)).index) == [2, 4]
+    for other in ((split[0][::-1], split[1]), (split[0], split[1][:29])):
+        with pytest.raises(ValueError, match="differs in"):
+            fit(model, *other, FitConfig(steps=4, checkpoints=tmp_path, **QUICK))
 
 
 def test_a_folder_that_cannot_be_written_is_found_out_at_once(split, tmp_path):
