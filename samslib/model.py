@@ -107,32 +107,31 @@ class Model(nn.Module, ABC):
     def infer_cells(self, t: Trace, b: Batch) -> None:
         """The posterior of each cell's own latents, declared on `t`, which already holds the shared ones."""
 
+    def likelihood_weights(self, b: Batch) -> Tensor | float:
+        """Factors of the cells' likelihood terms in training, (n,) or one for all; 1 unless a model says otherwise."""
+        return 1.0
 
-class Auxiliary(ABC):
-    """Beside `Model` in the bases of a model whose training adds to the bound; evaluation never sees any of it."""
-
-    @abstractmethod
-    def weigh(self, b: Batch) -> Tensor:
-        """(n,) factors of the cells' likelihood terms, of mean 1 in a batch unless a source has them otherwise."""
-
-    @abstractmethod
     def penalty(self, b: Batch, q: Trace) -> dict[str, Tensor]:
-        """Scalars by name, in nats a cell, that `fit` subtracts from the bound; q is the pass that it scored."""
+        """Scalars by name, in nats a cell, that are added to the loss in training; none unless a model has some.
+
+        `q` is the pass over `b` that the bound is of, and `b.condition.dose` may hold only the columns
+        `q.rows(Plate.DOSE)`.
+        """
+        return {}
 
 
 class Adversarial(Model):
-    """A model with a `critic`, a part that tries to read from the latents what they should not tell.
+    """Abstract: a model with a critic, a part that tries to read from the latents what they should not tell.
 
-    `fit` gives the critic an optimiser of its own; the rest of the model is trained on the bound and `penalty`.
+    `fit` gives `critic` an optimiser of its own, which lowers `critic_loss`; the rest of the model is trained on the
+    bound and on `penalty`, which then says what it loses if the critic reads well.
     """
 
     critic: nn.Module
 
     @abstractmethod
-    def penalty(self, b: Batch, q: Trace) -> dict[str, Tensor]:
-        """name -> scalar, nats a cell, added to the loss of everything but the critic. `b.condition.dose` may hold
-        only the columns `q.rows(Plate.DOSE)`."""
-
-    @abstractmethod
     def critic_loss(self, b: Batch, q: Trace) -> Tensor:
-        """Scalar that the critic alone lowers; no gradient flows to the latents of `q`."""
+        """The loss of the critic alone, a scalar in nats a cell; no gradient flows to the latents of `q`.
+
+        `b` and `q` are as for `penalty`.
+        """

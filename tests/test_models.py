@@ -20,7 +20,7 @@ import samslib
 from samslib import BASELINES, MODELS, load, save
 from samslib.cells import Batch, Plate
 from samslib.distributions import Bernoulli, Beta
-from samslib.model import Adversarial, Auxiliary
+from samslib.model import Adversarial
 from samslib.nets import DoseCurves
 from samslib.objective import elbo, iwelbo, log_weights, posterior, present
 from samslib.trace import Trace
@@ -100,8 +100,7 @@ def test_drawing_only_what_is_present_keeps_every_number(model, data):
     model.infer_cells(part, small)
     counts = counts_of(data)
     a, c = log_weights(model, b, whole, counts), log_weights(model, small, part, counts)
-    if isinstance(model, (Adversarial, Auxiliary)):
-        a, c = a | model.penalty(b, whole), c | model.penalty(small, part)
+    a, c = a | model.penalty(b, whole), c | model.penalty(small, part)
     if isinstance(model, Adversarial):
         a["critic"], c["critic"] = model.critic_loss(b, whole), model.critic_loss(small, part)
     for name in a:
@@ -129,9 +128,7 @@ def test_exogenous_latents_do_not_move_under_an_intervention(model, data):
 
 def test_every_parameter_gets_a_gradient(model, data):
     b, q = passes(model, data)
-    loss = -elbo(log_weights(model, b, q, counts_of(data))).mean()
-    if isinstance(model, Adversarial):
-        loss = loss + sum(model.penalty(b, q).values())
+    loss = -elbo(log_weights(model, b, q, counts_of(data))).mean() + sum(model.penalty(b, q).values())
     loss.backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name

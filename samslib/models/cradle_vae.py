@@ -8,14 +8,14 @@ from torch.distributions import kl_divergence
 
 from samslib.cells import Batch, Condition, DataSummary, Plate
 from samslib.distributions import Bernoulli, Likelihood, Normal, StraightThroughBernoulli, standard_normal
-from samslib.model import Auxiliary, Model, seeded
+from samslib.model import Model, seeded
 from samslib.nets import DECODERS, CellEncoder, NormalNet, NormalOfMask
 from samslib.trace import Trace
 from samslib.validation import above, at_least, choose
 
 
 @final
-class CRADLEVAE(Model, Auxiliary):
+class CRADLEVAE(Model):
     """x ~ likelihood(decoder([z_basal, D (E * M), q A]), library), q the 0/1 flag of a cell that fails.
 
     Generative model: z_basal, M and E as in SAMS-VAE; A ~ N(0, embedding_scale^2), one artifact for all failing cells.
@@ -85,7 +85,7 @@ class CRADLEVAE(Model, Auxiliary):
     def infer_cells(self, t: Trace, b: Batch) -> None:
         t.sample("z_basal", self.encoder(b.x, *_shifts(t, b.condition)), Plate.CELL)
 
-    def weigh(self, b: Batch) -> Tensor:
+    def likelihood_weights(self, b: Batch) -> Tensor:
         failing = b.condition.qc[:, 0]
         alpha = failing.mean() if self.alpha is None else failing.new_tensor(self.alpha)
         if self.as_published:
