@@ -11,10 +11,10 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, leaky_relu, linear, softplus
+from torch.nn.functional import leaky_relu, linear, softplus
 
 from samslib.cells import DataSummary
-from samslib.distributions import NegativeBinomial, Normal, Point, Poisson, ZeroInflatedNegativeBinomial
+from samslib.distributions import NegativeBinomial, Normal, Poisson, ZeroInflatedNegativeBinomial
 from samslib.validation import choose
 
 VARIANCE_FLOOR = 1e-4  # added to every network's variance, to every table's scale and to every count's mean
@@ -128,7 +128,7 @@ class CellEncoder(nn.Module):
         width: int,
         layers: int,
         normalization: str | None,
-        extras: Sequence[int],
+        extras: Sequence[int] = (),
     ):
         super().__init__()
         self.normalize = Standardize(normalization, summary)
@@ -136,87 +136,6 @@ class CellEncoder(nn.Module):
 
     def forward(self, x: Tensor, *extras: Tensor) -> Normal:
         return self.net(self.normalize(x), *extras)
-
-
-class PointEncoder(nn.Module):
-    """A deterministic encoder: x (n, G) -> all mass on one z (n, K)."""
-
-    def __init__(self, summary: DataSummary, latent: int, width: int, layers: int, normalization: str | None):
-        super().__init__()
-        self.normalize = Standardize(normalization, summary)
-        self.trunk, self.value = Trunk((len(summary.genes),), width, layers), nn.Linear(width, latent)
-
-    def forward(self, x: Tensor) -> Point:
-        return Point(self.value(self.trunk(self.normalize(x))))
-
-
-class DoseCurves(nn.Module):
-    """dose (n, rows) -> f_t(dose) (n, rows), one curve a perturbation, 0 at dose 0.
-
-    "linear": the dose itself. "sigm": sigmoid(slope dose + bias) - sigmoid(bias), and "logsigm" the same of
-    log(1 + dose), with slope and bias a perturbation. "network": the sigmoid of a network of the dose and of which
-    perturbation it is, for doses other than 0 (so it may jump at 0). Raises ValueError for another kind.
-    """
-
-    KINDS = ("linear", "sigm", "logsigm", "network")
-
-    def __init__(self, kind: str, rows: int, width: int = 128, layers: int = 2):
-        super().__init__()
-        self.kind, self.size = choose("dose_curve", kind, self.KINDS), rows
-        if kind == "network":
-            self.trunk, self.value = Trunk((1, rows), width, layers), nn.Linear(width, 1)
-        elif kind != "linear":
-            self.slope, self.bias = nn.Parameter(torch.ones(rows)), nn.Parameter(torch.zeros(rows))
-
-    def forward(self, dose: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
-        if self.kind == "linear":
-            return dose
-        if self.kind == "network":
-            cell, column = dose.nonzero(as_tuple=True)
-            which = torch.arange(self.size, device=dose.device)[rows][column]
-            value = self.value(self.trunk(dose[cell, column, None], which)).squeeze(-1).sigmoid()
-            return torch.zeros_like(dose).index_put((cell, column), value)
-        slope, bias = self.slope[rows], self.bias[rows]
-        amount = dose.log1p() if self.kind == "logsigm" else dose
-        return (slope * amount + bias).sigmoid() - bias.sigmoid()
-
-
-class Classifier(nn.Module):
-    """z (n, K) -> logits (n, outputs), of z standardised within the batch: no scale of z hides what it tells."""
-
-    def __init__(self, inputs: int, outputs: int, width: int, layers: int):
-        super().__init__()
-        self.trunk, self.logits = Trunk((inputs,), width, layers), nn.Linear(width, outputs)
-
-    @staticmethod
-    def standardize(z: Tensor) -> Tensor:
-        return (z - z.mean(0)) * (z.var(0, unbiased=False) + 1e-10).rsqrt()
-
-    def forward(self, standardized: Tensor) -> Tensor:
-        return self.logits(self.trunk(standardized))
-
-
-class Critic(nn.Module):
-    """Reads from z (n, K) which perturbations a cell had, a yes or no each, and its level of each covariate."""
-
-    def __init__(self, summary: DataSummary, latent: int, width: int, layers: int):
-        super().__init__()
-        levels: dict[str, list[int]] = {}
-        for column, name in enumerate(summary.covariates):
-            levels.setdefault(name.split("=")[0], []).append(column)
-        self.levels = [columns for columns in levels.values() if len(columns) > 1]
-        sizes = (len(summary.perturbations), *map(len, self.levels))
-        self.heads = nn.ModuleList(Classifier(latent, size, width, layers) for size in sizes)
-
-    def forward(self, standardized: Tensor) -> list[Tensor]:
-        return [head(standardized) for head in self.heads]
-
-    def cross_entropy(self, logits: list[Tensor], touched: Tensor, covariate: Tensor) -> Tensor:
-        """Scalar, nats a cell, summed over what is read; touched (n, T) is 0 or 1, covariate (n, C) one-hot."""
-        loss = binary_cross_entropy_with_logits(logits[0], touched, reduction="none").sum(1).mean()
-        for one, columns in zip(logits[1:], self.levels, strict=True):
-            loss = loss + cross_entropy(one, covariate[:, columns])
-        return loss
 
 
 class NegativeBinomialDecoder(nn.Module):

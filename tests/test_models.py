@@ -21,7 +21,7 @@ from samslib import BASELINES, MODELS, load, save
 from samslib.cells import Batch, Plate
 from samslib.distributions import Bernoulli, Beta
 from samslib.model import Adversarial
-from samslib.nets import DoseCurves
+from samslib.models.cpa import DoseCurves
 from samslib.objective import elbo, iwelbo, log_weights, posterior, present
 from samslib.trace import Trace
 from samslib.training import prepare, shared_counts

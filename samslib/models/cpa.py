@@ -4,20 +4,102 @@ from typing import final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from samslib.cells import Batch, Condition, DataSummary, Plate
 from samslib.distributions import Likelihood, Point, standard_normal
 from samslib.model import Adversarial, seeded
-from samslib.nets import DECODERS, CellEncoder, Classifier, Critic, DoseCurves, PointEncoder
+from samslib.nets import DECODERS, CellEncoder, Standardize, Trunk
 from samslib.trace import Trace
 from samslib.validation import at_least, choose
+
+
+class PointEncoder(nn.Module):
+    """A deterministic encoder: x (n, G) -> all mass on one z (n, K)."""
+
+    def __init__(self, summary: DataSummary, latent: int, width: int, layers: int, normalization: str | None):
+        super().__init__()
+        self.normalize = Standardize(normalization, summary)
+        self.trunk, self.value = Trunk((len(summary.genes),), width, layers), nn.Linear(width, latent)
+
+    def forward(self, x: Tensor) -> Point:
+        return Point(self.value(self.trunk(self.normalize(x))))
+
+
+class DoseCurves(nn.Module):
+    """dose (n, rows) -> f_t(dose) (n, rows), one curve a perturbation, 0 at dose 0.
+
+    "linear": the dose itself. "sigm": sigmoid(slope dose + bias) - sigmoid(bias), and "logsigm" the same of
+    log(1 + dose), with slope and bias a perturbation. "network": the sigmoid of a network of the dose and of which
+    perturbation it is, for doses other than 0 (so it may jump at 0). Raises ValueError for another kind.
+    """
+
+    KINDS = ("linear", "sigm", "logsigm", "network")
+
+    def __init__(self, kind: str, rows: int, width: int = 128, layers: int = 2):
+        super().__init__()
+        self.kind, self.size = choose("dose_curve", kind, self.KINDS), rows
+        if kind == "network":
+            self.trunk, self.value = Trunk((1, rows), width, layers), nn.Linear(width, 1)
+        elif kind != "linear":
+            self.slope, self.bias = nn.Parameter(torch.ones(rows)), nn.Parameter(torch.zeros(rows))
+
+    def forward(self, dose: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
+        if self.kind == "linear":
+            return dose
+        if self.kind == "network":
+            cell, column = dose.nonzero(as_tuple=True)
+            which = torch.arange(self.size, device=dose.device)[rows][column]
+            value = self.value(self.trunk(dose[cell, column, None], which)).squeeze(-1).sigmoid()
+            return torch.zeros_like(dose).index_put((cell, column), value)
+        slope, bias = self.slope[rows], self.bias[rows]
+        amount = dose.log1p() if self.kind == "logsigm" else dose
+        return (slope * amount + bias).sigmoid() - bias.sigmoid()
+
+
+class Classifier(nn.Module):
+    """z (n, K) -> logits (n, outputs), of z standardised within the batch: no scale of z hides what it tells."""
+
+    def __init__(self, inputs: int, outputs: int, width: int, layers: int):
+        super().__init__()
+        self.trunk, self.logits = Trunk((inputs,), width, layers), nn.Linear(width, outputs)
+
+    @staticmethod
+    def standardize(z: Tensor) -> Tensor:
+        return (z - z.mean(0)) * (z.var(0, unbiased=False) + 1e-10).rsqrt()
+
+    def forward(self, standardized: Tensor) -> Tensor:
+        return self.logits(self.trunk(standardized))
+
+
+class Critic(nn.Module):
+    """Reads from z (n, K) which perturbations a cell had, a yes or no each, and its level of each covariate."""
+
+    def __init__(self, summary: DataSummary, latent: int, width: int, layers: int):
+        super().__init__()
+        levels: dict[str, list[int]] = {}
+        for column, name in enumerate(summary.covariates):
+            levels.setdefault(name.split("=")[0], []).append(column)
+        self.levels = [columns for columns in levels.values() if len(columns) > 1]
+        sizes = (len(summary.perturbations), *map(len, self.levels))
+        self.heads = nn.ModuleList(Classifier(latent, size, width, layers) for size in sizes)
+
+    def forward(self, standardized: Tensor) -> list[Tensor]:
+        return [head(standardized) for head in self.heads]
+
+    def cross_entropy(self, logits: list[Tensor], touched: Tensor, covariate: Tensor) -> Tensor:
+        """Scalar, nats a cell, summed over what is read; touched (n, T) is 0 or 1, covariate (n, C) one-hot."""
+        loss = binary_cross_entropy_with_logits(logits[0], touched, reduction="none").sum(1).mean()
+        for one, columns in zip(logits[1:], self.levels, strict=True):
+            loss = loss + cross_entropy(one, covariate[:, columns])
+        return loss
 
 
 @final
 class CPA(Adversarial):
     """z = z_basal + sum_t f_t(d_t) E_t + sum_c U_c: a basal state from which adversaries have driven the perturbation.
 
-    f_t is a dose curve ("linear", "sigm", "logsigm" or "network", see `nets.DoseCurves`), 0 at dose 0; E_t and U_c,
+    f_t is a dose curve ("linear", "sigm", "logsigm" or "network", see `DoseCurves`), 0 at dose 0; E_t and U_c,
     one vector a perturbation and one a level of each covariate, are parameters (E is written as a latent variable with
     a single value). x ~ likelihood(decoder(z), library); published are "normal", "negative_binomial" and
     "zero_inflated_negative_binomial". The encoder sees x alone and gives one z_basal, or a Normal if `variational`;
@@ -49,11 +131,8 @@ class CPA(Adversarial):
         self.embedding = nn.Parameter(torch.randn(T, latent))
         self.covariate_embedding = nn.Parameter(torch.randn(C, latent)) if C else None
         self.dose_curves = DoseCurves(dose_curve, T, dose_width, dose_layers)
-        self.encoder: nn.Module = (
-            CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, ())
-            if variational
-            else PointEncoder(summary, latent, encoder_width, encoder_layers, normalization)
-        )
+        encoder = CellEncoder if variational else PointEncoder
+        self.encoder: nn.Module = encoder(summary, latent, encoder_width, encoder_layers, normalization)
         self.decoder = choose("likelihood", likelihood, DECODERS)(latent, G, decoder_width, decoder_layers)
         self.critic: Critic = Critic(summary, latent, adversary_width, adversary_layers)
 

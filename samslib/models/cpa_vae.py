@@ -34,8 +34,8 @@ class CPAVAE(Model):
         T, G = len(summary.perturbations), len(summary.genes)
         self.embedding_scale, self.encoder_offset = embedding_scale, encoder_offset
         self.embedding = NormalTable(T, latent, embedding_initial_spread, embedding_initial_scale)
-        shift = (latent,) * encoder_offset
-        self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, shift)
+        extras = (latent,) if encoder_offset else ()
+        self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, extras)
         self.decoder = choose("likelihood", likelihood, DECODERS)(latent, G, decoder_width, decoder_layers)
 
     def generate(self, t: Trace, c: Condition) -> Likelihood:
@@ -49,5 +49,8 @@ class CPAVAE(Model):
         t.sample("E", self.embedding(t.rows(Plate.DOSE)), Plate.DOSE)
 
     def infer_cells(self, t: Trace, b: Batch) -> None:
-        shift = (b.condition.dose @ t["E"],) * self.encoder_offset
-        t.sample("z_basal", self.encoder(b.x, *shift), Plate.CELL)
+        if self.encoder_offset:
+            law = self.encoder(b.x, b.condition.dose @ t["E"])
+        else:
+            law = self.encoder(b.x)
+        t.sample("z_basal", law, Plate.CELL)

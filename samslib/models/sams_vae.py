@@ -44,8 +44,8 @@ class SAMSVAE(Model):
         self.mask_logits = nn.Parameter(torch.full((T, latent), float(mask_initial_logit)))
         initial = embedding_initial_spread, embedding_initial_scale
         self.embedding = effect_posterior(posterior, T, latent, embedding_width, embedding_layers, *initial)
-        self.encoder_offset, shift = encoder_offset, (latent,) * encoder_offset
-        self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, shift)
+        self.encoder_offset, extras = encoder_offset, (latent,) if encoder_offset else ()
+        self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, extras)
         self.decoder = choose("likelihood", likelihood, DECODERS)(latent, G, decoder_width, decoder_layers)
 
     def generate(self, t: Trace, c: Condition) -> Likelihood:
@@ -62,5 +62,8 @@ class SAMSVAE(Model):
         t.sample("E", self.embedding(rows, M), Plate.DOSE)
 
     def infer_cells(self, t: Trace, b: Batch) -> None:
-        shift = (b.condition.dose @ (t["E"] * t["M"]),) * self.encoder_offset
-        t.sample("z_basal", self.encoder(b.x, *shift), Plate.CELL)
+        if self.encoder_offset:
+            law = self.encoder(b.x, b.condition.dose @ (t["E"] * t["M"]))
+        else:
+            law = self.encoder(b.x)
+        t.sample("z_basal", law, Plate.CELL)

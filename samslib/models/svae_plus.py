@@ -45,7 +45,7 @@ class SVAEPlus(Model):
         self.mask_plate = Plate.CELL if cell_masks else Plate.DOSE
         self.mask_logits = nn.Parameter(torch.full((T, latent), float(mask_initial_logit)))
         self.embedding = nn.Parameter(embedding_initial_spread * torch.randn(T, latent))
-        self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, ())
+        self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization)
         self.decoder = choose("likelihood", likelihood, DECODERS)(latent, G, decoder_width, decoder_layers)
 
     def generate(self, t: Trace, c: Condition) -> Likelihood:
