@@ -31,7 +31,23 @@ def save(model: Model, path: str | Path) -> Path:
     """Write a model (name, options, data summary, weights) to one file; an existing file is replaced only when all is
     written. Of a class of your own the file holds the name and not the code: `load` needs the class.
 
-    Raises OSError with the path and the reason if it cannot be written, ValueError for an option that no file can hold.
+    Parameters
+    ----------
+    model
+        Any model, of the library or of your own.
+    path
+        The file; its folder must exist.
+
+    Returns
+    -------
+    The path.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written, with the path and the reason.
+    ValueError
+        For an option that no file can hold.
     """
     summary, bulk = vars(model.summary), model.summary.pseudobulk
     numbers = {name: value for name, value in summary.items() if isinstance(value, Tensor)}
@@ -45,11 +61,23 @@ def save(model: Model, path: str | Path) -> Path:
 def load(path: str | Path, device: str = "cpu", kind: type[Model] | None = None) -> Model:
     """The model that `save` wrote.
 
-    kind: its class. The library's own are known by name, and so is any class that has been defined in this session,
-    such as in a notebook; of a class defined twice, the newest counts.
+    Parameters
+    ----------
+    path
+        The file.
+    device
+        Where the model is to be: "cpu", "cuda", ..., or "auto" for a CUDA GPU if there is one.
+    kind
+        Its class. None finds it by name among the library's own and those that have been defined in this session, such
+        as in a notebook; of a class defined twice, the newest counts.
 
-    Raises FileNotFoundError, or ValueError for a damaged or foreign file, a class that is not known or does not fit
-    the file, and a device that is not there.
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        For a damaged or foreign file, a class that is not known or does not fit the file, and a device that is not
+        there.
     """
     where = choose_device(device)
     parts, facts = _read(path, "model")

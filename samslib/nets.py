@@ -25,6 +25,20 @@ class Trunk(nn.Module):
 
     The first layer's matrix is cut by input and the products are added: an input without particles is multiplied
     once, whatever their number, and an input of integers is a one-hot code, looked up instead of multiplied.
+
+    Parameters
+    ----------
+    inputs
+        Width of each input.
+    width
+        Units a layer.
+    layers
+        Number of layers, 1 or more.
+
+    Raises
+    ------
+    ValueError
+        For a number of layers or units below 1.
     """
 
     def __init__(self, inputs: Sequence[int], width: int, layers: int):
@@ -47,7 +61,17 @@ class Trunk(nn.Module):
 
 
 class NormalNet(nn.Module):
-    """inputs -> Normal(mean, sqrt(exp(log_var) + 1e-4)), both linear in the trunk's output."""
+    """inputs -> Normal(mean, sqrt(exp(log_var) + 1e-4)), both linear in the trunk's output.
+
+    Parameters
+    ----------
+    inputs
+        Width of each input.
+    outputs
+        Axes of the Normal.
+    width, layers
+        Of the trunk.
+    """
 
     def __init__(self, inputs: Sequence[int], outputs: int, width: int, layers: int):
         super().__init__()
@@ -60,7 +84,15 @@ class NormalNet(nn.Module):
 
 
 class NormalTable(nn.Module):
-    """A free Normal for every (row, axis), whatever the mask: q = N(loc, exp(log_scale) + 1e-4)."""
+    """A free Normal for every (row, axis), whatever the mask: q = N(loc, exp(log_scale) + 1e-4).
+
+    Parameters
+    ----------
+    rows, columns
+        Perturbations T and latent axes K.
+    loc_spread, scale
+        At the start, means are drawn from N(0, loc_spread^2) and the standard deviation is `scale`.
+    """
 
     def __init__(self, rows: int, columns: int, loc_spread: float = 0.0, scale: float = 1.0):
         super().__init__()
@@ -72,7 +104,15 @@ class NormalTable(nn.Module):
 
 
 class NormalOfMask(nn.Module):
-    """A Normal for every (row, axis), of a network of that row's mask (P, rows, K) and of which row it is."""
+    """A Normal for every (row, axis), of a network of that row's mask (P, rows, K) and of which row it is.
+
+    Parameters
+    ----------
+    rows, columns
+        Perturbations T and latent axes K.
+    width, layers
+        Of its network.
+    """
 
     def __init__(self, rows: int, columns: int, width: int, layers: int):
         super().__init__()
@@ -95,7 +135,20 @@ def effect_posterior(
 
 
 class Standardize(nn.Module):
-    """(f(x) - mean) / std with the training cells' statistics; f is log(1 + x), the identity, or none of it."""
+    """(f(x) - mean) / std with the training cells' statistics; f is log(1 + x), the identity, or none of it.
+
+    Parameters
+    ----------
+    kind
+        "log", "raw" or None, as above.
+    summary
+        Holds the statistics of the training cells.
+
+    Raises
+    ------
+    ValueError
+        For another kind, and for "log" where values have no logarithm.
+    """
 
     mean: Tensor
     std: Tensor
@@ -119,7 +172,22 @@ class Standardize(nn.Module):
 
 
 class CellEncoder(nn.Module):
-    """q(z | x, extras): x (n, G) is normalised and multiplied once, extras (P, n, d) are added per particle."""
+    """q(z | x, extras): x (n, G) is normalised and multiplied once, extras (P, n, d) are added per particle.
+
+    Parameters
+    ----------
+    summary
+        Names and statistics of the training cells, `data.summary(train)`; they fix the sizes G, T, C and Q.
+    latent
+        Number of latent axes, K.
+    width, layers
+        Units a layer, and layers, of its network.
+    normalization
+        What the encoder reads: "log" is log(1 + x) and "raw" is x, each standardised by gene with the training
+        cells' mean and standard deviation; None is x as it is.
+    extras
+        Width of each further input; none by default.
+    """
 
     def __init__(
         self,
@@ -139,7 +207,15 @@ class CellEncoder(nn.Module):
 
 
 class NegativeBinomialDecoder(nn.Module):
-    """mean = library * softmax over genes + 1e-4; one concentration a gene, shared by all cells, initially 1."""
+    """mean = library * softmax over genes + 1e-4; one concentration a gene, shared by all cells, initially 1.
+
+    Parameters
+    ----------
+    latent, genes
+        Width of z, and number of genes G.
+    width, layers
+        Units a layer, and layers, of the trunk.
+    """
 
     def __init__(self, latent: int, genes: int, width: int, layers: int):
         super().__init__()
@@ -154,7 +230,15 @@ class NegativeBinomialDecoder(nn.Module):
 
 
 class ZeroInflatedNegativeBinomialDecoder(nn.Module):
-    """`NegativeBinomialDecoder` with a second linear head, the log-odds that a count is set to zero."""
+    """`NegativeBinomialDecoder` with a second linear head, the log-odds that a count is set to zero.
+
+    Parameters
+    ----------
+    latent, genes
+        Width of z, and number of genes G.
+    width, layers
+        Units a layer, and layers, of the trunk.
+    """
 
     def __init__(self, latent: int, genes: int, width: int, layers: int):
         super().__init__()
@@ -169,7 +253,15 @@ class ZeroInflatedNegativeBinomialDecoder(nn.Module):
 
 
 class PoissonDecoder(nn.Module):
-    """rate = softplus(linear): counts without a library size, as published."""
+    """rate = softplus(linear): counts without a library size, as published.
+
+    Parameters
+    ----------
+    latent, genes
+        Width of z, and number of genes G.
+    width, layers
+        Units a layer, and layers, of the trunk.
+    """
 
     def __init__(self, latent: int, genes: int, width: int, layers: int):
         super().__init__()
@@ -180,7 +272,15 @@ class PoissonDecoder(nn.Module):
 
 
 class NormalDecoder(nn.Module):
-    """Real-valued expression whose mean and variance both depend on z."""
+    """Real-valued expression whose mean and variance both depend on z.
+
+    Parameters
+    ----------
+    latent, genes
+        Width of z, and number of genes G.
+    width, layers
+        Units a layer, and layers, of the trunk.
+    """
 
     def __init__(self, latent: int, genes: int, width: int, layers: int):
         super().__init__()
@@ -191,7 +291,15 @@ class NormalDecoder(nn.Module):
 
 
 class NormalFixedVarianceDecoder(nn.Module):
-    """Real-valued expression with one learned variance a gene, initially 1 + 1e-4."""
+    """Real-valued expression with one learned variance a gene, initially 1 + 1e-4.
+
+    Parameters
+    ----------
+    latent, genes
+        Width of z, and number of genes G.
+    width, layers
+        Units a layer, and layers, of the trunk.
+    """
 
     def __init__(self, latent: int, genes: int, width: int, layers: int):
         super().__init__()

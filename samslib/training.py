@@ -67,7 +67,7 @@ class Schedule:
         at_least(2, **_given(self, "steps"))
 
     def turns(self, step: int) -> tuple[bool, bool]:
-        """Whether the model and whether its critic learns at this step."""
+        """Whether the model and whether its critic learns at this step, counted from 0."""
         if self.steps is None or step < self.pretrain:
             return True, True
         model = step % self.steps == 0
@@ -183,10 +183,10 @@ def _convert(settings: FitConfig | Schedule, to: Callable[[str, Any], float], *n
 
 
 class History(pd.DataFrame):
-    """One row a validation, indexed by step: epoch, seconds, the training loss and every term of it by name (means
-    since the last row, nats a cell) and of a model's penalties, "val_..." of the bound and its terms on the validation
-    cells, and what a monitor reported.
+    """What happened in training: one row a validation, indexed by step.
 
+    Columns are epoch, seconds, the training loss and every term of it by name (means since the last row, nats a cell),
+    a model's penalties, "val_..." of the bound and its terms on the validation cells, and what a monitor reported.
     `attrs` holds best_step, interrupted, device, seconds and the configuration.
     """
 
@@ -200,6 +200,13 @@ def prepare(kind: type[Model], data: PerturbationData) -> PerturbationData:
 
     Each combination becomes a perturbation of its own (`encode_unique`) where the class takes no combinations. Where it
     needs a quality flag and the data have none, they get one that every cell passes.
+
+    Parameters
+    ----------
+    kind
+        A class of models.
+    data
+        All cells, before they are split.
     """
     if not kind.takes_combinations:
         data = data.encode_unique()
@@ -260,7 +267,15 @@ class TrainingStep:
         return {name: value.detach() for name, value in terms.items()}
 
     def loss(self, b: Batch, q: Trace, step: int = 0) -> dict[str, Tensor]:
-        """ "loss", then the unweighted terms that it is made of: those of the bound and the model's penalties."""
+        """ "loss", then the unweighted terms that it is made of: those of the bound and the model's penalties.
+
+        Parameters
+        ----------
+        b, q
+            A batch and a pass of the posterior over it.
+        step
+            Position in the training, for the weights that change with it.
+        """
         config = self.config
         terms = log_weights(self.model, b, q, self.counts, config.analytic_kl)
         penalty = self.model.penalty(b, q)
@@ -395,7 +410,21 @@ def validate(
     batch_size: int = 512,
     counts: dict[Plate, Tensor] | None = None,
 ) -> dict[str, float]:
-    """Mean negative bound a cell ("val_loss") and its terms ("val_x", ...) in nats, with a fixed seed."""
+    """Mean negative bound a cell ("val_loss") and its terms ("val_x", ...) in nats, with a fixed seed.
+
+    Parameters
+    ----------
+    model
+        The model; it is in training mode afterwards.
+    data
+        Cells to validate on.
+    particles
+        Draws of the latent variables.
+    batch_size
+        Cells at a time; memory depends on it, and so do the draws.
+    counts
+        n_t of each shared plate; None gives the held-out bound.
+    """
     data, parameter = align(data, model), next(model.parameters())
     sums: dict[str, float] = {}
     with _seeds_restored(parameter.device):
@@ -412,7 +441,15 @@ def validate(
 
 
 def shared_counts(data: PerturbationData, device: torch.device, dtype: torch.dtype) -> dict[Plate, Tensor]:
-    """n_t of each shared plate: the number of cells of this split that share each row."""
+    """n_t of each shared plate: the number of cells of this split that share each row.
+
+    Parameters
+    ----------
+    data
+        The cells that are counted.
+    device, dtype
+        Where the counts are to be, and of which type.
+    """
     flagged = (data.qc != 0).sum(0)
     per_plate = {Plate.DOSE: data.n_treated, Plate.QC: flagged}
     return {plate: torch.as_tensor(n, device=device).to(dtype) for plate, n in per_plate.items()}

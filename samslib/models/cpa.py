@@ -15,7 +15,20 @@ from samslib.validation import at_least, choose
 
 
 class PointEncoder(nn.Module):
-    """A deterministic encoder: x (n, G) -> all mass on one z (n, K)."""
+    """A deterministic encoder: x (n, G) -> all mass on one z (n, K).
+
+    Parameters
+    ----------
+    summary
+        Names and statistics of the training cells, `data.summary(train)`; they fix the sizes G, T, C and Q.
+    latent
+        Number of latent axes, K.
+    width, layers
+        Units a layer, and layers, of its network.
+    normalization
+        What the encoder reads: "log" is log(1 + x) and "raw" is x, each standardised by gene with the training
+        cells' mean and standard deviation; None is x as it is.
+    """
 
     def __init__(self, summary: DataSummary, latent: int, width: int, layers: int, normalization: str | None):
         super().__init__()
@@ -31,7 +44,21 @@ class DoseCurves(nn.Module):
 
     "linear": the dose itself. "sigm": sigmoid(slope dose + bias) - sigmoid(bias), and "logsigm" the same of
     log(1 + dose), with slope and bias a perturbation. "network": the sigmoid of a network of the dose and of which
-    perturbation it is, for doses other than 0 (so it may jump at 0). Raises ValueError for another kind.
+    perturbation it is, for doses other than 0 (so it may jump at 0).
+
+    Parameters
+    ----------
+    kind
+        Which curve, as above.
+    rows
+        Number of perturbations, T.
+    width, layers
+        Units a layer, and layers, of the network, for "network" only.
+
+    Raises
+    ------
+    ValueError
+        For another kind.
     """
 
     KINDS = ("linear", "sigm", "logsigm", "network")
@@ -58,7 +85,17 @@ class DoseCurves(nn.Module):
 
 
 class Classifier(nn.Module):
-    """z (n, K) -> logits (n, outputs), of z standardised within the batch: no scale of z hides what it tells."""
+    """z (n, K) -> logits (n, outputs). z is standardised within the batch, so that rescaling cannot fool the critic.
+
+    Parameters
+    ----------
+    inputs
+        Latent axes, K.
+    outputs
+        Logits for each cell.
+    width, layers
+        Units a layer, and layers, of its network.
+    """
 
     def __init__(self, inputs: int, outputs: int, width: int, layers: int):
         super().__init__()
@@ -73,7 +110,17 @@ class Classifier(nn.Module):
 
 
 class Critic(nn.Module):
-    """Reads from z (n, K) which perturbations a cell had, a yes or no each, and its level of each covariate."""
+    """Reads from z (n, K) which perturbations a cell had, a yes or no each, and its level of each covariate.
+
+    Parameters
+    ----------
+    summary
+        Names and statistics of the training cells, `data.summary(train)`; they fix the sizes G, T, C and Q.
+    latent
+        Number of latent axes, K.
+    width, layers
+        Units a layer, and layers, of each classifier.
+    """
 
     def __init__(self, summary: DataSummary, latent: int, width: int, layers: int):
         super().__init__()
@@ -103,13 +150,47 @@ class CPA(Adversarial):
     one vector a perturbation and one a level of each covariate, are parameters (E is written as a latent variable with
     a single value). x ~ likelihood(decoder(z), library); published are "normal", "negative_binomial" and
     "zero_inflated_negative_binomial". The encoder sees x alone and gives one z_basal, or a Normal if `variational`;
-    either way z_basal is charged under N(0, I).
+    either way its prior is N(0, I).
     The critic has one classifier for the perturbations (a yes or no each) and one for each covariate of two levels or
     more. It lowers its cross-entropy, in nats a cell, plus `gradient_penalty` times the mean squared slope of its
-    summed logits; the rest of the model is paid `adversary_weight` times the cross-entropy. With one particle a step
-    nothing is lost unless `variational`. FitConfig says when which part learns.
+    summed logits; the rest of the model is trained to raise the cross-entropy, with weight `adversary_weight`. One
+    particle a step suffices unless `variational`. `FitConfig(critic=Schedule(...))` says when which part learns.
 
-    Raises ValueError for an unknown likelihood, dose_curve or normalization, or a weight below 0.
+    Parameters
+    ----------
+    summary
+        Names and statistics of the training cells, `data.summary(train)`; they fix the sizes G, T, C and Q.
+    latent
+        Number of latent axes, K.
+    likelihood
+        Law of expression given the decoder's output: "negative_binomial", "zero_inflated_negative_binomial" or
+        "poisson" for counts, "normal" or "normal_fixed_variance" for real values (`samslib.nets.DECODERS`).
+    dose_curve
+        f_t: "linear", "sigm", "logsigm" or "network" (see `DoseCurves`).
+    variational
+        The encoder gives a Normal of z_basal, and not one value.
+    adversary_weight
+        Weight of the critic's cross-entropy in the penalty, 0 or above.
+    gradient_penalty
+        Weight of the mean squared slope in the critic's loss, 0 or above.
+    encoder_layers, encoder_width
+        Layers, and units a layer, of the network that encodes a cell.
+    decoder_layers, decoder_width
+        Layers, and units a layer, of the decoder's network.
+    adversary_layers, adversary_width
+        Layers, and units a layer, of each of the critic's classifiers.
+    dose_layers, dose_width
+        Layers, and units a layer, of the dose curves' network, for "network" only.
+    normalization
+        What the encoder reads: "log" is log(1 + x) and "raw" is x, each standardised by gene with the training
+        cells' mean and standard deviation; None is x as it is.
+    seed
+        Of the initial weights; None draws them from the global random stream.
+
+    Raises
+    ------
+    ValueError
+        For an unknown likelihood, `dose_curve` or normalization, or a weight below 0.
     """
 
     exogenous = ("z_basal",)

@@ -17,7 +17,35 @@ class CPAVAE(Model):
     It shares CPA's additive latent space, but has neither its adversary nor its dose curves. Posterior: q(E) a table,
     q(z_basal | x) with the cell's sampled shift D E as a second input if `encoder_offset`.
 
-    Raises ValueError for an unknown likelihood or normalization.
+    Parameters
+    ----------
+    summary
+        Names and statistics of the training cells, `data.summary(train)`; they fix the sizes G, T, C and Q.
+    latent
+        Number of latent axes, K.
+    likelihood
+        Law of expression given the decoder's output: "negative_binomial", "zero_inflated_negative_binomial" or
+        "poisson" for counts, "normal" or "normal_fixed_variance" for real values (`samslib.nets.DECODERS`).
+    embedding_scale
+        Standard deviation of the prior of each entry of E.
+    encoder_layers, encoder_width
+        Layers, and units a layer, of the network that encodes a cell.
+    decoder_layers, decoder_width
+        Layers, and units a layer, of the decoder's network.
+    encoder_offset
+        Whether q(z_basal) also sees the cell's sampled shift, or x alone.
+    normalization
+        What the encoder reads: "log" is log(1 + x) and "raw" is x, each standardised by gene with the training
+        cells' mean and standard deviation; None is x as it is.
+    embedding_initial_spread, embedding_initial_scale
+        q(E) starts with means drawn from N(0, spread^2) and with this standard deviation.
+    seed
+        Of the initial weights; None draws them from the global random stream.
+
+    Raises
+    ------
+    ValueError
+        For an unknown likelihood or normalization.
     """
 
     exogenous = ("z_basal",)

@@ -24,7 +24,49 @@ class BetaBernoulliSAMSVAE(Model):
     sigmoid(mask_initial_logit), or from Beta(mask_initial_alpha, mask_initial_beta).
     The published posteriors are point with either q(E), and beta with mean_field.
 
-    Raises ValueError for an unknown likelihood, posterior or normalization, or a prior parameter that is not positive.
+    Parameters
+    ----------
+    summary
+        Names and statistics of the training cells, `data.summary(train)`; they fix the sizes G, T, C and Q.
+    latent
+        Number of latent axes, K.
+    likelihood
+        Law of expression given the decoder's output: "negative_binomial", "zero_inflated_negative_binomial" or
+        "poisson" for counts, "normal" or "normal_fixed_variance" for real values (`samslib.nets.DECODERS`).
+    posterior
+        q(E): "correlated" is a network of the sampled mask, "mean_field" a table that does not see it.
+    mask_posterior
+        q(pi): "point" is one value for each entry, "beta" a Beta distribution.
+    mask_alpha, mask_beta
+        Of the Beta prior of pi, positive; the prior mean is alpha / (alpha + beta).
+    embedding_scale
+        Standard deviation of the prior of each entry of E.
+    encoder_layers, encoder_width
+        Layers, and units a layer, of the network that encodes a cell.
+    decoder_layers, decoder_width
+        Layers, and units a layer, of the decoder's network.
+    embedding_layers, embedding_width
+        Layers, and units a layer, of the network of a correlated posterior.
+    encoder_offset
+        Whether q(z_basal) also sees the cell's sampled shift, or x alone.
+    temperature
+        Of the relaxed mask, whose gradient stands in for that of the 0/1 mask.
+    normalization
+        What the encoder reads: "log" is log(1 + x) and "raw" is x, each standardised by gene with the training
+        cells' mean and standard deviation; None is x as it is.
+    mask_initial_logit
+        Log-odds of pi at the start of training, for the point posterior.
+    mask_initial_alpha, mask_initial_beta
+        Of the Beta posterior at the start of training, positive.
+    embedding_initial_spread, embedding_initial_scale
+        A mean-field q(E) starts with means drawn from N(0, spread^2) and with this standard deviation.
+    seed
+        Of the initial weights; None draws them from the global random stream.
+
+    Raises
+    ------
+    ValueError
+        For an unknown likelihood, posterior or normalization, or a parameter of a Beta that is not positive.
     """
 
     exogenous = ("z_basal",)
