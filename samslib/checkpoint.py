@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-import os
-import tempfile
 import time
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -85,18 +83,15 @@ def load(path: str | Path, device: str = "cpu", kind: type[Model] | None = None)
     bulk = Pseudobulk(**parts["pseudobulk"]) if parts["pseudobulk"] else None
     summary = DataSummary(**_with_tuples(facts["summary"]) | parts["summary"], pseudobulk=bulk)
     arguments = {"summary": summary, **_with_tuples(facts["options"])}
+    dtype = next((v.dtype for v in weights.values() if v.is_floating_point()), torch.get_default_dtype())
     try:
-        inspect.signature(kind).bind(**arguments)
-    except TypeError as error:
-        raise _misfit(path, kind, str(error)) from None
-    model = kind(**arguments)
-    held, made = ({name: tuple(v.shape) for name, v in part.items()} for part in (weights, model.state_dict()))
-    for name in sorted(held | made):
-        file, here = held.get(name, "missing"), made.get(name, "missing")
-        if file != here:
-            raise _misfit(path, kind, f"the shape of {name} is {file} in the file and {here} in the class")
-    model.to(next((v.dtype for v in weights.values() if v.is_floating_point()), torch.get_default_dtype()))
-    model.load_state_dict(weights)
+        model = kind(**arguments).to(dtype)
+        model.load_state_dict(weights)
+    except (TypeError, RuntimeError) as error:  # an option, or a parameter's name or shape
+        raise ValueError(
+            f"{path} does not fit {kind.__name__} as it is defined now: {error}; give load(path, kind=...) the class "
+            "that the model was saved from."
+        ) from error
     return model.to(where)
 
 
@@ -116,13 +111,6 @@ def _kind(path: str | Path, facts: Mapping[str, Any]) -> type[Model]:
     raise ValueError(
         f"{path} holds a model of the class {name} of {module}, and {here}; run or import what defines it, or give it "
         f"as load(path, kind={name})."
-    )
-
-
-def _misfit(path: str | Path, kind: type[Model], why: str) -> ValueError:
-    return ValueError(
-        f"{path} does not fit {kind.__name__} as it is defined now: {why}; give load(path, kind=...) the class that "
-        "the model was saved from."
     )
 
 
@@ -271,28 +259,23 @@ def _write(path: str | Path, parts: Mapping[str, Mapping[str, Tensor]], facts: d
     """Write tensors, named by their part and their name in it, and facts, all or nothing."""
     path = Path(path)
     held = {f"{part}.{k}": v.detach().cpu().contiguous().clone() for part, of in parts.items() for k, v in of.items()}
+    unfinished = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
-        handle, unfinished = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
+        unfinished.touch()
+        mode = unfinished.stat().st_mode
     except OSError as error:
         raise OSError(
             f"{path} cannot be written ({error.strerror}); choose a folder that exists and has room."
         ) from error
     try:
         save_file(held, unfinished, metadata={"samslib": json.dumps({"format": FORMAT} | facts)})
-        os.chmod(unfinished, 0o666 & ~_umask())
-        os.replace(unfinished, path)
+        unfinished.chmod(mode)  # that of any new file, which safetensors' own is not
+        unfinished.replace(path)
     except (OSError, SafetensorError) as error:
         raise OSError(f"{path} could not be written ({error}); what was there before is untouched.") from error
     finally:
-        Path(unfinished).unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
     return path
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _read(path: str | Path, kind: str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:

@@ -11,20 +11,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli, Distribution, constraints
+from torch.distributions import Bernoulli as Bernoulli
+from torch.distributions import Distribution, constraints
 from torch.nn.functional import logsigmoid
-
-__all__ = [
-    "Bernoulli",
-    "Beta",
-    "Likelihood",
-    "NegativeBinomial",
-    "Normal",
-    "Point",
-    "Poisson",
-    "StraightThroughBernoulli",
-    "ZeroInflatedNegativeBinomial",
-]
 
 
 class Likelihood(Protocol):

@@ -14,7 +14,7 @@ from samslib.validation import choose
 
 @final
 class ConditionalVAE(Model):
-    """x ~ likelihood(decoder([z, d]), library) with z ~ N(0, I): the doses d are inputs of the networks, and nothing more.
+    """x ~ likelihood(decoder([z, d]), library) with z ~ N(0, I): the doses d are inputs of the networks.
 
     Nothing is shared by cells but the weights, so a perturbation has neither a mask nor an embedding with a law.
     Posterior: q(z | x, d).
