@@ -39,19 +39,35 @@ class Model(nn.Module, ABC):
     """A generative program and its posterior; bounds, effects and training are generic and live elsewhere.
 
     A subclass is final, is one file, and begins its constructor with `super().__init__(summary, locals())`, which
-    records the options so that the model can be saved by name, options and weights. Its class attributes say what it
-    takes, and nothing else asks which class a model is:
+    records the options so that the model can be saved by name, options and weights. A constructor that draws initial
+    weights takes `seed` as its last argument and is decorated with `seeded`. Class attributes say what a model takes,
+    and nothing else asks which class it is.
 
-    exogenous: the cell latents that no intervention moves; they may be held fixed between the arms of a comparison.
-    takes_combinations: whether a cell may have several perturbations; if not, `generate` calls `refuse_combinations`.
-    uses: what it reads of the data beside counts and doses, of "covariates", "quality" (flags) and "twins". Columns
-    that it does not read are a warning when it is made, not an error, so that one data set serves all models.
-    needs: what it cannot be made without, of "quality" and "pseudobulk" (`data.summary(train, pseudobulk=True)`).
-    source: where its equations are from.
+    Parameters
+    ----------
+    summary
+        Names and statistics of the training cells.
+    arguments
+        The constructor's `locals()`, of which its options are kept as `options`.
 
-    A constructor that draws initial weights takes `seed` as its last argument and is decorated with `seeded`.
+    Attributes
+    ----------
+    exogenous
+        The cell latents that no intervention moves; they may be held fixed between the arms of a comparison.
+    takes_combinations
+        Whether a cell may have several perturbations; if not, `generate` calls `refuse_combinations`.
+    uses
+        What it reads of the data beside counts and doses, of "covariates", "quality" (flags) and "twins". Columns that
+        it does not read are a warning when it is made, not an error, so that one data set serves all models.
+    needs
+        What it cannot be made without, of "quality" and "pseudobulk" (`data.summary(train, pseudobulk=True)`).
+    source
+        Where its equations are from.
 
-    Raises ValueError for a summary without what it needs.
+    Raises
+    ------
+    ValueError
+        For a summary without what it needs.
     """
 
     exogenous: ClassVar[tuple[str, ...]] = ()
@@ -97,7 +113,19 @@ class Model(nn.Module, ABC):
 
     @abstractmethod
     def generate(self, t: Trace, c: Condition) -> Likelihood:
-        """The prior and the likelihood: declares every latent variable on `t`, returns the law of x over (P, n, G)."""
+        """The prior and the likelihood.
+
+        Parameters
+        ----------
+        t
+            The pass, on which every latent variable is declared with `t.sample`.
+        c
+            The conditions of n cells; its dose may hold only the columns `t.rows(Plate.DOSE)`.
+
+        Returns
+        -------
+        The law of x, over (P, n, G).
+        """
 
     @abstractmethod
     def infer_shared(self, t: Trace) -> None:
@@ -108,7 +136,7 @@ class Model(nn.Module, ABC):
         """The posterior of each cell's own latents, declared on `t`, which already holds the shared ones."""
 
     def likelihood_weights(self, b: Batch) -> Tensor | float:
-        """Factors of the cells' likelihood terms in training, (n,) or one for all; 1 unless a model says otherwise."""
+        """Factors of the likelihood terms of a batch's cells in training, (n,) or one for all; 1 unless overridden."""
         return 1.0
 
     def penalty(self, b: Batch, q: Trace) -> dict[str, Tensor]:

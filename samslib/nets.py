@@ -125,9 +125,27 @@ class NormalOfMask(nn.Module):
 def effect_posterior(
     kind: str, rows: int, columns: int, width: int, layers: int, spread: float, scale: float
 ) -> NormalTable | NormalOfMask:
-    """q(E | M), called with (rows, M): "mean_field" or "correlated" (paper, section 4); raises ValueError if neither.
+    """q(E | M), called with (rows, M).
 
-    The first is a table that starts at N(spread * noise, scale^2), the second a network of that width and depth.
+    Parameters
+    ----------
+    kind
+        "mean_field", a table that does not see the mask, or "correlated", a network of it.
+    rows, columns
+        Perturbations T and latent axes K.
+    width, layers
+        Of the network.
+    spread, scale
+        The table's means start as draws from N(0, spread^2), and its standard deviations at `scale`.
+
+    Raises
+    ------
+    ValueError
+        For another kind.
+
+    References
+    ----------
+    Bereket & Karaletsos 2023 (arXiv:2311.02794), section 4.
     """
     if choose("posterior", kind, ("mean_field", "correlated")) == "mean_field":
         return NormalTable(rows, columns, spread, scale)

@@ -151,12 +151,25 @@ def parameter_names(model: Model) -> dict[str, str]:
 def model(config: Mapping[str, Any], state: Mapping[str, Any], summary: DataSummary | None = None) -> Model:
     """Our model with the weights of a published one.
 
-    config: "model" and "guide" (class names) with "model_kwargs" and "guide_kwargs", as in the published configuration
-    files and the golden index. state: name -> array, the model's and the guide's parameters and buffers, with or
-    without prefixes such as a Lightning checkpoint's "loss_module.". summary: names of genes and perturbations; plain
-    numbers are used without it. The result has the floating-point type of the state.
+    Parameters
+    ----------
+    config
+        "model" and "guide" (class names) with "model_kwargs" and "guide_kwargs", as in the published configuration
+        files.
+    state
+        name -> array: the model's and the guide's parameters and buffers, with or without prefixes such as a Lightning
+        checkpoint's "loss_module.".
+    summary
+        Names of genes and perturbations; None numbers them.
 
-    Raises ValueError for classes or keywords this does not know, and for a state that lacks or adds a parameter.
+    Returns
+    -------
+    The model, of the floating-point type of the state.
+
+    Raises
+    ------
+    ValueError
+        For classes or keywords that are not known, and for a state that lacks or adds a parameter.
     """
     arrays = _plain(state)
     pair = (config["model"], config["guide"])
@@ -232,10 +245,10 @@ def _sizes(arrays: Mapping[str, Tensor]) -> tuple[int, int]:
     return latent, arrays[name].shape[1] - latent
 
 
-def _constant(name: str, tensor: Tensor, told: float) -> float:
+def _constant(name: str, tensor: Tensor, option: float) -> float:
     value = tensor.flatten()[0].item()
-    if not bool((tensor == value).all()) or abs(value - told) > 1e-6 * abs(told):
-        raise ValueError(f"{name} of the state is not the constant {told} that the keywords say.")
+    if not bool((tensor == value).all()) or abs(value - option) > 1e-6 * abs(option):
+        raise ValueError(f"{name} of the state is not the constant {option} that the keywords say.")
     return value
 
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +61,9 @@ class Schedule:
     warm_up: int = 0
 
     def __post_init__(self) -> None:
-        _convert(self, whole, "steps", "pretrain", "warm_up")
-        _convert(self, number, "rate")
-        at_least(0, pretrain=self.pretrain, warm_up=self.warm_up)
-        above(0, **_given(self, "rate"))
-        at_least(2, **_given(self, "steps"))
+        _convert(self, partial(whole, low=2), "steps")
+        _convert(self, partial(whole, low=0), "pretrain", "warm_up")
+        _convert(self, _positive, "rate")
 
     def turns(self, step: int) -> tuple[bool, bool]:
         """Whether the model and whether its critic learns at this step, counted from 0."""
@@ -148,12 +147,11 @@ class FitConfig:
     checkpoints: str | Path | None = None
 
     def __post_init__(self) -> None:
-        _convert(self, whole, "steps", "epochs", "batch_size", "particles", "seed", "validate_every", "kl_warmup")
-        _convert(self, number, "learning_rate", "weight_decay", "clip")
-        above(
-            0, **_given(self, "steps", "epochs", "batch_size", "learning_rate", "particles", "clip", "validate_every")
-        )
-        at_least(0, weight_decay=self.weight_decay, seed=self.seed, kl_warmup=self.kl_warmup)
+        _convert(self, partial(whole, low=1), "steps", "epochs", "batch_size", "particles", "validate_every")
+        _convert(self, partial(whole, low=0), "seed", "kl_warmup")
+        _convert(self, _positive, "learning_rate", "clip")
+        _convert(self, number, "weight_decay")
+        at_least(0, weight_decay=self.weight_decay)
         choose("objective", self.objective, ("elbo", "iwelbo"))
         choose("validation", self.validation, ("held_out", "as_published"))
         choose("keep", self.keep, ("best", "last"))
@@ -169,13 +167,14 @@ class FitConfig:
         return epoch, steps, self.validate_every or max(epoch, -(-steps // 100))
 
 
-def _given(settings: FitConfig | Schedule, *names: str) -> dict[str, float]:
-    """The named settings that are not None."""
-    return {name: value for name in names if (value := getattr(settings, name)) is not None}
+def _positive(name: str, value: Any) -> float:
+    value = number(name, value)
+    above(0, **{name: value})
+    return value
 
 
 def _convert(settings: FitConfig | Schedule, to: Callable[[str, Any], float], *names: str) -> None:
-    """Make plain Python numbers of the named settings; None stays only where it is the default."""
+    """Check the named settings and make plain Python numbers of them; None stays only where it is the default."""
     for name in names:
         value = getattr(settings, name)
         if value is not None or getattr(type(settings), name) is not None:
