@@ -72,8 +72,8 @@ def log_weights(
         if site.plate is Plate.CELL:
             terms[name] = _ratio(p.sites[name], site, analytic)
         elif counts is not None:
-            charge = plate_weights(b, site.plate, counts[site.plate][q.rows(site.plate)])
-            terms[name] = _ratio(p.sites[name], site, analytic) @ charge.T
+            weights = plate_weights(b, site.plate, counts[site.plate][q.rows(site.plate)])
+            terms[name] = _ratio(p.sites[name], site, analytic) @ weights.T
     return terms
 
 

@@ -365,17 +365,8 @@ def fit(
                 bar.note(_log(state, config, epoch, val, monitor))
     if config.keep == "best":
         state.restore_best()
-    history = History(state.rows)
-    if len(history):
-        history = History(history.set_index("step"))
-    history.attrs = {
-        "best_step": state.best_step if config.keep == "best" else state.step,
-        "interrupted": bool(interrupted),
-        "device": str(device),
-        "seconds": state.seconds,
-        "config": asdict(config) | {"steps": steps, "validate_every": every},
-    }
-    return history
+    used = asdict(config) | {"steps": steps, "validate_every": every}
+    return _history(state, interrupted=bool(interrupted), device=str(device), config=used)
 
 
 def _log(
@@ -399,6 +390,15 @@ def _log(
     settled = (config.critic or Schedule()).weight(state.step) == 1
     state.log(row, may_be_best=config.keep == "best" and settled)
     return row
+
+
+def _history(state: TrainingState, **facts: Any) -> History:
+    history = History(state.rows)
+    if len(history):
+        history = History(history.set_index("step"))
+    best = state.best_step if facts["config"]["keep"] == "best" else state.step
+    history.attrs = {"best_step": best, "seconds": state.seconds} | facts
+    return history
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ class BetaBernoulliSAMSVAE(Model):
     Generative model: pi ~ Beta(mask_alpha, mask_beta) and M ~ Bernoulli(pi) for each perturbation and axis; the rest
     is SAMS-VAE. Posterior: q(pi) one value ("point") or a Beta ("beta": its parameters are exponentials, so positive;
     the published ones are free and may turn negative); q(M | pi) = Bernoulli(pi), straight-through, so that M's term
-    cancels and pi pays for sparsity; q(E) and q(z_basal | x) as in SAMS-VAE. Training starts from pi at
+    cancels and sparsity costs through pi alone; q(E) and q(z_basal | x) as in SAMS-VAE. Training starts from pi at
     sigmoid(mask_initial_logit), or from Beta(mask_initial_alpha, mask_initial_beta).
     The published posteriors are point with either q(E), and beta with mean_field.
 
