@@ -242,9 +242,8 @@ class NegativeBinomialDecoder(nn.Module):
 
     def forward(self, z: Tensor, library: Tensor) -> NegativeBinomial:
         share = self.logits(self.trunk(z)).softmax(-1)
-        return NegativeBinomial(
-            torch.addcmul(share.new_tensor(VARIANCE_FLOOR), library, share), self.log_concentration.exp()
-        )
+        mean = torch.addcmul(share.new_tensor(VARIANCE_FLOOR), library, share)
+        return NegativeBinomial(mean, self.log_concentration.exp())
 
 
 class ZeroInflatedNegativeBinomialDecoder(nn.Module):

@@ -14,7 +14,19 @@ from samslib.cells import Plate
 
 @dataclass(frozen=True)
 class Site:
-    """One latent variable in one pass: distribution over (rows, K) or (P, rows, K), value (P, rows, K)."""
+    """One latent variable in one pass.
+
+    Parameters
+    ----------
+    name
+        Its name.
+    distribution
+        Its law, over (rows, K) or (P, rows, K).
+    plate
+        Who shares one draw.
+    value
+        (P, rows, K), drawn or given.
+    """
 
     name: str
     distribution: Distribution

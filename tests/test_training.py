@@ -12,7 +12,7 @@ from conftest import SMALL, LinearGaussian, make_data
 
 import samslib
 from samslib import FitConfig, Schedule, checkpoint, fit, training
-from samslib.data.batches import STRETCH, Batches, Order
+from samslib.data.batches import STRETCH, Batches, Order, step_seed
 from samslib.distributions import Poisson
 
 QUICK = {"batch_size": 32, "progress": False, "learning_rate": 0.01}
@@ -40,6 +40,21 @@ def test_history_has_every_term_by_name(split):
     assert set(history) >= {*terms, "val_loss", "val_x", "val_z_basal", "epoch", "seconds", "answer"}
     np.testing.assert_allclose(history["loss"], -history[terms[1:]].sum(axis=1), rtol=1e-5)
     assert not history.attrs["interrupted"] and history.attrs["best_step"] in history.index
+
+
+def test_a_step_on_its_own_is_that_of_fit(split):
+    a, b = new_cpa(split[0]), new_cpa(split[0])
+    config = FitConfig(steps=4, kl_warmup=2, critic=Schedule(steps=2, pretrain=2), **QUICK)
+    fit(a, split[0], None, config)
+    counts = training.shared_counts(split[0], torch.device("cpu"), torch.float32)
+    step, batches = training.TrainingStep(b, config, counts), Batches(split[0], 32, seed=0)
+    seen = []
+    for i in range(4):
+        torch.manual_seed(step_seed(0, i))
+        seen.append(set(step(batches(i, torch.float32), i)))
+    assert same_weights(a, b)
+    model = {"loss", "x", "z_basal", "E", "adversary"}
+    assert seen == [model | {"critic"}, model | {"critic"}, model, {"critic"}]
 
 
 def test_training_learns(split):
@@ -435,6 +450,10 @@ def test_the_penalty_is_off_in_pre_training_and_then_warms_up(split):
     weight = (rows["loss"] + rows[["x", "z_basal", "E"]].sum(axis=1)) / rows["adversary"]
     np.testing.assert_allclose(weight, [0, 0, 0, 0.25, 0.5, 0.75, 1, 1], atol=1e-4)
     assert fit(new_cpa(split[0]), *split, config).attrs["best_step"] >= 6
+    rows = fit(new_cpa(split[0]), split[0], None, FitConfig(steps=3, validate_every=1, kl_warmup=2, **QUICK))
+    warm = np.array([0, 0.5, 1])
+    expected = -rows["x"] + warm * (rows["adversary"] - rows[["z_basal", "E"]].sum(axis=1))
+    np.testing.assert_allclose(rows["loss"], expected, rtol=1e-5)
 
 
 def test_a_critic_asked_for_where_there_is_none_is_refused(split):
