@@ -22,7 +22,7 @@ _PUBLIC = {  # module -> the names that can be had from here
     "evaluate.predictors": "predictors",
     "evaluate.scores": "cell_scores effect_scores interaction_classes interactions noise_ceiling score_table",
     "models": "BASELINES CPA CPAVAE CRADLEVAE MODELS SAMSVAE BetaBernoulliSAMSVAE ConditionalVAE SVAEPlus",
-    "training": "FitConfig History fit",
+    "training": "FitConfig History Schedule fit",
     "validation": "DataError",
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names.split()}

@@ -40,10 +40,24 @@ class _RowTensors:
 class Condition(_RowTensors):
     """What the experimenter set or what is known of each cell before its genes are read.
 
-    dose (n, T) amounts of each perturbation, all zero for a control; library (n, 1) total counts over the
-    genes of the model; covariate (n, C) one-hot columns; qc (n, Q) 0/1 quality flags.
     Cells are on the axis before the last, of every tensor. Where each particle has cells of its own, as in an average
-    effect, library is (P, n, 1) and covariate (P, n, C). Raises ValueError for tensors that differ in n.
+    effect, library is (P, n, 1) and covariate (P, n, C).
+
+    Parameters
+    ----------
+    dose
+        (n, T) amounts of each perturbation, all zero for a control.
+    library
+        (n, 1) total counts over the genes of the model.
+    covariate
+        (n, C) one-hot columns.
+    qc
+        (n, Q) 0/1 quality flags; 1 is a cell that fails.
+
+    Raises
+    ------
+    ValueError
+        For tensors that differ in n.
     """
 
     dose: Tensor
@@ -69,7 +83,18 @@ class Condition(_RowTensors):
         return ((self.dose if plate is Plate.DOSE else self.qc) != 0).to(self.library.dtype)
 
     def do(self, **changes: Tensor) -> Condition:
-        """The same cells under an intervention: the named tensors are set, rows broadcast to all cells."""
+        """The same cells under an intervention.
+
+        Parameters
+        ----------
+        **changes
+            New tensors by name; one with a single row is meant for all cells.
+
+        Raises
+        ------
+        ValueError
+            For a name that a condition does not have.
+        """
         known = {f.name for f in fields(self)}
         if unknown := set(changes) - known:
             raise ValueError(f"Condition has no {sorted(unknown)}; what can be set is {sorted(known)}.")
@@ -79,7 +104,18 @@ class Condition(_RowTensors):
 
 @dataclass(frozen=True)
 class Batch(_RowTensors):
-    """Cells as a model sees them: x (n, G), their condition, and optionally twin (n, G), a reference expression."""
+    """Cells as a model sees them.
+
+    Parameters
+    ----------
+    x
+        (n, G) expression.
+    condition
+        What was set or is known of the same cells.
+    twin
+        (n, G) expression of a similar cell of the other quality class, zero where there is none; None if no model
+        asks for it.
+    """
 
     x: Tensor
     condition: Condition
@@ -93,8 +129,16 @@ class Batch(_RowTensors):
 class Pseudobulk:
     """Training cells summed by condition, one row a name: what closed-form baselines are functions of.
 
-    counts (S, G) summed over cells, dose (S, T) their mean, cells (S,) their number; concentration (G,) of a negative
-    binomial around each condition's share of counts, by moments.
+    Parameters
+    ----------
+    counts
+        (S, G) summed over the cells of each of S conditions.
+    dose
+        (S, T) their mean.
+    cells
+        (S,) their number.
+    concentration
+        (G,) of a negative binomial around each condition's share of counts, by moments.
     """
 
     counts: Tensor
@@ -107,11 +151,26 @@ class Pseudobulk:
 class DataSummary:
     """All that a model must know of the data before it sees a batch.
 
-    Names fix the sizes G, T, C, Q; `n_treated` is n_t, the number of training cells with a non-zero dose of each
-    perturbation; `mean`, `std` (of x) and `log_mean`, `log_std` (of log(1 + x)) are (G,) statistics of the
-    training cells (sample standard deviation, 1 where a gene is constant). `counts`: x are counts, not real values;
-    `unique`: each combination is a perturbation of its own (`PerturbationData.encode_unique`).
-    `pseudobulk` is there if it was asked for.
+    Parameters
+    ----------
+    genes, perturbations, covariates, quality
+        Names, which fix the sizes G, T, C and Q.
+    n_cells
+        Number of training cells.
+    n_treated, n_flagged
+        n_t: the number of training cells with a non-zero dose of each perturbation, or with each flag.
+    mean, std
+        (G,) of x over the training cells; the sample standard deviation, 1 where a gene is constant.
+    log_mean, log_std
+        The same of log(1 + x).
+    control
+        Name of the control; None if the data have none.
+    pseudobulk
+        Sums by condition; None unless they were asked for.
+    counts
+        x are counts, not real values.
+    unique
+        Each combination is a perturbation of its own (`PerturbationData.encode_unique`).
     """
 
     genes: tuple[str, ...]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-import os
-import tempfile
+import time
 import warnings
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -30,41 +29,69 @@ def save(model: Model, path: str | Path) -> Path:
     """Write a model (name, options, data summary, weights) to one file; an existing file is replaced only when all is
     written. Of a class of your own the file holds the name and not the code: `load` needs the class.
 
-    Raises OSError with the path and the reason if it cannot be written, ValueError for an option that no file can hold.
+    Parameters
+    ----------
+    model
+        Any model, of the library or of your own.
+    path
+        The file; its folder must exist.
+
+    Returns
+    -------
+    The path.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written, with the path and the reason.
+    ValueError
+        For an option that no file can hold.
     """
-    facts, tensors = _summary_parts(model.summary)
-    tensors |= {f"model.{k}": v for k, v in model.state_dict().items()}
+    summary, bulk = vars(model.summary), model.summary.pseudobulk
+    numbers = {name: value for name, value in summary.items() if isinstance(value, Tensor)}
+    facts = {name: value for name, value in summary.items() if name not in {*numbers, "pseudobulk"}}
+    parts = {"model": model.state_dict(), "summary": numbers, "pseudobulk": vars(bulk) if bulk else {}}
     kind, own = type(model), {kind: name for name, kind in KINDS.items()}
     about = {"model": own[kind]} if kind in own else {"model": kind.__name__, "module": kind.__module__}
-    return _write(path, tensors, {"kind": "model", **about, "options": _options(model), "summary": facts})
+    return _write(path, parts, {"kind": "model", **about, "options": _options(model), "summary": facts})
 
 
 def load(path: str | Path, device: str = "cpu", kind: type[Model] | None = None) -> Model:
     """The model that `save` wrote.
 
-    kind: its class. The library's own are known by name, and so is any class that has been defined in this session,
-    such as in a notebook; of a class defined twice, the newest counts.
+    Parameters
+    ----------
+    path
+        The file.
+    device
+        Where the model is to be: "cpu", "cuda", ..., or "auto" for a CUDA GPU if there is one.
+    kind
+        Its class. None finds it by name among the library's own and those that have been defined in this session, such
+        as in a notebook; of a class defined twice, the newest counts.
 
-    Raises FileNotFoundError, or ValueError for a damaged or foreign file, a class that is not known or does not fit
-    the file, and a device that is not there.
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        For a damaged or foreign file, a class that is not known or does not fit the file, and a device that is not
+        there.
     """
     where = choose_device(device)
-    tensors, facts = _read(path, "model")
-    kind = kind or _kind(path, facts)
-    arguments = {"summary": _summary(facts["summary"], tensors), **_with_tuples(facts["options"])}
-    weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+    parts, facts = _read(path, "model")
+    kind, weights = kind or _kind(path, facts), parts["model"]
+    bulk = Pseudobulk(**parts["pseudobulk"]) if parts["pseudobulk"] else None
+    summary = DataSummary(**_with_tuples(facts["summary"]) | parts["summary"], pseudobulk=bulk)
+    arguments = {"summary": summary, **_with_tuples(facts["options"])}
+    dtype = next((v.dtype for v in weights.values() if v.is_floating_point()), torch.get_default_dtype())
     try:
-        inspect.signature(kind).bind(**arguments)
-    except TypeError as error:
-        raise _misfit(path, kind, str(error)) from None
-    model = kind(**arguments)
-    held, made = ({name: tuple(v.shape) for name, v in part.items()} for part in (weights, model.state_dict()))
-    for name in sorted(held | made):
-        file, here = held.get(name, "missing"), made.get(name, "missing")
-        if file != here:
-            raise _misfit(path, kind, f"the shape of {name} is {file} in the file and {here} in the class")
-    model.to(next((v.dtype for v in weights.values() if v.is_floating_point()), torch.get_default_dtype()))
-    model.load_state_dict(weights)
+        model = kind(**arguments).to(dtype)
+        model.load_state_dict(weights)
+    except (TypeError, RuntimeError) as error:  # an option, or a parameter's name or shape
+        raise ValueError(
+            f"{path} does not fit {kind.__name__} as it is defined now: {error}; give load(path, kind=...) the class "
+            "that the model was saved from."
+        ) from error
     return model.to(where)
 
 
@@ -84,13 +111,6 @@ def _kind(path: str | Path, facts: Mapping[str, Any]) -> type[Model]:
     raise ValueError(
         f"{path} holds a model of the class {name} of {module}, and {here}; run or import what defines it, or give it "
         f"as load(path, kind={name})."
-    )
-
-
-def _misfit(path: str | Path, kind: type[Model], why: str) -> ValueError:
-    return ValueError(
-        f"{path} does not fit {kind.__name__} as it is defined now: {why}; give load(path, kind=...) the class that "
-        "the model was saved from."
     )
 
 
@@ -117,13 +137,23 @@ def _with_tuples(value: Any) -> Any:
 
 
 class TrainingState:
-    """All that a stopped run needs to go on: weights, optimizers, best weights, history and position.
+    """All that a stopped run needs to go on: weights, optimisers, best weights, history and position.
 
     Kept in one file of the folder, so that a kill at any moment leaves the last whole state. Without a folder the same
     state lives in memory only.
+
+    Parameters
+    ----------
+    model, optimizers
+        What is trained, and by which optimisers; their states are read and set in place.
+    folder
+        Where the state is kept; None keeps it in memory only.
+    fingerprint
+        What must agree for a saved state to be this run's, by name, as JSON can hold it.
     """
 
     FILE = "training.safetensors"
+    FACTS = ("step", "rows", "best_step", "best_loss")
 
     def __init__(
         self,
@@ -132,23 +162,38 @@ class TrainingState:
         folder: str | Path | None,
         fingerprint: dict[str, Any],
     ):
-        self.model = model
-        # Of every parameter, the state of the optimizer that it belongs to.
-        self.moments = {p: o.state for o in optimizers for group in o.param_groups for p in group["params"]}
+        self.model, self.optimizers = model, optimizers
         self.path = None if folder is None else Path(folder) / self.FILE
         self.fingerprint: dict[str, Any] = {}
         if folder is not None:
             self.fingerprint = json.loads(json.dumps(fingerprint | {"options": _options(model)}))
-        self.step, self.seconds = 0, 0.0
+        self.began = time.perf_counter()
+        self.step = 0
         self.rows: list[dict[str, float]] = []
-        self.running: dict[str, Tensor] = {}
+        self.sums: dict[str, Tensor] = {}  # name -> sum and number of a term's values since the last row
         self.best: dict[str, Tensor] = {}
         self.best_step, self.best_loss = 0, float("inf")
 
-    def log(self, row: dict[str, float], keep: str) -> None:
-        """Add a row of history; remember the weights if its validation loss is the best so far."""
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far, those before a stop included."""
+        return time.perf_counter() - self.began
+
+    def count(self, terms: Mapping[str, Tensor]) -> None:
+        """A step has been made, with these terms of its loss."""
+        for name, value in terms.items():
+            self.sums[name] = self.sums.get(name, 0) + torch.stack([value, torch.ones_like(value)])
+        self.step += 1
+
+    def means(self) -> dict[str, float]:
+        """The means of all terms since the last row."""
+        return {name: total.item() / number.item() for name, (total, number) in self.sums.items()}
+
+    def log(self, row: dict[str, float], may_be_best: bool) -> None:
+        """Add a row of history; remember the weights if they may count and its validation loss is the best so far."""
         self.rows.append(row)
-        if keep == "best" and row.get("val_loss", float("inf")) < self.best_loss:
+        self.sums.clear()
+        if may_be_best and row.get("val_loss", float("inf")) < self.best_loss:
             self.best_loss, self.best_step = row["val_loss"], self.step
             self.best = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
 
@@ -159,14 +204,14 @@ class TrainingState:
         else:
             self.best_step = self.step
 
-    def try_to_save(self, seconds: float) -> None:
+    def try_to_save(self) -> None:
         """`save`, but a disk that has filled up meanwhile costs a warning and not the training so far."""
         try:
-            self.save(seconds)
+            self.save()
         except OSError as error:
             warnings.warn(f"Training goes on, but step {self.step} was not saved: {error}", stacklevel=3)
 
-    def save(self, seconds: float) -> None:
+    def save(self) -> None:
         """Write the state, if there is a folder for it. Raises OSError with the path and the reason."""
         if self.path is None:
             return
@@ -176,92 +221,76 @@ class TrainingState:
             raise OSError(
                 f"The folder {self.path.parent} cannot be made ({error.strerror}); choose another."
             ) from error
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= {f"best.{k}": v for k, v in self.best.items()} | {f"sum.{k}": v for k, v in self.running.items()}
-        for name, parameter in self.model.named_parameters():
-            tensors |= {f"adam.{name}/{k}": v for k, v in self.moments[parameter].get(parameter, {}).items()}
-        facts = {k: getattr(self, k) for k in ("fingerprint", "step", "rows", "best_step", "best_loss")}
-        facts |= {"kind": "training", "seconds": seconds, "running": list(self.running)}
-        _write(self.path, tensors, facts)
+        parts = {"model": self.model.state_dict(), "best": self.best}
+        for i, optimizer in enumerate(self.optimizers):
+            state = optimizer.state_dict()["state"]
+            parts[f"optimizer{i}"] = {f"{j}.{k}": v for j, moments in state.items() for k, v in moments.items()}
+        facts = {name: getattr(self, name) for name in ("fingerprint", "seconds", *self.FACTS)}
+        sums = {name: value.tolist() for name, value in self.sums.items()}
+        _write(self.path, parts, {"kind": "training", "sums": sums} | facts)
 
     def resume(self) -> None:
         """Take up the folder's run if there is one. Raises ValueError if it is another run's, naming what differs."""
         if self.path is None or not self.path.exists():
             return
-        tensors, facts = _read(self.path, "training")
+        parts, facts = _read(self.path, "training")
         for what, value in self.fingerprint.items():
             if facts["fingerprint"].get(what) != value:
                 raise ValueError(
                     f"{self.path.parent} holds a run that differs in {what}: {facts['fingerprint'].get(what)} there, "
                     f"{value} now; choose another folder or delete this one."
                 )
-        for k in ("step", "rows", "best_step", "best_loss", "seconds"):
-            setattr(self, k, facts[k])
-        device = next(self.model.parameters()).device
-        self.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
-        self.best = {k[5:]: v.to(device) for k, v in tensors.items() if k.startswith("best.")}
-        self.running.update({k: tensors[f"sum.{k}"].to(device) for k in facts["running"]})
-        moments: dict[str, dict[str, Tensor]] = {}
-        for k, v in tensors.items():
-            if k.startswith("adam."):
-                name, key = k[5:].rsplit("/", 1)
-                moments.setdefault(name, {})[key] = v if key == "step" else v.to(device)
-        for name, parameter in self.model.named_parameters():
-            if name in moments:
-                self.moments[parameter][parameter] = moments[name]
+        for name in self.FACTS:
+            setattr(self, name, facts[name])
+        self.began = time.perf_counter() - facts["seconds"]
+        first = next(self.model.parameters())
+        self.sums = {name: first.new_tensor(value) for name, value in facts["sums"].items()}
+        self.best = {name: value.to(first.device) for name, value in parts["best"].items()}
+        self.model.load_state_dict(parts["model"])
+        for i, optimizer in enumerate(self.optimizers):
+            state: dict[int, dict[str, Tensor]] = {}
+            for name, value in parts[f"optimizer{i}"].items():
+                parameter, moment = name.split(".")
+                state.setdefault(int(parameter), {})[moment] = value
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
 
 
-def _summary_parts(summary: DataSummary) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    values = {f.name: getattr(summary, f.name) for f in fields(summary) if f.name != "pseudobulk"}
-    tensors = {f"summary.{k}": v for k, v in values.items() if isinstance(v, Tensor)}
-    if summary.pseudobulk:
-        tensors |= {f"pseudobulk.{k}": v for k, v in vars(summary.pseudobulk).items()}
-    return {k: v for k, v in values.items() if not isinstance(v, Tensor)}, tensors
-
-
-def _summary(facts: dict[str, Any], tensors: dict[str, Tensor]) -> DataSummary:
-    values = _with_tuples(facts)
-    bulk = {k[11:]: v for k, v in tensors.items() if k.startswith("pseudobulk.")}
-    values["pseudobulk"] = Pseudobulk(**bulk) if bulk else None
-    return DataSummary(**values | {k[8:]: v for k, v in tensors.items() if k.startswith("summary.")})
-
-
-def _write(path: str | Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Path:
+def _write(path: str | Path, parts: Mapping[str, Mapping[str, Tensor]], facts: dict[str, Any]) -> Path:
+    """Write tensors, named by their part and their name in it, and facts, all or nothing."""
     path = Path(path)
-    held = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    held = {f"{part}.{k}": v.detach().cpu().contiguous().clone() for part, of in parts.items() for k, v in of.items()}
+    unfinished = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
-        handle, unfinished = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
+        unfinished.touch()
+        mode = unfinished.stat().st_mode
     except OSError as error:
         raise OSError(
             f"{path} cannot be written ({error.strerror}); choose a folder that exists and has room."
         ) from error
     try:
         save_file(held, unfinished, metadata={"samslib": json.dumps({"format": FORMAT} | facts)})
-        os.chmod(unfinished, 0o666 & ~_umask())
-        os.replace(unfinished, path)
+        unfinished.chmod(mode)  # that of any new file, which safetensors' own is not
+        unfinished.replace(path)
     except (OSError, SafetensorError) as error:
         raise OSError(f"{path} could not be written ({error}); what was there before is untouched.") from error
     finally:
-        Path(unfinished).unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
     return path
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read(path: str | Path, kind: str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """The parts and the facts that `_write` wrote; a part that is not there is empty."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no file {path}; give the path that samslib.save returned.")
+    parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
     try:
         with safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {}).get("samslib", "{}"))
-            tensors = {k: file.get_tensor(k) for k in file.keys()}
+            for key in file.keys():
+                part, _, name = key.partition(".")
+                parts[part][name] = file.get_tensor(key)
     except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is damaged or no safetensors file ({error}); save it again.") from error
     if facts.get("kind") != kind or facts.get("format") != FORMAT:
         raise ValueError(f"{path} is no samslib {kind} file of format {FORMAT}.")
-    return tensors, facts
+    return parts, facts

@@ -11,20 +11,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli, Distribution, constraints
+from torch.distributions import Bernoulli as Bernoulli
+from torch.distributions import Distribution, constraints
 from torch.nn.functional import logsigmoid
-
-__all__ = [
-    "Bernoulli",
-    "Beta",
-    "Likelihood",
-    "NegativeBinomial",
-    "Normal",
-    "Point",
-    "Poisson",
-    "StraightThroughBernoulli",
-    "ZeroInflatedNegativeBinomial",
-]
 
 
 class Likelihood(Protocol):
@@ -114,6 +103,13 @@ class StraightThroughBernoulli(Distribution):
     gradient that of soft (Bengio et al. 2013; Jang et al. 2017). `log_prob` is the Bernoulli log-mass at the value,
     not the relaxed density, so the Kullback-Leibler term also reaches the logits through the value.
     A draw is represented for replaying by its relaxed logit, (logit u + logits) / temperature.
+
+    Parameters
+    ----------
+    logits
+        Log-odds of a 1.
+    temperature
+        Of the relaxation, positive; the lower, the closer its gradient is to that of a step.
     """
 
     arg_constraints = {"logits": constraints.real}
@@ -190,7 +186,12 @@ class NegativeBinomial(Distribution):
     log p(x) = lgamma(x+c) - lgamma(c) - lgamma(x+1) + c log(c / (c+m)) + x log(m / (c+m)),
     the Gamma-Poisson mixture of the paper's likelihood for counts.
 
-    mean (P, n, G), positive; concentration (G,), positive.
+    Parameters
+    ----------
+    mean
+        (P, n, G), positive.
+    concentration
+        (G,), positive.
     """
 
     arg_constraints = {"mean": constraints.positive, "concentration": constraints.positive}
@@ -231,8 +232,18 @@ class NegativeBinomial(Distribution):
 class ZeroInflatedNegativeBinomial(Distribution):
     """A negative binomial count that is set to zero with probability sigmoid(zero_logits), for each gene and cell.
 
-    mean and zero_logits (P, n, G), concentration (G,). `mean` of this law is (1 - sigmoid(zero_logits)) times the
-    mean of the count before it is set to zero (Lopez et al. 2018, scVI).
+    Parameters
+    ----------
+    mean
+        (P, n, G), of the count before it is set to zero; that of this law is (1 - sigmoid(zero_logits)) times it.
+    concentration
+        (G,), positive.
+    zero_logits
+        (P, n, G) log-odds of the zero.
+
+    References
+    ----------
+    Lopez et al. 2018 (scVI).
     """
 
     arg_constraints = {"zero_logits": constraints.real}
@@ -266,6 +277,6 @@ class ZeroInflatedNegativeBinomial(Distribution):
 
 
 def standard_normal(rows: int, columns: int, like: Tensor) -> Normal:
-    """N(0, 1) over (rows, columns) with the type and device of `like`."""
+    """N(0, 1) over (rows, columns) = (n, K), with the type and device of the tensor `like`."""
     zero = torch.zeros((), dtype=like.dtype, device=like.device)
     return Normal(zero.expand(rows, columns), torch.ones_like(zero).expand(rows, columns))

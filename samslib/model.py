@@ -39,19 +39,35 @@ class Model(nn.Module, ABC):
     """A generative program and its posterior; bounds, effects and training are generic and live elsewhere.
 
     A subclass is final, is one file, and begins its constructor with `super().__init__(summary, locals())`, which
-    records the options so that the model can be saved by name, options and weights. Its class attributes say what it
-    takes, and nothing else asks which class a model is:
+    records the options so that the model can be saved by name, options and weights. A constructor that draws initial
+    weights takes `seed` as its last argument and is decorated with `seeded`. Class attributes say what a model takes,
+    and nothing else asks which class it is.
 
-    exogenous: the cell latents that no intervention moves; they may be held fixed between the arms of a comparison.
-    takes_combinations: whether a cell may have several perturbations; if not, `generate` calls `refuse_combinations`.
-    uses: what it reads of the data beside counts and doses, of "covariates", "quality" (flags) and "twins". Columns
-    that it does not read are a warning when it is made, not an error, so that one data set serves all models.
-    needs: what it cannot be made without, of "quality" and "pseudobulk" (`data.summary(train, pseudobulk=True)`).
-    source: where its equations are from.
+    Parameters
+    ----------
+    summary
+        Names and statistics of the training cells.
+    arguments
+        The constructor's `locals()`, of which its options are kept as `options`.
 
-    A constructor that draws initial weights takes `seed` as its last argument and is decorated with `seeded`.
+    Attributes
+    ----------
+    exogenous
+        The cell latents that no intervention moves; they may be held fixed between the arms of a comparison.
+    takes_combinations
+        Whether a cell may have several perturbations; if not, `generate` calls `refuse_combinations`.
+    uses
+        What it reads of the data beside counts and doses, of "covariates", "quality" (flags) and "twins". Columns that
+        it does not read are a warning when it is made, not an error, so that one data set serves all models.
+    needs
+        What it cannot be made without, of "quality" and "pseudobulk" (`data.summary(train, pseudobulk=True)`).
+    source
+        Where its equations are from.
 
-    Raises ValueError for a summary without what it needs.
+    Raises
+    ------
+    ValueError
+        For a summary without what it needs.
     """
 
     exogenous: ClassVar[tuple[str, ...]] = ()
@@ -97,7 +113,19 @@ class Model(nn.Module, ABC):
 
     @abstractmethod
     def generate(self, t: Trace, c: Condition) -> Likelihood:
-        """The prior and the likelihood: declares every latent variable on `t`, returns the law of x over (P, n, G)."""
+        """The prior and the likelihood.
+
+        Parameters
+        ----------
+        t
+            The pass, on which every latent variable is declared with `t.sample`.
+        c
+            The conditions of n cells; its dose may hold only the columns `t.rows(Plate.DOSE)`.
+
+        Returns
+        -------
+        The law of x, over (P, n, G).
+        """
 
     @abstractmethod
     def infer_shared(self, t: Trace) -> None:
@@ -107,32 +135,31 @@ class Model(nn.Module, ABC):
     def infer_cells(self, t: Trace, b: Batch) -> None:
         """The posterior of each cell's own latents, declared on `t`, which already holds the shared ones."""
 
+    def likelihood_weights(self, b: Batch) -> Tensor | float:
+        """Factors of the likelihood terms of a batch's cells in training, (n,) or one for all; 1 unless overridden."""
+        return 1.0
 
-class Auxiliary(ABC):
-    """Beside `Model` in the bases of a model whose training adds to the bound; evaluation never sees any of it."""
-
-    @abstractmethod
-    def weigh(self, b: Batch) -> Tensor:
-        """(n,) factors of the cells' likelihood terms, of mean 1 in a batch unless a source has them otherwise."""
-
-    @abstractmethod
     def penalty(self, b: Batch, q: Trace) -> dict[str, Tensor]:
-        """Scalars by name, in nats a cell, that `fit` subtracts from the bound; q is the pass that it scored."""
+        """Scalars by name, in nats a cell, that are added to the loss in training; none unless a model has some.
+
+        `q` is the pass over `b` that the bound is of, and `b.condition.dose` may hold only the columns
+        `q.rows(Plate.DOSE)`.
+        """
+        return {}
 
 
 class Adversarial(Model):
-    """A model with a `critic`, a part that tries to read from the latents what they should not tell.
+    """Abstract: a model with a critic, a part that tries to read from the latents what they should not tell.
 
-    `fit` gives the critic an optimiser of its own; the rest of the model is trained on the bound and `penalty`.
+    `fit` gives `critic` an optimiser of its own, which lowers `critic_loss`; the rest of the model is trained on the
+    bound and on `penalty`, which then says what it loses if the critic reads well.
     """
 
     critic: nn.Module
 
     @abstractmethod
-    def penalty(self, b: Batch, q: Trace) -> dict[str, Tensor]:
-        """name -> scalar, nats a cell, added to the loss of everything but the critic. `b.condition.dose` may hold
-        only the columns `q.rows(Plate.DOSE)`."""
-
-    @abstractmethod
     def critic_loss(self, b: Batch, q: Trace) -> Tensor:
-        """Scalar that the critic alone lowers; no gradient flows to the latents of `q`."""
+        """The loss of the critic alone, a scalar in nats a cell; no gradient flows to the latents of `q`.
+
+        `b` and `q` are as for `penalty`.
+        """

@@ -11,10 +11,10 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, leaky_relu, linear, softplus
+from torch.nn.functional import leaky_relu, linear, softplus
 
 from samslib.cells import DataSummary
-from samslib.distributions import NegativeBinomial, Normal, Point, Poisson, ZeroInflatedNegativeBinomial
+from samslib.distributions import NegativeBinomial, Normal, Poisson, ZeroInflatedNegativeBinomial
 from samslib.validation import choose
 
 VARIANCE_FLOOR = 1e-4  # added to every network's variance, to every table's scale and to every count's mean
@@ -25,6 +25,20 @@ class Trunk(nn.Module):
 
     The first layer's matrix is cut by input and the products are added: an input without particles is multiplied
     once, whatever their number, and an input of integers is a one-hot code, looked up instead of multiplied.
+
+    Parameters
+    ----------
+    inputs
+        Width of each input.
+    width
+        Units a layer.
+    layers
+        Number of layers, 1 or more.
+
+    Raises
+    ------
+    ValueError
+        For a number of layers or units below 1.
     """
 
     def __init__(self, inputs: Sequence[int], width: int, layers: int):
@@ -47,7 +61,17 @@ class Trunk(nn.Module):
 
 
 class NormalNet(nn.Module):
-    """inputs -> Normal(mean, sqrt(exp(log_var) + 1e-4)), both linear in the trunk's output."""
+    """inputs -> Normal(mean, sqrt(exp(log_var) + 1e-4)), both linear in the trunk's output.
+
+    Parameters
+    ----------
+    inputs
+        Width of each input.
+    outputs
+        Axes of the Normal.
+    width, layers
+        Of the trunk.
+    """
 
     def __init__(self, inputs: Sequence[int], outputs: int, width: int, layers: int):
         super().__init__()
@@ -60,7 +84,15 @@ class NormalNet(nn.Module):
 
 
 class NormalTable(nn.Module):
-    """A free Normal for every (row, axis), whatever the mask: q = N(loc, exp(log_scale) + 1e-4)."""
+    """A free Normal for every (row, axis), whatever the mask: q = N(loc, exp(log_scale) + 1e-4).
+
+    Parameters
+    ----------
+    rows, columns
+        Perturbations T and latent axes K.
+    loc_spread, scale
+        At the start, means are drawn from N(0, loc_spread^2) and the standard deviation is `scale`.
+    """
 
     def __init__(self, rows: int, columns: int, loc_spread: float = 0.0, scale: float = 1.0):
         super().__init__()
@@ -72,7 +104,15 @@ class NormalTable(nn.Module):
 
 
 class NormalOfMask(nn.Module):
-    """A Normal for every (row, axis), of a network of that row's mask (P, rows, K) and of which row it is."""
+    """A Normal for every (row, axis), of a network of that row's mask (P, rows, K) and of which row it is.
+
+    Parameters
+    ----------
+    rows, columns
+        Perturbations T and latent axes K.
+    width, layers
+        Of its network.
+    """
 
     def __init__(self, rows: int, columns: int, width: int, layers: int):
         super().__init__()
@@ -85,9 +125,27 @@ class NormalOfMask(nn.Module):
 def effect_posterior(
     kind: str, rows: int, columns: int, width: int, layers: int, spread: float, scale: float
 ) -> NormalTable | NormalOfMask:
-    """q(E | M), called with (rows, M): "mean_field" or "correlated" (paper, section 4); raises ValueError if neither.
+    """q(E | M), called with (rows, M).
 
-    The first is a table that starts at N(spread * noise, scale^2), the second a network of that width and depth.
+    Parameters
+    ----------
+    kind
+        "mean_field", a table that does not see the mask, or "correlated", a network of it.
+    rows, columns
+        Perturbations T and latent axes K.
+    width, layers
+        Of the network.
+    spread, scale
+        The table's means start as draws from N(0, spread^2), and its standard deviations at `scale`.
+
+    Raises
+    ------
+    ValueError
+        For another kind.
+
+    References
+    ----------
+    Bereket & Karaletsos 2023 (arXiv:2311.02794), section 4.
     """
     if choose("posterior", kind, ("mean_field", "correlated")) == "mean_field":
         return NormalTable(rows, columns, spread, scale)
@@ -95,7 +153,20 @@ def effect_posterior(
 
 
 class Standardize(nn.Module):
-    """(f(x) - mean) / std with the training cells' statistics; f is log(1 + x), the identity, or none of it."""
+    """(f(x) - mean) / std with the training cells' statistics; f is log(1 + x), the identity, or none of it.
+
+    Parameters
+    ----------
+    kind
+        "log", "raw" or None, as above.
+    summary
+        Holds the statistics of the training cells.
+
+    Raises
+    ------
+    ValueError
+        For another kind, and for "log" where values have no logarithm.
+    """
 
     mean: Tensor
     std: Tensor
@@ -119,7 +190,22 @@ class Standardize(nn.Module):
 
 
 class CellEncoder(nn.Module):
-    """q(z | x, extras): x (n, G) is normalised and multiplied once, extras (P, n, d) are added per particle."""
+    """q(z | x, extras): x (n, G) is normalised and multiplied once, extras (P, n, d) are added per particle.
+
+    Parameters
+    ----------
+    summary
+        Names and statistics of the training cells, `data.summary(train)`; they fix the sizes G, T, C and Q.
+    latent
+        Number of latent axes, K.
+    width, layers
+        Units a layer, and layers, of its network.
+    normalization
+        What the encoder reads: "log" is log(1 + x) and "raw" is x, each standardised by gene with the training
+        cells' mean and standard deviation; None is x as it is.
+    extras
+        Width of each further input; none by default.
+    """
 
     def __init__(
         self,
@@ -128,7 +214,7 @@ class CellEncoder(nn.Module):
         width: int,
         layers: int,
         normalization: str | None,
-        extras: Sequence[int],
+        extras: Sequence[int] = (),
     ):
         super().__init__()
         self.normalize = Standardize(normalization, summary)
@@ -138,89 +224,16 @@ class CellEncoder(nn.Module):
         return self.net(self.normalize(x), *extras)
 
 
-class PointEncoder(nn.Module):
-    """A deterministic encoder: x (n, G) -> all mass on one z (n, K)."""
-
-    def __init__(self, summary: DataSummary, latent: int, width: int, layers: int, normalization: str | None):
-        super().__init__()
-        self.normalize = Standardize(normalization, summary)
-        self.trunk, self.value = Trunk((len(summary.genes),), width, layers), nn.Linear(width, latent)
-
-    def forward(self, x: Tensor) -> Point:
-        return Point(self.value(self.trunk(self.normalize(x))))
-
-
-class DoseCurves(nn.Module):
-    """dose (n, rows) -> f_t(dose) (n, rows), one curve a perturbation, 0 at dose 0.
-
-    "linear": the dose itself. "sigm": sigmoid(slope dose + bias) - sigmoid(bias), and "logsigm" the same of
-    log(1 + dose), with slope and bias a perturbation. "network": the sigmoid of a network of the dose and of which
-    perturbation it is, for doses other than 0 (so it may jump at 0). Raises ValueError for another kind.
-    """
-
-    KINDS = ("linear", "sigm", "logsigm", "network")
-
-    def __init__(self, kind: str, rows: int, width: int = 128, layers: int = 2):
-        super().__init__()
-        self.kind, self.size = choose("dose_curve", kind, self.KINDS), rows
-        if kind == "network":
-            self.trunk, self.value = Trunk((1, rows), width, layers), nn.Linear(width, 1)
-        elif kind != "linear":
-            self.slope, self.bias = nn.Parameter(torch.ones(rows)), nn.Parameter(torch.zeros(rows))
-
-    def forward(self, dose: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
-        if self.kind == "linear":
-            return dose
-        if self.kind == "network":
-            cell, column = dose.nonzero(as_tuple=True)
-            which = torch.arange(self.size, device=dose.device)[rows][column]
-            value = self.value(self.trunk(dose[cell, column, None], which)).squeeze(-1).sigmoid()
-            return torch.zeros_like(dose).index_put((cell, column), value)
-        slope, bias = self.slope[rows], self.bias[rows]
-        amount = dose.log1p() if self.kind == "logsigm" else dose
-        return (slope * amount + bias).sigmoid() - bias.sigmoid()
-
-
-class Classifier(nn.Module):
-    """z (n, K) -> logits (n, outputs), of z standardised within the batch: no scale of z hides what it tells."""
-
-    def __init__(self, inputs: int, outputs: int, width: int, layers: int):
-        super().__init__()
-        self.trunk, self.logits = Trunk((inputs,), width, layers), nn.Linear(width, outputs)
-
-    @staticmethod
-    def standardize(z: Tensor) -> Tensor:
-        return (z - z.mean(0)) * (z.var(0, unbiased=False) + 1e-10).rsqrt()
-
-    def forward(self, standardized: Tensor) -> Tensor:
-        return self.logits(self.trunk(standardized))
-
-
-class Critic(nn.Module):
-    """Reads from z (n, K) which perturbations a cell had, a yes or no each, and its level of each covariate."""
-
-    def __init__(self, summary: DataSummary, latent: int, width: int, layers: int):
-        super().__init__()
-        levels: dict[str, list[int]] = {}
-        for column, name in enumerate(summary.covariates):
-            levels.setdefault(name.split("=")[0], []).append(column)
-        self.levels = [columns for columns in levels.values() if len(columns) > 1]
-        sizes = (len(summary.perturbations), *map(len, self.levels))
-        self.heads = nn.ModuleList(Classifier(latent, size, width, layers) for size in sizes)
-
-    def forward(self, standardized: Tensor) -> list[Tensor]:
-        return [head(standardized) for head in self.heads]
-
-    def cross_entropy(self, logits: list[Tensor], touched: Tensor, covariate: Tensor) -> Tensor:
-        """Scalar, nats a cell, summed over what is read; touched (n, T) is 0 or 1, covariate (n, C) one-hot."""
-        loss = binary_cross_entropy_with_logits(logits[0], touched, reduction="none").sum(1).mean()
-        for one, columns in zip(logits[1:], self.levels, strict=True):
-            loss = loss + cross_entropy(one, covariate[:, columns])
-        return loss
-
-
 class NegativeBinomialDecoder(nn.Module):
-    """mean = library * softmax over genes + 1e-4; one concentration a gene, shared by all cells, initially 1."""
+    """mean = library * softmax over genes + 1e-4; one concentration a gene, shared by all cells, initially 1.
+
+    Parameters
+    ----------
+    latent, genes
+        Width of z, and number of genes G.
+    width, layers
+        Units a layer, and layers, of the trunk.
+    """
 
     def __init__(self, latent: int, genes: int, width: int, layers: int):
         super().__init__()
@@ -229,13 +242,20 @@ class NegativeBinomialDecoder(nn.Module):
 
     def forward(self, z: Tensor, library: Tensor) -> NegativeBinomial:
         share = self.logits(self.trunk(z)).softmax(-1)
-        return NegativeBinomial(
-            torch.addcmul(share.new_tensor(VARIANCE_FLOOR), library, share), self.log_concentration.exp()
-        )
+        mean = torch.addcmul(share.new_tensor(VARIANCE_FLOOR), library, share)
+        return NegativeBinomial(mean, self.log_concentration.exp())
 
 
 class ZeroInflatedNegativeBinomialDecoder(nn.Module):
-    """`NegativeBinomialDecoder` with a second linear head, the log-odds that a count is set to zero."""
+    """`NegativeBinomialDecoder` with a second linear head, the log-odds that a count is set to zero.
+
+    Parameters
+    ----------
+    latent, genes
+        Width of z, and number of genes G.
+    width, layers
+        Units a layer, and layers, of the trunk.
+    """
 
     def __init__(self, latent: int, genes: int, width: int, layers: int):
         super().__init__()
@@ -250,7 +270,15 @@ class ZeroInflatedNegativeBinomialDecoder(nn.Module):
 
 
 class PoissonDecoder(nn.Module):
-    """rate = softplus(linear): counts without a library size, as published."""
+    """rate = softplus(linear): counts without a library size, as published.
+
+    Parameters
+    ----------
+    latent, genes
+        Width of z, and number of genes G.
+    width, layers
+        Units a layer, and layers, of the trunk.
+    """
 
     def __init__(self, latent: int, genes: int, width: int, layers: int):
         super().__init__()
@@ -261,7 +289,15 @@ class PoissonDecoder(nn.Module):
 
 
 class NormalDecoder(nn.Module):
-    """Real-valued expression whose mean and variance both depend on z."""
+    """Real-valued expression whose mean and variance both depend on z.
+
+    Parameters
+    ----------
+    latent, genes
+        Width of z, and number of genes G.
+    width, layers
+        Units a layer, and layers, of the trunk.
+    """
 
     def __init__(self, latent: int, genes: int, width: int, layers: int):
         super().__init__()
@@ -272,7 +308,15 @@ class NormalDecoder(nn.Module):
 
 
 class NormalFixedVarianceDecoder(nn.Module):
-    """Real-valued expression with one learned variance a gene, initially 1 + 1e-4."""
+    """Real-valued expression with one learned variance a gene, initially 1 + 1e-4.
+
+    Parameters
+    ----------
+    latent, genes
+        Width of z, and number of genes G.
+    width, layers
+        Units a layer, and layers, of the trunk.
+    """
 
     def __init__(self, latent: int, genes: int, width: int, layers: int):
         super().__init__()

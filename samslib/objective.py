@@ -23,7 +23,17 @@ def present(b: Batch) -> tuple[Batch, dict[Plate, Tensor]]:
 
 
 def posterior(model: Model, b: Batch, particles: int, active: Mapping[Plate, Tensor] | None = None) -> Trace:
-    """One pass of the posterior program over a batch: a trace with every latent variable drawn."""
+    """One pass of the posterior program over a batch: a trace with every latent variable drawn.
+
+    Parameters
+    ----------
+    model, b
+        The model and a batch of n cells.
+    particles
+        Number of draws, P.
+    active
+        The rows of shared plates that are drawn, as `present` gives them; None draws all.
+    """
     t = Trace(particles, active=active)
     model.infer_shared(t)
     model.infer_cells(t, b)
@@ -35,13 +45,26 @@ def log_weights(
 ) -> dict[str, Tensor]:
     """Every term of log p(x, latents) - log q(latents), by name, each (P, n) in nats.
 
-    "x" is the likelihood summed over genes. A cell latent gives log p - log q summed over its axes. A shared latent
-    of row t is charged to every cell that the row touches with weight 1/n_t, so that an epoch charges it once (paper,
-    section 4; a row with n_t = 0 is never charged). `counts` holds n_t for each shared plate, all rows of it. None
-    gives the held-out bound: shared latents are taken as given and not charged.
+    "x" is the likelihood summed over genes. A cell latent gives log p - log q summed over its axes. That of a shared
+    latent's row t is added to every cell that the row touches, with weight 1/n_t, so that an epoch counts it once; a
+    row with n_t = 0 is never counted.
 
-    `analytic` replaces the sampled log p - log q by its mean over q, -KL(q || p), wherever both are Normal: the same
-    ELBO in expectation. An IWELBO needs the sampled ratios.
+    Parameters
+    ----------
+    model, b
+        The model and a batch of n cells.
+    q
+        A pass of the posterior over the batch.
+    counts
+        n_t of each shared plate, all rows of it. None gives the held-out bound, in which shared latents are taken as
+        given and have no term.
+    analytic
+        Replace the sampled log p - log q by its mean over q, -KL(q || p), wherever both are Normal: the same ELBO in
+        expectation. An IWELBO needs the sampled ratios.
+
+    References
+    ----------
+    Bereket & Karaletsos 2023 (arXiv:2311.02794), section 4.
     """
     p = Trace(q.particles, given=q.values, active=q.active)
     terms = {"x": model.generate(p, b.condition).cell_log_prob(b.x)}
@@ -49,8 +72,8 @@ def log_weights(
         if site.plate is Plate.CELL:
             terms[name] = _ratio(p.sites[name], site, analytic)
         elif counts is not None:
-            charge = plate_weights(b, site.plate, counts[site.plate][q.rows(site.plate)])
-            terms[name] = _ratio(p.sites[name], site, analytic) @ charge.T
+            weights = plate_weights(b, site.plate, counts[site.plate][q.rows(site.plate)])
+            terms[name] = _ratio(p.sites[name], site, analytic) @ weights.T
     return terms
 
 
@@ -62,13 +85,23 @@ def _ratio(p: Site, q: Site, analytic: bool) -> Tensor:
 
 
 def plate_weights(b: Batch, plate: Plate, counts: Tensor) -> Tensor:
-    """(n, rows): 1/n_t where row t touches the cell, else 0."""
+    """(n, rows): 1/n_t where row t touches the cell, else 0.
+
+    Parameters
+    ----------
+    b
+        A batch of n cells.
+    plate
+        A shared plate.
+    counts
+        (rows,) n_t, the number of training cells that each row touches.
+    """
     touched = b.condition.touched(plate)
     return touched * torch.where(counts > 0, 1 / counts.clamp(min=1), 0).to(touched)
 
 
 def elbo(terms: Mapping[str, Tensor]) -> Tensor:
-    """(n,) evidence lower bound in nats: the mean over particles of the summed terms."""
+    """(n,) evidence lower bound in nats: the mean over particles of the summed terms of `log_weights`."""
     return torch.stack(list(terms.values())).sum(0).mean(0)
 
 

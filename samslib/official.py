@@ -1,7 +1,6 @@
 """The published implementation's configurations and parameter names, mapped to ours.
 
-`model(config, state)` opens one of its checkpoints; `replay(entry, arrays)` repeats one of its passes, draw by draw,
-and returns every number under its own names. Only names are shared with that code base (insitro/sams-vae): the
+`model(config, state)` opens one of its checkpoints. Only names are shared with that code base (insitro/sams-vae): the
 library itself was written from the paper's equations.
 """
 
@@ -15,11 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from samslib.cells import Batch, Condition, DataSummary, Plate
+from samslib.cells import DataSummary
 from samslib.model import Model
 from samslib.models import CPAVAE, SAMSVAE, BetaBernoulliSAMSVAE, ConditionalVAE, SVAEPlus
-from samslib.objective import elbo, iwelbo, log_weights, plate_weights
-from samslib.trace import Trace
 
 LIKELIHOODS = {
     "library_nb": "negative_binomial",
@@ -29,10 +26,6 @@ LIKELIHOODS = {
 }
 
 NORMALIZATIONS = {"log_standardize": "log", "standardize": "raw", None: None}
-
-VARIABLES = {"M": "mask", "E": "E", "z_basal": "z_basal", "z": "z", "pi": "mask_probs"}  # ours -> theirs
-
-SINGULAR = {"pi": "mask_prob"}  # what its SVAE+ calls the same
 
 ENCODERS = {"z_basal": "z_basal_encoder", "z": "z_encoder"}
 
@@ -158,12 +151,25 @@ def parameter_names(model: Model) -> dict[str, str]:
 def model(config: Mapping[str, Any], state: Mapping[str, Any], summary: DataSummary | None = None) -> Model:
     """Our model with the weights of a published one.
 
-    config: "model" and "guide" (class names) with "model_kwargs" and "guide_kwargs", as in the published configuration
-    files and the golden index. state: name -> array, the model's and the guide's parameters and buffers, with or
-    without prefixes such as a Lightning checkpoint's "loss_module.". summary: names of genes and perturbations; plain
-    numbers are used without it. The result has the floating-point type of the state.
+    Parameters
+    ----------
+    config
+        "model" and "guide" (class names) with "model_kwargs" and "guide_kwargs", as in the published configuration
+        files.
+    state
+        name -> array: the model's and the guide's parameters and buffers, with or without prefixes such as a Lightning
+        checkpoint's "loss_module.".
+    summary
+        Names of genes and perturbations; None numbers them.
 
-    Raises ValueError for classes or keywords this does not know, and for a state that lacks or adds a parameter.
+    Returns
+    -------
+    The model, of the floating-point type of the state.
+
+    Raises
+    ------
+    ValueError
+        For classes or keywords that are not known, and for a state that lacks or adds a parameter.
     """
     arrays = _plain(state)
     pair = (config["model"], config["guide"])
@@ -239,10 +245,10 @@ def _sizes(arrays: Mapping[str, Tensor]) -> tuple[int, int]:
     return latent, arrays[name].shape[1] - latent
 
 
-def _constant(name: str, tensor: Tensor, told: float) -> float:
+def _constant(name: str, tensor: Tensor, option: float) -> float:
     value = tensor.flatten()[0].item()
-    if not bool((tensor == value).all()) or abs(value - told) > 1e-6 * abs(told):
-        raise ValueError(f"{name} of the state is not the constant {told} that the keywords say.")
+    if not bool((tensor == value).all()) or abs(value - option) > 1e-6 * abs(option):
+        raise ValueError(f"{name} of the state is not the constant {option} that the keywords say.")
     return value
 
 
@@ -265,71 +271,3 @@ def _anonymous(arrays: Mapping[str, Tensor], treatments: int) -> DataSummary:
         covariates=(), quality=(), n_cells=0, n_treated=(0,) * treatments, n_flagged=(),
         mean=zero, std=one, log_mean=zero, log_std=one,
     )  # fmt: skip
-
-
-def replay(entry: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Repeat one pass of the published implementation and return all its numbers under its own names.
-
-    entry: one entry of the golden index; arrays: its file's arrays (`in/...`, `param/...`, `sample/...`). Returns
-    `logp/...`, `logq/...` (P, rows, K or G), `reweighted/...`, `elbo_term/...`, `elbo` (P, n), `elbo_cell`,
-    `iwelbo_train_cell`, `iwelbo_predictive_cell` (n,), `loss`, `iwelbo_train_loss`, the laws' parameters `p_x/...` and
-    `q_.../...`, and `grad/<official parameter name>`, the gradient of `loss`.
-    """
-    built = model(entry, {k.removeprefix("param/"): v for k, v in arrays.items() if k.startswith("param/")})
-    dtype = next(built.parameters()).dtype
-    tensor = {k: torch.as_tensor(np.asarray(v)) for k, v in arrays.items()}
-    b = _batch(tensor, dtype)
-    counts = {Plate.DOSE: tensor["in/D_obs_counts"].to(dtype)}
-    draws = {k.split("/")[1]: v for k, v in tensor.items() if k.startswith("sample/")}
-    draws |= {k.split("/")[1]: v for k, v in tensor.items() if k.startswith("sample_logit_soft/")}
-
-    variables = VARIABLES | (SINGULAR if isinstance(built, SVAEPlus) else {})
-    q = Trace(int(entry["n_particles"]), replay={ours: draws[v] for ours, v in variables.items() if v in draws})
-    built.infer_shared(q)
-    built.infer_cells(q, b)
-    p = Trace(q.particles, given=q.values)
-    likelihood = built.generate(p, b.condition)
-    terms = log_weights(built, b, q, counts)
-
-    out: dict[str, Tensor] = {"logp/x": likelihood.log_prob(b.x), "elbo_term/reconstruction": terms["x"]}
-    out |= {f"p_x/{k}": v for k, v in _law(likelihood, ("concentration", "rate", "loc", "scale")).items()}
-    out["p_x/mean"] = likelihood.mean
-    if "p_x/concentration" in out:
-        out["p_x/concentration"] = out["p_x/concentration"].expand_as(likelihood.mean)
-        out["p_x/rate"] = out["p_x/concentration"] / likelihood.mean
-    shared = [site for site in q.sites.values() if site.plate is not Plate.CELL]
-    for name, site in q.sites.items():
-        key = variables[name]
-        out[f"logp/{key}"], out[f"logq/{key}"] = p.sites[name].log_prob, site.log_prob
-        out[f"elbo_term/{key}"] = terms[name]
-        law = _law(site.distribution, ("loc", "scale"))
-        if site.plate is Plate.CELL and shared:
-            law = {k: v.expand_as(site.value) for k, v in law.items()}
-        elif site.plate is not Plate.CELL:
-            weights = plate_weights(b, site.plate, counts[site.plate])
-            out[f"reweighted/{key}"] = weights @ (p.sites[name].log_prob - site.log_prob)
-        out |= {f"q_{key}/{k}": v for k, v in law.items()}
-    if "M" in q.sites:
-        out["q_mask/probs"] = q.sites["M"].distribution.mean
-    out["elbo"] = torch.stack(list(terms.values())).sum(0)
-    out["elbo_cell"], out["iwelbo_train_cell"] = elbo(terms), iwelbo(terms)
-    out["iwelbo_predictive_cell"] = iwelbo(log_weights(built, b, q))
-    out["loss"], out["iwelbo_train_loss"] = -elbo(terms).mean(), -iwelbo(terms).mean()
-    names = parameter_names(built)
-    parameters = dict(built.named_parameters())
-    gradients = torch.autograd.grad(out["loss"], list(parameters.values()), allow_unused=True)
-    for mine, gradient in zip(parameters, gradients, strict=True):
-        if gradient is not None:
-            scale = parameters[mine].exp() if mine in LOGARITHMS else 1  # d/da = (d/d log a) / a
-            out[f"grad/{names[mine]}"] = gradient / scale
-    return {k: v.detach().cpu().numpy() for k, v in out.items()}
-
-
-def _law(law: Any, names: tuple[str, ...]) -> dict[str, Tensor]:
-    return {name: getattr(law, name) for name in names if hasattr(law, name)}
-
-
-def _batch(tensor: Mapping[str, Tensor], dtype: torch.dtype) -> Batch:
-    x, dose = tensor["in/X"].to(dtype), tensor["in/D"].to(dtype)
-    nothing = x.new_zeros(len(x), 0)
-    return Batch(x, Condition(dose, tensor["in/library_size"].to(dtype).reshape(-1, 1), nothing, nothing))

@@ -14,7 +14,19 @@ from samslib.cells import Plate
 
 @dataclass(frozen=True)
 class Site:
-    """One latent variable in one pass: distribution over (rows, K) or (P, rows, K), value (P, rows, K)."""
+    """One latent variable in one pass.
+
+    Parameters
+    ----------
+    name
+        Its name.
+    distribution
+        Its law, over (rows, K) or (P, rows, K).
+    plate
+        Who shares one draw.
+    value
+        (P, rows, K), drawn or given.
+    """
 
     name: str
     distribution: Distribution
@@ -30,10 +42,23 @@ class Site:
 class Trace:
     """Runs a model's program with P particles, drawing each latent variable or taking it as given.
 
-    given: values taken as they are, name -> (P, rows, K). replay: draws to be reproduced with their gradients
-    (`distributions`), so that another implementation's pass can be repeated exactly. active: for a shared plate, the
-    rows worth drawing; a training step draws only the perturbations that occur in its batch, for the others are
-    charged nothing in it.
+    Parameters
+    ----------
+    particles
+        Number of draws of every latent variable, P, 1 or more.
+    given
+        Values taken as they are, name -> (P, rows, K).
+    replay
+        Draws reproduced with their gradients (see `samslib.distributions`), so that another implementation's pass can
+        be repeated exactly.
+    active
+        For a shared plate, the rows that are drawn; None draws all. A training step draws only the perturbations that
+        occur in its batch, for those absent add nothing to the bound.
+
+    Raises
+    ------
+    ValueError
+        For no particles.
     """
 
     def __init__(
@@ -55,13 +80,36 @@ class Trace:
         return self.active.get(plate, slice(None))
 
     def widen(self, of_rows: Tensor, perturbations: int) -> Tensor:
-        """(n, rows) -> (n, T), with zeros for the perturbations that this pass leaves out."""
+        """(n, rows) -> (n, T), with zeros for the perturbations that this pass leaves out.
+
+        Parameters
+        ----------
+        of_rows
+            A column for each row of the plate of perturbations that this pass draws.
+        perturbations
+            The number of all perturbations, T.
+        """
         wide = of_rows.new_zeros(len(of_rows), perturbations)
         wide[:, self.rows(Plate.DOSE)] = of_rows
         return wide
 
     def sample(self, name: str, distribution: Distribution, plate: Plate) -> Tensor:
-        """Declare a latent variable and get its value (P, rows, K): given, replayed, or drawn."""
+        """Declare a latent variable and get its value (P, rows, K): given, replayed, or drawn.
+
+        Parameters
+        ----------
+        name
+            Its name, the same in prior and posterior.
+        distribution
+            Its law, over (rows, K) or (P, rows, K).
+        plate
+            Who shares one draw.
+
+        Raises
+        ------
+        ValueError
+            For a name that this pass has declared already.
+        """
         if name in self.sites:
             raise ValueError(f"'{name}' is sampled twice in one pass; every latent variable is declared once.")
         if name in self._given:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from samslib.alignment import align
-from samslib.cells import Plate
+from samslib.cells import Batch, Plate
 from samslib.checkpoint import TrainingState
 from samslib.data.batches import Batches, step_seed
 from samslib.data.container import PerturbationData
 from samslib.distributions import Likelihood
-from samslib.model import Adversarial, Auxiliary, Model
+from samslib.model import Adversarial, Model
 from samslib.objective import elbo, iwelbo, log_weights, posterior, present
 from samslib.progress import Progress
 from samslib.trace import Trace
@@ -33,25 +33,98 @@ VALIDATION_SEED = 2**40  # far from every training step's seed, and the same at 
 
 
 @dataclass(frozen=True)
+class Schedule:
+    """When a model's critic learns, and how much the model is trained to mislead it (see `samslib.model.Adversarial`).
+
+    Parameters
+    ----------
+    steps
+        None: model and critic both learn at every step, first the model. With k, the model learns at one of k
+        steps and the critic at the k - 1 others.
+    rate
+        Learning rate of the critic's own Adam; None means that of the model.
+    pretrain
+        Number of steps at the start at which both learn and the model's `penalty` has weight 0.
+    warm_up
+        Number of steps after these over which the weight of the penalty rises linearly from 0 to 1. No weights count
+        as best until then, for the validation bound does not see the critic.
+
+    Raises
+    ------
+    ValueError
+        For `steps` below 2, a rate that is not positive, or a negative number of steps.
+    """
+
+    steps: int | None = None
+    rate: float | None = None
+    pretrain: int = 0
+    warm_up: int = 0
+
+    def __post_init__(self) -> None:
+        _convert(self, partial(whole, low=2), "steps")
+        _convert(self, partial(whole, low=0), "pretrain", "warm_up")
+        _convert(self, _positive, "rate")
+
+    def turns(self, step: int) -> tuple[bool, bool]:
+        """Whether the model and whether its critic learns at this step, counted from 0."""
+        if self.steps is None or step < self.pretrain:
+            return True, True
+        model = step % self.steps == 0
+        return model, not model
+
+    def weight(self, step: int) -> float:
+        """The weight of the model's penalty at this step, from 0 to 1."""
+        if step < self.pretrain:
+            return 0.0
+        return min(1.0, (step - self.pretrain) / self.warm_up) if self.warm_up else 1.0
+
+
+@dataclass(frozen=True)
 class FitConfig:
     """How to train; the defaults are the paper's for its Norman experiments.
 
-    steps or epochs (not both; 30,000 steps if neither); batch_size cells, reshuffled each epoch, the last batch may be
-    smaller; Adam with learning_rate and weight_decay (L2 on every parameter, as published); particles a step; clip: the
-    largest gradient norm, None for no clipping; seed of data order and draws (a model's own `seed` draws its initial
-    weights); validate_every steps (by default once an epoch, at most a hundred times); objective "elbo" or "iwelbo";
-    analytic_kl: closed forms where prior and posterior are Normal (for the ELBO only); kl_warmup: steps over
-    which the weight of every term but the likelihood rises from 0 to 1; validation "held_out" (shared latents taken as
-    given, so that models and splits compare) or "as_published" (shared latents charged with the validation split's own
-    n_t); keep "best" or "last" weights; device "auto", "cpu", "cuda", ...; progress bar; checkpoints: a folder, in
-    which training is saved at every validation and from which it resumes. Cells on disk are shuffled in windows, not
-    all at once; the book's appendix on performance says how well.
+    Parameters
+    ----------
+    steps, epochs
+        Length of the training in gradient steps or in passes over the training cells, not both; by default 30,000
+        steps.
+    batch_size
+        Cells a step, reshuffled each epoch; the last batch of an epoch may be smaller. Cells on disk are shuffled in
+        windows, not all at once; the book's appendix on performance says how well.
+    learning_rate, weight_decay
+        Of Adam; the decay is an L2 penalty on every parameter, as published.
+    particles
+        Draws of the latent variables a step.
+    clip
+        Largest norm of the gradient; None for no clipping.
+    seed
+        Of the order of cells and of all draws. A model's own `seed` draws its initial weights.
+    validate_every
+        Steps between validations; None means once an epoch, at most a hundred times.
+    objective
+        "elbo", or "iwelbo", the importance-weighted bound.
+    analytic_kl
+        Use closed-form divergences where prior and posterior are Normal; for the ELBO only.
+    kl_warmup
+        Number of steps over which the weight of every term but the likelihood rises linearly from 0 to 1.
+    critic
+        Schedule of a model that has a critic; None means `Schedule()`. A model without one refuses it.
+    validation
+        "held_out": shared latents are taken as given, so that models and splits compare. "as_published": their
+        divergences count, with the validation split's own n_t.
+    keep
+        "best": the weights of the best validation are the result; "last": those of the last step.
+    device
+        "auto" (a CUDA GPU if there is one), "cpu", "cuda", ...
+    progress
+        Show a progress bar.
+    checkpoints
+        Folder in which training is saved at every validation, and from which it resumes; None for no saving.
 
-    For a model with a critic (`model.Adversarial`), which has an optimizer of its own with learning rate critic_rate
-    (learning_rate if None): critic_steps None lets both learn at every step, first the model and then the critic; with
-    k, the critic learns at k - 1 of k steps and the model at the other. pretrain: steps at the start at which both
-    learn but the model is not paid for misleading the critic; warm_up: steps after them over which the weight of that
-    payment rises from 0 to 1. Until then no weights count as best, for the bound does not know of the critic.
+    Raises
+    ------
+    ValueError
+        For a number that is out of range or no number, for an unknown choice, and for settings that exclude each other.
     """
 
     steps: int | None = None
@@ -66,10 +139,7 @@ class FitConfig:
     objective: str = "elbo"
     analytic_kl: bool = False
     kl_warmup: int = 0
-    critic_steps: int | None = None
-    critic_rate: float | None = None
-    pretrain: int = 0
-    warm_up: int = 0
+    critic: Schedule | None = None
     validation: str = "held_out"
     keep: str = "best"
     device: str = "auto"
@@ -77,51 +147,45 @@ class FitConfig:
     checkpoints: str | Path | None = None
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            kind, value = str(field.type).removesuffix(" | None"), getattr(self, field.name)
-            if kind in _NUMBERS and not (value is None and str(field.type).endswith("None")):
-                object.__setattr__(self, field.name, _NUMBERS[kind](field.name, value))
+        _convert(self, partial(whole, low=1), "steps", "epochs", "batch_size", "particles", "validate_every")
+        _convert(self, partial(whole, low=0), "seed", "kl_warmup")
+        _convert(self, _positive, "learning_rate", "clip")
+        _convert(self, number, "weight_decay")
+        at_least(0, weight_decay=self.weight_decay)
+        choose("objective", self.objective, ("elbo", "iwelbo"))
+        choose("validation", self.validation, ("held_out", "as_published"))
+        choose("keep", self.keep, ("best", "last"))
         if self.steps is not None and self.epochs is not None:
             raise ValueError("Give steps or epochs, not both.")
-        positive = (
-            "steps",
-            "epochs",
-            "batch_size",
-            "learning_rate",
-            "particles",
-            "clip",
-            "validate_every",
-            "critic_rate",
-        )
-        above(0, **{name: value for name in positive if (value := getattr(self, name)) is not None})
-        at_least(
-            0, **{name: getattr(self, name) for name in ("weight_decay", "kl_warmup", "pretrain", "warm_up", "seed")}
-        )
-        if self.critic_steps is not None and self.critic_steps < 2:
-            raise ValueError(
-                f"critic_steps is {self.critic_steps}; give 2 or more, so that the critic learns at all but one of so "
-                "many steps, or None if both learn at every step."
-            )
         if self.analytic_kl and self.objective != "elbo":
             raise ValueError("analytic_kl needs objective='elbo'; an IWELBO weighs draws by their sampled ratios.")
-        for name, choices in _CHOICES.items():
-            choose(name, getattr(self, name), choices)
+
+    def length(self, cells: int) -> tuple[int, int, int]:
+        """Steps in an epoch of so many training cells, steps in all, and steps between validations."""
+        epoch = -(-cells // self.batch_size)
+        steps = self.steps or (self.epochs * epoch if self.epochs else 30_000)
+        return epoch, steps, self.validate_every or max(epoch, -(-steps // 100))
 
 
-_NUMBERS: dict[str, Callable[[str, Any], float]] = {"int": whole, "float": number}
+def _positive(name: str, value: Any) -> float:
+    value = number(name, value)
+    above(0, **{name: value})
+    return value
 
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "objective": ("elbo", "iwelbo"),
-    "validation": ("held_out", "as_published"),
-    "keep": ("best", "last"),
-}
+
+def _convert(settings: FitConfig | Schedule, to: Callable[[str, Any], float], *names: str) -> None:
+    """Check the named settings and make plain Python numbers of them; None stays only where it is the default."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None or getattr(type(settings), name) is not None:
+            object.__setattr__(settings, name, to(name, value))
 
 
 class History(pd.DataFrame):
-    """One row a validation, indexed by step: epoch, seconds, the training loss and every term of it by name (means
-    since the last row, nats a cell) and of a model's penalties, "val_..." of the bound and its terms on the validation
-    cells, and what a monitor reported.
+    """What happened in training: one row a validation, indexed by step.
 
+    Columns are epoch, seconds, the training loss and every term of it by name (means since the last row, nats a cell),
+    a model's penalties, "val_..." of the bound and its terms on the validation cells, and what a monitor reported.
     `attrs` holds best_step, interrupted, device, seconds and the configuration.
     """
 
@@ -135,12 +199,101 @@ def prepare(kind: type[Model], data: PerturbationData) -> PerturbationData:
 
     Each combination becomes a perturbation of its own (`encode_unique`) where the class takes no combinations. Where it
     needs a quality flag and the data have none, they get one that every cell passes.
+
+    Parameters
+    ----------
+    kind
+        A class of models.
+    data
+        All cells, before they are split.
     """
     if not kind.takes_combinations:
         data = data.encode_unique()
     if "quality" in kind.needs and not data.quality:
         data = replace(data, qc=np.zeros((len(data), 1), dtype=np.float32), quality=("fails",))
     return data
+
+
+class TrainingStep:
+    """One step of training, callable on its own: `step(batch)` moves the weights and returns the terms of the loss.
+
+    Parameters
+    ----------
+    model
+        The model, on the device and of the floating-point type that it is trained in.
+    config
+        Only what concerns a single step is read: rates, particles, objective and the like.
+    counts
+        n_t of each shared plate (`shared_counts`), on the model's device.
+    """
+
+    def __init__(self, model: Model, config: FitConfig, counts: dict[Plate, Tensor]):
+        self.model, self.config, self.counts = model, config, counts
+        self.schedule = config.critic or Schedule()
+        self.critic = model if isinstance(model, Adversarial) else None
+        theirs = set(self.critic.critic.parameters()) if self.critic else set()
+        self.optimizers = [self._adam([p for p in model.parameters() if p not in theirs], config.learning_rate)]
+        if self.critic:
+            rate = self.schedule.rate or config.learning_rate
+            self.optimizers.append(self._adam(list(self.critic.critic.parameters()), rate))
+
+    def __call__(self, batch: Batch, step: int = 0) -> dict[str, Tensor]:
+        """Descend the gradient of the loss of a batch.
+
+        Parameters
+        ----------
+        batch
+            Cells on the model's device, with all T dose columns.
+        step
+            Position in the training, for the weights that change with it; draws are the global random stream's.
+
+        Returns
+        -------
+        Scalars by name, in nats a cell: "loss", every term of the bound, the model's penalties, and "critic", as far as
+        the step computes them.
+        """
+        b, active = present(batch)
+        learns, criticises = self.schedule.turns(step)
+        with torch.set_grad_enabled(learns):
+            q = posterior(self.model, b, self.config.particles, active)
+        terms: dict[str, Tensor] = {}
+        if learns:
+            terms = self.loss(b, q, step)
+            self._descend(self.optimizers[0], terms["loss"])
+        if self.critic and criticises:
+            terms["critic"] = self.critic.critic_loss(b, q)
+            self._descend(self.optimizers[1], terms["critic"])
+        return {name: value.detach() for name, value in terms.items()}
+
+    def loss(self, b: Batch, q: Trace, step: int = 0) -> dict[str, Tensor]:
+        """ "loss", then the unweighted terms that it is made of: those of the bound and the model's penalties.
+
+        Parameters
+        ----------
+        b, q
+            A batch and a pass of the posterior over it.
+        step
+            Position in the training, for the weights that change with it.
+        """
+        config = self.config
+        terms = log_weights(self.model, b, q, self.counts, config.analytic_kl)
+        penalty = self.model.penalty(b, q)
+        warm = min(1.0, step / config.kl_warmup) if config.kl_warmup else 1.0
+        weighted = {name: warm * value for name, value in terms.items()}
+        weighted["x"] = self.model.likelihood_weights(b) * terms["x"]
+        bound = iwelbo(weighted) if config.objective == "iwelbo" else elbo(weighted)
+        loss = -bound.mean() + warm * self.schedule.weight(step) * sum(penalty.values())
+        return {"loss": loss, **{name: value.mean() for name, value in terms.items()}, **penalty}
+
+    def _adam(self, parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+        return torch.optim.Adam(parameters, lr=rate, weight_decay=self.config.weight_decay)
+
+    def _descend(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.config.clip:
+            nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], self.config.clip)
+        optimizer.step()
 
 
 def fit(
@@ -150,141 +303,102 @@ def fit(
     config: FitConfig | None = None,
     monitor: Callable[[Model], dict[str, float]] | None = None,
 ) -> History:
-    """Train in place, keep the weights that were best on `val`, and return the History.
+    """Train a model in place and leave it with the weights that were best on `val`.
 
     Ctrl-C ends training after the step in progress and returns what there is (a second one breaks off at once); where
     the shell has it ignored, as for a job that a script starts in the background, training ignores it too. With
     `config.checkpoints` an earlier run in that folder is resumed: on a CPU the weights are bit for bit those of the run
-    that was never stopped, for data order and draws are functions of (seed, step) alone. `monitor` is called at each
-    validation and its numbers become columns.
+    that was never stopped, for data order and draws are functions of (seed, step) alone.
 
-    Raises DataError (a ValueError) if the data are not such as the model was made for (`samslib.align`); ValueError if
-    a setting would do nothing, or the folder holds another run; FloatingPointError if the loss stops being finite (the
-    best weights so far are restored first).
+    Parameters
+    ----------
+    model
+        Any `samslib.model.Model`; it is moved to the device of the configuration.
+    train, val
+        Cells to train and to validate on, with the genes and perturbations of the model. Without `val` the last
+        weights are kept.
+    config
+        How to train; None means `FitConfig()`.
+    monitor
+        Called with the model at each validation; the numbers that it returns become columns of the history.
+
+    Returns
+    -------
+    The `History`, a row a validation.
+
+    Raises
+    ------
+    DataError
+        (A ValueError.) The data are not such as the model was made for (`samslib.align`).
+    ValueError
+        A setting would do nothing, or the folder of checkpoints holds another run.
+    FloatingPointError
+        The loss stops being finite; the best weights so far are restored first.
     """
     config = config or FitConfig()
     train, val = align(train, model), None if val is None else align(val, model)
-    _check_likelihood(model, train)
-    _check_critic(model, config)
-    if val is None and config.validation == "as_published":
-        raise ValueError("validation is 'as_published', but there are no cells to validate on; give val.")
-    batches = -(-len(train) // config.batch_size)
-    steps = config.steps or (config.epochs * batches if config.epochs else 30_000)
-    every = config.validate_every or max(batches, -(-steps // 100))
-    device = choose_device(config.device)
-    model.to(device)
-    dtype = next(model.parameters()).dtype
-    critic = model if isinstance(model, Adversarial) else None
-    optimizers = _optimizers(model, config)
-    counts = shared_counts(train, device, dtype)
-    val_counts = shared_counts(val, device, dtype) if val and config.validation == "as_published" else None
-    state = TrainingState(model, optimizers, config.checkpoints, _fingerprint(model, train, val, config))
+    _check(model, train, val, config)
+    epoch, steps, every = config.length(len(train))
+    device, dtype = choose_device(config.device), next(model.parameters()).dtype
+    step = TrainingStep(model.to(device), config, shared_counts(train, device, dtype))
+    state = TrainingState(model, step.optimizers, config.checkpoints, _fingerprint(model, train, val, config))
     state.resume()
-    state.save(state.seconds)  # a folder that cannot be written is found out now, not after an hour
-    sums: dict[str, Tensor] = state.running
-    started, bound = time.perf_counter() - state.seconds, {"elbo": elbo, "iwelbo": iwelbo}[config.objective]
-
-    def record(step: int) -> dict[str, float]:
-        row: dict[str, float] = {"step": step, "epoch": step / batches, "seconds": time.perf_counter() - started}
-        row |= {name: value[0].item() / value[1].item() for name, value in sums.items()}
-        if val:
-            row |= validate(model, val, config.particles, config.batch_size, val_counts)
-        _stop_if_broken(row, state, config)
-        return row | (monitor(model) if monitor else {})
-
-    def keep(step: int) -> str:
-        return config.keep if step >= config.pretrain + config.warm_up else "last"
-
-    with _seeds_restored(device), _deferred_interrupt() as asked, Progress(steps, config.progress, state.step) as bar:
+    state.save()  # a folder that cannot be written is found out now, not after an hour
+    batches = Batches(train, config.batch_size, config.seed)
+    with (
+        _seeds_restored(device),
+        _deferred_interrupt() as interrupted,
+        Progress(steps, config.progress, state.step) as bar,
+    ):
         model.train()
-        batch = Batches(train, config.batch_size, config.seed)
-        while state.step < steps and not asked:
+        while state.step < steps and not interrupted:
             torch.manual_seed(step_seed(config.seed, state.step))
-            b, active = present(batch(state.step, dtype).to(device))
-            learns, criticises = _turns(config, state.step)
-            with torch.set_grad_enabled(learns):
-                q = posterior(model, b, config.particles, active)
-            news: dict[str, Tensor] = {}
-            if learns:
-                terms = log_weights(model, b, q, counts, config.analytic_kl)
-                warm = min(1.0, state.step / config.kl_warmup) if config.kl_warmup else 1.0
-                weights = model.weigh(b) if isinstance(model, Auxiliary) else 1.0
-                loss = -bound({k: weights * v if k == "x" else warm * v for k, v in terms.items()}).mean()
-                news = {k: v.mean() for k, v in terms.items()}
-                if isinstance(model, Auxiliary):
-                    extra = model.penalty(b, q)
-                    loss = loss + warm * sum(extra.values())
-                    news |= extra
-                if critic:
-                    penalty = critic.penalty(b, q)
-                    loss = loss + _payment(config, state.step) * torch.stack(list(penalty.values())).sum()
-                    news |= penalty
-                news = {"loss": loss} | news
-                _descend(optimizers[0], loss, config.clip)
-            if critic and criticises:
-                news["critic"] = critic.critic_loss(b, q)
-                _descend(optimizers[1], news["critic"], config.clip)
-            for name, value in news.items():
-                one = torch.stack([value.detach(), torch.ones_like(value)])
-                sums[name] = sums[name] + one if name in sums else one
-            state.step += 1
+            state.count(step(batches(state.step, dtype).to(device), state.step))
             bar.advance()
             if state.step % every == 0:
-                state.log(record(state.step), keep(state.step))
-                sums.clear()
-                bar.note(state.rows[-1])
-                state.try_to_save(time.perf_counter() - started)
-        if asked or state.step % every:
+                bar.note(_log(state, config, epoch, val, monitor))
+                state.try_to_save()
+        if state.step % every:
             # Before a row that is off the schedule, so that a resumed run never sees it.
-            state.try_to_save(time.perf_counter() - started)
-        if not asked and state.step % every:
-            state.log(record(state.step), keep(state.step))
-            bar.note(state.rows[-1])
+            state.try_to_save()
+            if not interrupted:
+                bar.note(_log(state, config, epoch, val, monitor))
     if config.keep == "best":
         state.restore_best()
+    used = asdict(config) | {"steps": steps, "validate_every": every}
+    return _history(state, interrupted=bool(interrupted), device=str(device), config=used)
+
+
+def _log(
+    state: TrainingState,
+    config: FitConfig,
+    epoch: int,
+    val: PerturbationData | None,
+    monitor: Callable[[Model], dict[str, float]] | None,
+) -> dict[str, float]:
+    """Validate, and add a row to the history, which is returned."""
+    model = state.model
+    row: dict[str, float] = {"step": state.step, "epoch": state.step / epoch, "seconds": state.seconds}
+    row |= state.means()
+    if val:
+        parameter, counts = next(model.parameters()), None
+        if config.validation == "as_published":
+            counts = shared_counts(val, parameter.device, parameter.dtype)
+        row |= validate(model, val, config.particles, config.batch_size, counts)
+    _stop_if_broken(row, state, config)
+    row |= monitor(model) if monitor else {}
+    settled = (config.critic or Schedule()).weight(state.step) == 1
+    state.log(row, may_be_best=config.keep == "best" and settled)
+    return row
+
+
+def _history(state: TrainingState, **facts: Any) -> History:
     history = History(state.rows)
     if len(history):
         history = History(history.set_index("step"))
-    history.attrs = {
-        "best_step": state.best_step if config.keep == "best" else state.step,
-        "interrupted": bool(asked),
-        "device": str(device),
-        "seconds": time.perf_counter() - started,
-        "config": asdict(config) | {"steps": steps, "validate_every": every},
-    }
+    best = state.best_step if facts["config"]["keep"] == "best" else state.step
+    history.attrs = {"best_step": best, "seconds": state.seconds} | facts
     return history
-
-
-def _optimizers(model: Model, config: FitConfig) -> list[torch.optim.Optimizer]:
-    """Adam for the model, and one of its own for its critic if it has one."""
-    theirs = list(model.critic.parameters()) if isinstance(model, Adversarial) else []
-    ids = {id(p) for p in theirs}
-    groups = [([p for p in model.parameters() if id(p) not in ids], config.learning_rate)]
-    groups += [(theirs, config.critic_rate or config.learning_rate)] if theirs else []
-    return [torch.optim.Adam(group, lr=rate, weight_decay=config.weight_decay) for group, rate in groups]
-
-
-def _descend(optimizer: torch.optim.Optimizer, loss: Tensor, clip: float | None) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    if clip:
-        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip)
-    optimizer.step()
-
-
-def _turns(config: FitConfig, step: int) -> tuple[bool, bool]:
-    """Whether the model and whether its critic learns at this step."""
-    if config.critic_steps is None or step < config.pretrain:
-        return True, True
-    model = step % config.critic_steps == 0
-    return model, not model
-
-
-def _payment(config: FitConfig, step: int) -> float:
-    """The weight of the model's penalty: 0 in pre-training, then rising to 1 over the warm-up."""
-    if step < config.pretrain:
-        return 0.0
-    return min(1.0, (step - config.pretrain) / config.warm_up) if config.warm_up else 1.0
 
 
 @torch.no_grad()
@@ -295,7 +409,21 @@ def validate(
     batch_size: int = 512,
     counts: dict[Plate, Tensor] | None = None,
 ) -> dict[str, float]:
-    """Mean negative bound a cell ("val_loss") and its terms ("val_x", ...) in nats, with a fixed seed."""
+    """Mean negative bound a cell ("val_loss") and its terms ("val_x", ...) in nats, with a fixed seed.
+
+    Parameters
+    ----------
+    model
+        The model; it is in training mode afterwards.
+    data
+        Cells to validate on.
+    particles
+        Draws of the latent variables.
+    batch_size
+        Cells at a time; memory depends on it, and so do the draws.
+    counts
+        n_t of each shared plate; None gives the held-out bound.
+    """
     data, parameter = align(data, model), next(model.parameters())
     sums: dict[str, float] = {}
     with _seeds_restored(parameter.device):
@@ -312,7 +440,15 @@ def validate(
 
 
 def shared_counts(data: PerturbationData, device: torch.device, dtype: torch.dtype) -> dict[Plate, Tensor]:
-    """n_t of each shared plate: the number of cells of this split that share each row."""
+    """n_t of each shared plate: the number of cells of this split that share each row.
+
+    Parameters
+    ----------
+    data
+        The cells that are counted.
+    device, dtype
+        Where the counts are to be, and of which type.
+    """
     flagged = (data.qc != 0).sum(0)
     per_plate = {Plate.DOSE: data.n_treated, Plate.QC: flagged}
     return {plate: torch.as_tensor(n, device=device).to(dtype) for plate, n in per_plate.items()}
@@ -359,12 +495,16 @@ def _stop_if_broken(row: dict[str, float], state: TrainingState, config: FitConf
         )
 
 
-def _check_likelihood(model: Model, train: PerturbationData) -> None:
+def _check(model: Model, train: PerturbationData, val: PerturbationData | None, config: FitConfig) -> None:
     if not train.counts and (law := _likelihood(model, train)).support.is_discrete:
         raise ValueError(
             f"The training data are real-valued, but the likelihood is of counts ({type(law).__name__}); choose "
             "likelihood='normal' or 'normal_fixed_variance', or give counts."
         )
+    if config.critic and not isinstance(model, Adversarial):
+        raise ValueError(f"{type(model).__name__} has no critic, so the option critic would do nothing; leave it out.")
+    if val is None and config.validation == "as_published":
+        raise ValueError("validation is 'as_published', but there are no cells to validate on; give val.")
 
 
 @torch.no_grad()
@@ -374,15 +514,6 @@ def _likelihood(model: Model, data: PerturbationData) -> Likelihood:
     c = data.batch(slice(0, 1), parameter.dtype).condition.to(parameter.device)
     with _seeds_restored(parameter.device):
         return model.generate(Trace(1), c)
-
-
-def _check_critic(model: Model, config: FitConfig) -> None:
-    standard = FitConfig()
-    asked = [
-        k for k in ("critic_steps", "critic_rate", "pretrain", "warm_up") if getattr(config, k) != getattr(standard, k)
-    ]
-    if asked and not isinstance(model, Adversarial):
-        raise ValueError(f"{type(model).__name__} has no critic, so {', '.join(asked)} would do nothing; leave it out.")
 
 
 def _fingerprint(model: Model, train: PerturbationData, val: PerturbationData | None, config: FitConfig) -> dict:

@@ -45,7 +45,7 @@ def test_without_failing_cells_the_terms_are_those_of_sams_vae():
     assert (mine.pop("A") == 0).all() and set(mine) == set(theirs)
     for name in theirs:
         torch.testing.assert_close(mine[name], theirs[name], rtol=1e-5, atol=1e-4)
-    torch.testing.assert_close(cradle.weigh(b), torch.ones(len(clean)))
+    torch.testing.assert_close(cradle.likelihood_weights(b), torch.ones(len(clean)))
 
 
 @pytest.mark.parametrize("compose", ["concatenate", "sum"])
@@ -62,14 +62,14 @@ def test_the_weights_give_both_classes_the_same_say():
     data = make_data(quality=True)
     b = data.batch(slice(0, 50))
     failing = b.condition.qc[:, 0] != 0
-    w = new(data).weigh(b)
+    w = new(data).likelihood_weights(b)
     torch.testing.assert_close(w[failing].sum(), w[~failing].sum())
     torch.testing.assert_close(w.mean(), torch.tensor(1.0))
-    raw, share = new(data, as_published=True).weigh(b), failing.float().mean()
+    raw, share = new(data, as_published=True).likelihood_weights(b), failing.float().mean()
     torch.testing.assert_close(raw, torch.where(failing, 1 - share, share))
-    fixed = new(data, alpha=0.2).weigh(b)
+    fixed = new(data, alpha=0.2).likelihood_weights(b)
     torch.testing.assert_close(fixed[failing].mean() / fixed[~failing].mean(), torch.tensor(4.0))
-    torch.testing.assert_close(new(data).weigh(b[failing]), torch.ones(int(failing.sum())))
+    torch.testing.assert_close(new(data).likelihood_weights(b[failing]), torch.ones(int(failing.sum())))
 
 
 def law(model, x, b, q, switched):
@@ -132,12 +132,12 @@ def test_fit_subtracts_the_penalty_and_weighs_the_likelihood():
     b, active = present(data.batch(Order(90, 90, 0)(0)))
     q = posterior(model, b, 3, active)
     terms = log_weights(model, b, q, shared_counts(data, torch.device("cpu"), torch.float32))
-    expected = -sum((model.weigh(b) * v if k == "x" else v).mean() for k, v in terms.items())
+    expected = -sum((model.likelihood_weights(b) * v if k == "x" else v).mean() for k, v in terms.items())
     extra = model.penalty(b, q)["auxiliary"]
     assert row["auxiliary"] == pytest.approx(extra.item(), rel=1e-4)
     assert row["loss"] == pytest.approx((expected + extra).item(), rel=1e-5)
     warm = fit(new(data), data, None, FitConfig(steps=1, batch_size=90, progress=False, particles=3, kl_warmup=4))
-    assert warm.iloc[0]["loss"] == pytest.approx(-(model.weigh(b) * terms["x"]).mean().item(), rel=1e-5)
+    assert warm.iloc[0]["loss"] == pytest.approx(-(model.likelihood_weights(b) * terms["x"]).mean().item(), rel=1e-5)
 
 
 def test_what_it_cannot_do_is_said():

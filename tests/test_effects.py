@@ -306,7 +306,7 @@ def test_no_argument_is_ignored():
     asked = {"particles": 6, "readout": "mean", "hold": False, "as_published": True}
     assert not ignored(samslib.average_effects, base | {"particles": 4}, **same, **asked)
     few = base | {"draws": 3, "cells": 2}
-    assert not ignored(samslib.effects.posterior_effects, few, **same, draws=4, cells=4, readout="mean")
+    assert not ignored(samslib.posterior_effects, few, **same, draws=4, cells=4, readout="mean")
     assert not ignored(samslib.sample_cells, base | {"cells": 3}, **same, cells=4)
     assert not ignored(
         samslib.latents, base | {"model": make_model("sams_vae", make_data().summary())}, particles=3, seed=1

@@ -21,8 +21,8 @@ import samslib
 from samslib import BASELINES, MODELS, load, save
 from samslib.cells import Batch, Plate
 from samslib.distributions import Bernoulli, Beta
-from samslib.model import Adversarial, Auxiliary
-from samslib.nets import DoseCurves
+from samslib.model import Adversarial
+from samslib.models.cpa import DoseCurves
 from samslib.objective import elbo, iwelbo, log_weights, posterior, present
 from samslib.trace import Trace
 from samslib.training import prepare, shared_counts
@@ -101,8 +101,7 @@ def test_drawing_only_what_is_present_keeps_every_number(model, data):
     model.infer_cells(part, small)
     counts = counts_of(data)
     a, c = log_weights(model, b, whole, counts), log_weights(model, small, part, counts)
-    if isinstance(model, (Adversarial, Auxiliary)):
-        a, c = a | model.penalty(b, whole), c | model.penalty(small, part)
+    a, c = a | model.penalty(b, whole), c | model.penalty(small, part)
     if isinstance(model, Adversarial):
         a["critic"], c["critic"] = model.critic_loss(b, whole), model.critic_loss(small, part)
     for name in a:
@@ -130,9 +129,7 @@ def test_exogenous_latents_do_not_move_under_an_intervention(model, data):
 
 def test_every_parameter_gets_a_gradient(model, data):
     b, q = passes(model, data)
-    loss = -elbo(log_weights(model, b, q, counts_of(data))).mean()
-    if isinstance(model, Adversarial):
-        loss = loss + sum(model.penalty(b, q).values())
+    loss = -elbo(log_weights(model, b, q, counts_of(data))).mean() + sum(model.penalty(b, q).values())
     loss.backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
@@ -281,10 +278,9 @@ def test_no_option_is_ignored(name):
         b, q = passes(model, data, 2)
         terms = log_weights(model, b, q, counts_of(data))
         loss = [-elbo(terms).mean()]
-        if isinstance(model, Auxiliary):
-            loss += [(model.weigh(b) * terms["x"]).mean(), *model.penalty(b, q).values()]
+        loss += [(model.likelihood_weights(b) * terms["x"]).mean(), *model.penalty(b, q).values()]
         if isinstance(model, Adversarial):
-            loss += [*model.penalty(b, q).values(), model.critic_loss(b, q)]
+            loss.append(model.critic_loss(b, q))
         sum(loss).backward()
         return [*loss, *model.state_dict().values(), *(p.grad for p in model.parameters())]
 

@@ -8,7 +8,8 @@ from conftest import linear_data
 from torch.nn.functional import leaky_relu, one_hot
 
 import samslib
-from samslib.nets import DECODERS, CellEncoder, NormalTable, PointEncoder, Standardize, Trunk, effect_posterior
+from samslib.models.cpa import PointEncoder
+from samslib.nets import DECODERS, CellEncoder, NormalTable, Standardize, Trunk, effect_posterior
 
 
 def test_a_split_first_layer_is_the_concatenated_one():

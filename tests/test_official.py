@@ -9,6 +9,7 @@ import pytest
 import scipy.stats
 import torch
 from conftest import ROOT
+from replay import batch_of, replay
 
 from samslib import CPAVAE, SAMSVAE, BetaBernoulliSAMSVAE, ConditionalVAE, SVAEPlus, official
 from samslib.cells import Plate
@@ -32,7 +33,7 @@ def state(name: str) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("name", INDEX)
 def test_golden(name, record_property):
     expected = arrays(name)
-    ours = official.replay(INDEX[name], expected)
+    ours = replay(INDEX[name], expected)
     differences = {}
     for key, value in expected.items():
         if key.split("/")[0] not in INPUTS:
@@ -49,7 +50,7 @@ def test_golden_sees_a_wrong_weight():
     name = "sams_corrguide_correnc_L1"
     changed = arrays(name)
     changed["param/guide.embedding_encoder.mean_encoder.bias"] += 1e-4
-    assert np.abs(official.replay(INDEX[name], changed)["loss"] - changed["loss"]) > 1e-6
+    assert np.abs(replay(INDEX[name], changed)["loss"] - changed["loss"]) > 1e-6
 
 
 def test_lightning_prefixes_and_sizes_left_out():
@@ -217,7 +218,7 @@ def test_a_beta_posterior_is_loaded_and_replayed():
     shape, rng = given.pop("param/guide.param_dict.q_mask_logits").shape, np.random.default_rng(0)
     tables = {f"guide.param_dict.q_mask_probs_{k}": rng.uniform(0.3, 4, shape) for k in ("alpha", "beta")}
     given |= {f"param/{k}": v for k, v in tables.items()}
-    ours = official.replay(entry, given)
+    ours = replay(entry, given)
     density = scipy.stats.beta.logpdf(given["sample/mask_probs"], *tables.values())
     np.testing.assert_allclose(ours["logq/mask_probs"], density, atol=1e-10)
     np.testing.assert_allclose(ours["logp/mask_probs"], given["logp/mask_probs"], atol=1e-10)
@@ -226,7 +227,7 @@ def test_a_beta_posterior_is_loaded_and_replayed():
     model = official.model(entry, weights)
     draws = {"M": "sample_logit_soft/mask", "pi": "sample/mask_probs", "E": "sample/E", "z_basal": "sample/z_basal"}
     q = Trace(3, replay={k: torch.as_tensor(given[v]) for k, v in draws.items()})
-    b = official._batch({k: torch.as_tensor(v) for k, v in given.items()}, torch.float64)
+    b = batch_of({k: torch.as_tensor(v) for k, v in given.items()}, torch.float64)
     model.infer_shared(q)
     model.infer_cells(q, b)
     (-elbo(log_weights(model, b, q, {Plate.DOSE: torch.as_tensor(given["in/D_obs_counts"])})).mean()).backward()

@@ -130,7 +130,8 @@ def test_cpa_recovers_its_responses_at_doses_never_seen():
         truth.embedding.mul_(3 / truth.embedding.norm(dim=1, keepdim=True))
 
     data, truth, _ = draw(MODELS["cpa"], obs, 60.0, 0, curves, **size)
-    settings = {"steps": 600, "learning_rate": 0.007, "particles": 1, "pretrain": 50, "warm_up": 50}
+    settings = {"steps": 600, "learning_rate": 0.007, "particles": 1}
+    settings["critic"] = samslib.Schedule(pretrain=50, warm_up=50)
     model = trained(MODELS["cpa"], data, 0, settings, **size)
     dose = torch.cat([torch.zeros(1, 4), torch.kron(torch.eye(4), unseen[:, None])])
     c = data.batch(slice(0, len(dose))).condition.do(dose=dose, library=torch.full((1, 1), 60.0))

@@ -11,8 +11,8 @@ import torch
 from conftest import SMALL, LinearGaussian, make_data
 
 import samslib
-from samslib import FitConfig, fit, training
-from samslib.data.batches import STRETCH, Batches, Order
+from samslib import FitConfig, Schedule, checkpoint, fit, training
+from samslib.data.batches import STRETCH, Batches, Order, step_seed
 from samslib.distributions import Poisson
 
 QUICK = {"batch_size": 32, "progress": False, "learning_rate": 0.01}
@@ -43,6 +43,21 @@ def test_history_has_every_term_by_name(split):
     assert not history.attrs["interrupted"] and history.attrs["best_step"] in history.index
 
 
+def test_a_step_on_its_own_is_that_of_fit(split):
+    a, b = new_cpa(split[0]), new_cpa(split[0])
+    config = FitConfig(steps=4, kl_warmup=2, critic=Schedule(steps=2, pretrain=2), **QUICK)
+    fit(a, split[0], None, config)
+    counts = training.shared_counts(split[0], torch.device("cpu"), torch.float32)
+    step, batches = training.TrainingStep(b, config, counts), Batches(split[0], 32, seed=0)
+    seen = []
+    for i in range(4):
+        torch.manual_seed(step_seed(0, i))
+        seen.append(set(step(batches(i, torch.float32), i)))
+    assert same_weights(a, b)
+    model = {"loss", "x", "z_basal", "E", "adversary"}
+    assert seen == [model | {"critic"}, model | {"critic"}, model, {"critic"}]
+
+
 def test_training_learns(split):
     model = new_model(split[0])
     before = training.validate(model, split[1], 20)["val_loss"]
@@ -66,7 +81,7 @@ def test_stopped_and_resumed_is_bit_for_bit_the_run_that_was_not(split, tmp_path
 def test_a_resumed_run_still_has_its_best_weights_and_its_time(split, tmp_path, monkeypatch):
     """A rate so high that the second validation of four stays the best; a clock that ticks at each look."""
     clock = itertools.count()
-    monkeypatch.setattr(training.time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(checkpoint.time, "perf_counter", lambda: float(next(clock)))
     settings = {"validate_every": 2, **QUICK, "learning_rate": 0.1}
     whole, again = new_model(split[0]), new_model(split[0])
     assert fit(whole, *split, FitConfig(steps=8, **settings)).attrs["best_step"] == 4, "the case needs it"
@@ -255,7 +270,7 @@ def test_weight_decay_and_rates_reach_their_own_parameters(split):
     gradient."""
     model = new_cpa(split[0])
     start = {k: v.clone() for k, v in model.named_parameters()}
-    rates = {"learning_rate": 0.01, "critic_rate": 0.002, "weight_decay": 1e9}
+    rates = {"learning_rate": 0.01, "critic": Schedule(rate=0.002), "weight_decay": 1e9}
     fit(model, split[0], None, FitConfig(steps=1, batch_size=60, progress=False, **rates))
     for name, value in model.named_parameters():
         rate, ruled = 0.002 if name.startswith("critic") else 0.01, start[name] != 0
@@ -404,8 +419,6 @@ def test_a_folder_that_cannot_be_written_is_found_out_at_once(split, tmp_path):
 
 
 def test_a_disk_that_fills_up_does_not_cost_the_training(split, tmp_path, monkeypatch):
-    from samslib import checkpoint
-
     written, save_file = [], checkpoint.save_file
 
     def fills_up(*arguments, **options):
@@ -423,9 +436,9 @@ def test_a_disk_that_fills_up_does_not_cost_the_training(split, tmp_path, monkey
 # --- a model with a critic ----------------------------------------------------------------------------------
 
 SCHEDULES = {
-    "alternating": {"critic_steps": 3, "critic_rate": 0.02},
-    "pre-training": {"pretrain": 3, "warm_up": 6, "clip": 5.0},
-    "both": {"pretrain": 3, "warm_up": 6, "critic_steps": 2},
+    "alternating": {"critic": Schedule(steps=3, rate=0.02)},
+    "pre-training": {"critic": Schedule(pretrain=3, warm_up=6), "clip": 5.0},
+    "both": {"critic": Schedule(pretrain=3, warm_up=6, steps=2)},
 }
 
 
@@ -447,7 +460,7 @@ def test_with_a_critic_too_resuming_is_bit_for_bit(split, tmp_path, schedule, st
 
 
 def test_alternating_steps_move_one_part_at_a_time(split):
-    """With critic_steps=3: the model moves at steps 0 and 3, the critic at 1, 2, 4 and 5."""
+    """With a schedule of 3 steps: the model moves at steps 0 and 3, the critic at 1, 2, 4 and 5."""
     model, moved = new_cpa(split[0]), []
     last = {k: v.clone() for k, v in model.state_dict().items()}
 
@@ -458,30 +471,34 @@ def test_alternating_steps_move_one_part_at_a_time(split):
         last.update(now)
         return {}
 
-    history = fit(model, *split, FitConfig(steps=6, validate_every=1, critic_steps=3, **QUICK), monitor=compare)
+    settings = {"steps": 6, "validate_every": 1, **QUICK}
+    history = fit(model, *split, FitConfig(critic=Schedule(steps=3), **settings), monitor=compare)
     assert moved == ["model", "critic", "critic", "model", "critic", "critic"]
     assert list(history["loss"].notna()) == [True, False, False, True, False, False]
     assert list(history["critic"].notna()) == [False, True, True, False, True, True]
     moved.clear()
-    fit(new_cpa(split[0]), *split, FitConfig(steps=6, validate_every=1, critic_steps=3, pretrain=2, **QUICK), compare)
+    fit(new_cpa(split[0]), *split, FitConfig(critic=Schedule(steps=3, pretrain=2), **settings), compare)
     assert moved == ["both", "both", "critic", "model", "critic", "critic"]
 
 
 def test_the_penalty_is_off_in_pre_training_and_then_warms_up(split):
-    config = FitConfig(steps=8, validate_every=1, pretrain=2, warm_up=4, **QUICK)
+    config = FitConfig(steps=8, validate_every=1, critic=Schedule(pretrain=2, warm_up=4), **QUICK)
     rows = fit(new_cpa(split[0]), split[0], None, config)
     weight = (rows["loss"] + rows[["x", "z_basal", "E"]].sum(axis=1)) / rows["adversary"]
     np.testing.assert_allclose(weight, [0, 0, 0, 0.25, 0.5, 0.75, 1, 1], atol=1e-4)
     assert fit(new_cpa(split[0]), *split, config).attrs["best_step"] >= 6
+    rows = fit(new_cpa(split[0]), split[0], None, FitConfig(steps=3, validate_every=1, kl_warmup=2, **QUICK))
+    warm = np.array([0, 0.5, 1])
+    expected = -rows["x"] + warm * (rows["adversary"] - rows[["z_basal", "E"]].sum(axis=1))
+    np.testing.assert_allclose(rows["loss"], expected, rtol=1e-5)
 
 
 def test_a_critic_asked_for_where_there_is_none_is_refused(split):
-    for name, value in [("critic_steps", 3), ("critic_rate", 0.1), ("pretrain", 1), ("warm_up", 1)]:
-        with pytest.raises(ValueError, match=f"SAMSVAE has no critic, so {name} would do nothing"):
-            fit(new_model(split[0]), *split, FitConfig(steps=1, **QUICK, **{name: value}))
-    for name, value in [("critic_steps", 1), ("critic_rate", 0.0), ("pretrain", -1), ("warm_up", -1)]:
+    with pytest.raises(ValueError, match="SAMSVAE has no critic, so the option critic would do nothing"):
+        fit(new_model(split[0]), *split, FitConfig(steps=1, critic=Schedule(), **QUICK))
+    for name, value in [("steps", 1), ("rate", 0.0), ("pretrain", -1), ("warm_up", -1)]:
         with pytest.raises(ValueError, match=f"{name} is {value}"):
-            FitConfig(**{name: value})
+            Schedule(**{name: value})
 
 
 def test_settings_may_be_numpy_scalars_and_whole_floats(split, tmp_path):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch.nn.functional import one_hot
 
 from samslib.cells import Batch, Condition, DataSummary, Plate
 from samslib.models import MODELS
-from samslib.objective import elbo, log_weights, posterior, present
+from samslib.training import FitConfig, TrainingStep
 
 GENES, PERTURBATIONS, CELLS, PARTICLES, LATENT, WIDTH = 1187, 722, 512, 5, 100, 400
 
@@ -42,13 +43,7 @@ def example(
     return summary, batch, torch.full((perturbations,), 100.0, device=device)
 
 
-def our_step(model, batch, counts, particles=PARTICLES):
-    b, active = present(batch)
-    q = posterior(model, b, particles, active)
-    return -elbo(log_weights(model, b, q, {Plate.DOSE: counts})).mean()
-
-
-def textbook_step(model, batch, counts):
+def textbook_loss(model, batch, counts):
     """The same loss for SAMS-VAE with the correlated posterior, or for CPA-VAE, from their equations."""
     x, dose, library = batch.x, batch.condition.dose, batch.condition.library
     P, n, T = PARTICLES, len(x), dose.shape[1]
@@ -98,16 +93,30 @@ def plain_normal(net, inputs):
     return Normal(net.mean(h), (net.log_var(h).exp() + 1e-4).sqrt())
 
 
-def seconds(step, model, batch, counts, optimizer) -> float:
+def seconds(step: Callable[[Batch], Any], batch: Batch) -> float:
     if batch.x.is_cuda:
         torch.cuda.synchronize()
     start = time.perf_counter()
-    optimizer.zero_grad()
-    step(model, batch, counts).backward()
-    optimizer.step()
+    step(batch)
     if batch.x.is_cuda:
         torch.cuda.synchronize()
     return time.perf_counter() - start
+
+
+def compare(model, batch: Batch, counts: torch.Tensor, steps: int) -> tuple[float, float]:
+    """Median seconds of a textbook step and of one of ours; they take turns, and the first two of each warm up."""
+    config = FitConfig(particles=PARTICLES)
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+
+    def textbook(batch):
+        optimizer.zero_grad()
+        textbook_loss(model, batch, counts).backward()
+        optimizer.step()
+
+    ours = TrainingStep(model, config, {Plate.DOSE: counts})
+    times = [(seconds(textbook, batch), seconds(ours, batch)) for _ in range(steps + 2)]
+    plain, our = zip(*times[2:], strict=True)
+    return statistics.median(plain), statistics.median(our)
 
 
 def main() -> None:
@@ -125,14 +134,7 @@ def main() -> None:
         kind = MODELS[name]
         torch.manual_seed(1)
         model = kind(summary, **dict[str, Any](latent=LATENT)).to(options.device)
-        optimizer = torch.optim.Adam(model.parameters(), lr=3e-4, weight_decay=1e-6)
-        times: dict = {textbook_step: [], our_step: []}
-        for i in range(options.steps + 2):  # the two kinds take turns; the first two rounds warm up
-            for step, kept in times.items():
-                took = seconds(step, model, batch, counts, optimizer)
-                if i >= 2:
-                    kept.append(took)
-        plain, ours = (statistics.median(t) for t in times.values())
+        plain, ours = compare(model, batch, counts, options.steps)
         print(f"{name:<12}{plain:>12.3f}{ours:>12.3f}{ours / plain:>8.2f}")
 
 

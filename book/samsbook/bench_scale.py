@@ -105,8 +105,7 @@ def compare(path: Path, subset: int) -> None:
 
     import samslib
     from samslib.data.batches import Batches
-    from samslib.objective import elbo, log_weights, posterior, present
-    from samslib.training import shared_counts
+    from samslib.training import TrainingStep, shared_counts
 
     disk = samslib.PerturbationData.from_anndata(ad.read_h5ad(path, backed="r"))
     disk = disk.split(samslib.splits.random(seed=0))[0]
@@ -116,8 +115,8 @@ def compare(path: Path, subset: int) -> None:
     for name, (latent, width, particles) in SIZES.items():
         torch.manual_seed(1)
         model = samslib.SAMSVAE(summary, latent=latent, encoder_width=width, decoder_width=width)
-        optimizer = torch.optim.Adam(model.parameters(), lr=3e-4)
         counts = shared_counts(memory, torch.device("cpu"), torch.float32)
+        train = TrainingStep(model, samslib.FitConfig(particles=particles), counts)
         sources = {kind: Batches(part, 512, 0) for kind, part in (("memory", memory), ("disk", disk))}
         steps = sources["disk"].order.window // 512
         took: dict[str, list[float]] = {kind: [] for kind in sources}
@@ -125,11 +124,7 @@ def compare(path: Path, subset: int) -> None:
         for step in range(steps + 1):
             for kind, batches in sources.items():
                 start = time.perf_counter()
-                optimizer.zero_grad()
-                b, active = present(batches(step, torch.float32))
-                q = posterior(model, b, particles, active)
-                (-elbo(log_weights(model, b, q, counts))).mean().backward()
-                optimizer.step()
+                train(batches(step, torch.float32))
                 took[kind].append(time.perf_counter() - start)
         usual = statistics.median(took["memory"])
         # Means on both sides, for what a window costs falls on its first step; the last step opens a second window.

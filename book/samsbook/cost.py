@@ -15,12 +15,13 @@ from typing import Any
 
 import pandas as pd
 import torch
-from bench import example, our_step
+from bench import example
 
 from samsbook import grid
 from samsbook.results import write_results
-from samslib.cells import Pseudobulk
+from samslib.cells import Plate, Pseudobulk
 from samslib.models import BASELINES, CPAVAE, SAMSVAE, ConditionalVAE, SVAEPlus
+from samslib.training import FitConfig, TrainingStep
 from samslib.validation import choose_device
 
 # Genes, perturbations, perturbations with every combination as its own; the ledger says where each number is from.
@@ -50,14 +51,12 @@ def seconds_a_step(p: dict[str, Any], shape: tuple[int, int], device: str, steps
     sizes |= {"embedding_width": p.get("embedding_width", p["width"])}
     torch.manual_seed(0)
     model = kind(summary, **(kind.accepted(sizes) | options)).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-4, weight_decay=1e-6)
+    step = TrainingStep(model, FitConfig(particles=p["particles"]), {Plate.DOSE: counts})
     clock = time.perf_counter if device.startswith("cuda") else time.process_time
     times = []
     for _ in range(steps + 2):  # two to warm up
         start = clock()
-        optimizer.zero_grad()
-        our_step(model, batch, counts, p["particles"]).backward()
-        optimizer.step()
+        step(batch)
         if device.startswith("cuda"):
             torch.cuda.synchronize()
         times.append(clock() - start)

@@ -28,7 +28,7 @@ from sklearn.preprocessing import StandardScaler
 
 import samslib
 from samsbook.results import root, write_results
-from samslib import FitConfig, PerturbationData, fit, latents
+from samslib import FitConfig, PerturbationData, Schedule, fit, latents
 
 CPA: dict[str, Any] = {"latent": 6, "encoder_width": 32, "encoder_layers": 1, "decoder_width": 32, "decoder_layers": 1}
 CRADLE: dict[str, Any] = {
@@ -89,8 +89,8 @@ def perturbation_probe(seed: int, adversary_weight: float, held_out: int = 1000)
     torch.manual_seed(seed)
     model = samslib.CPA(train.summary(), adversary_weight=adversary_weight, adversary_layers=2, **CPA)
     config = FitConfig(
-        steps=300, pretrain=60, warm_up=60, learning_rate=5e-3, batch_size=200, particles=1, seed=seed, progress=False,
-        device="cpu",
+        steps=300, critic=Schedule(pretrain=60, warm_up=60), learning_rate=5e-3, batch_size=200, particles=1, seed=seed,
+        progress=False, device="cpu",
     )  # fmt: skip
     fit(model, train, None, config)
     z = [latents(model, part, particles=1)["z_basal"] for part in (train, test)]

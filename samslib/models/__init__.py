@@ -32,15 +32,3 @@ BASELINES: dict[str, type[Model]] = {
     "latent_additive": LatentAdditive,
     "decoder_only": DecoderOnly,
 }
-
-__all__ = [
-    "BASELINES",
-    "CPA",
-    "CPAVAE",
-    "CRADLEVAE",
-    "MODELS",
-    "SAMSVAE",
-    "BetaBernoulliSAMSVAE",
-    "ConditionalVAE",
-    "SVAEPlus",
-]

@@ -32,8 +32,20 @@ class ClosedForm(WithoutLatents):
     """Abstract: x ~ NB(library * softmax(log share of the controls + D change), concentration by moments).
 
     Shares are those of each condition's summed counts, `pseudocount` added to every gene. `averages`: a cell has the
-    mean, not the sum, of its perturbations' changes. Raises ValueError for an option that is not above 0, and for a
-    summary without pseudobulk or without control or perturbed cells.
+    mean, not the sum, of its perturbations' changes.
+
+    Parameters
+    ----------
+    summary
+        `data.summary(train, pseudobulk=True)`.
+    arguments
+        The subclass's options by name, `pseudocount` among them; all must be positive.
+
+    Raises
+    ------
+    ValueError
+        For an option that is not above 0, and for a summary without pseudobulk or without control or perturbed
+        cells.
     """
 
     needs = ("pseudobulk",)
@@ -65,7 +77,15 @@ class ClosedForm(WithoutLatents):
 
 @final
 class ControlMean(ClosedForm):
-    """No perturbation does anything."""
+    """No perturbation does anything.
+
+    Parameters
+    ----------
+    summary
+        `data.summary(train, pseudobulk=True)`.
+    pseudocount
+        Added to every gene's summed count of every condition before shares are taken.
+    """
 
     source = STANDARD
 
@@ -78,7 +98,15 @@ class ControlMean(ClosedForm):
 
 @final
 class PerturbationMean(ClosedForm):
-    """All perturbations and combinations do the same: the mean share over training conditions, each counted once."""
+    """All perturbations and combinations do the same: the mean share over training conditions, each counted once.
+
+    Parameters
+    ----------
+    summary
+        `data.summary(train, pseudobulk=True)`.
+    pseudocount
+        Added to every gene's summed count of every condition before shares are taken.
+    """
 
     source, averages = STANDARD, True
 
@@ -94,6 +122,13 @@ class Additive(ClosedForm):
     """Log fold changes of single perturbations add up, each times its dose: the strong baseline for combinations.
 
     One that was never trained on alone counts as without effect, with a warning when the model is made.
+
+    Parameters
+    ----------
+    summary
+        `data.summary(train, pseudobulk=True)`.
+    pseudocount
+        Added to every gene's summed count of every condition before shares are taken.
     """
 
     source = STANDARD
@@ -114,7 +149,15 @@ class Additive(ClosedForm):
 class Linear(ClosedForm):
     """Ridge regression of log fold changes on doses, without intercept; a condition weighs as many as its cells.
 
-    As `ridge`, in cells, falls to 0 this is the additive baseline, if no combination is trained on.
+    Parameters
+    ----------
+    summary
+        `data.summary(train, pseudobulk=True)`.
+    ridge
+        Strength of the ridge penalty, in cells. As it falls to 0 this is the additive baseline, if no
+        combination is trained on.
+    pseudocount
+        Added to every gene's summed count of every condition before shares are taken.
     """
 
     source = f"{PERTURBENCH}, linear additive"
@@ -131,7 +174,24 @@ class Linear(ClosedForm):
 
 @final
 class LatentAdditive(WithoutLatents):
-    """x ~ likelihood(decoder(D E), library): a vector a perturbation, added up before the decoder; control is at 0."""
+    """x ~ likelihood(decoder(D E), library): a vector a perturbation, added up before the decoder; control is at 0.
+
+    Parameters
+    ----------
+    summary
+        Names and statistics of the training cells, `data.summary(train)`; they fix the sizes G, T, C and Q.
+    latent
+        Number of latent axes, K.
+    likelihood
+        Law of expression given the decoder's output: "negative_binomial", "zero_inflated_negative_binomial" or
+        "poisson" for counts, "normal" or "normal_fixed_variance" for real values (`samslib.nets.DECODERS`).
+    decoder_layers, decoder_width
+        Layers, and units a layer, of the decoder's network.
+    embedding_initial_spread
+        Standard deviation of the entries of E at the start of training.
+    seed
+        Of the initial weights; None draws them from the global random stream.
+    """
 
     source = f"{PERTURBENCH}, latent additive"
 
@@ -153,7 +213,20 @@ class LatentAdditive(WithoutLatents):
 
 @final
 class DecoderOnly(WithoutLatents):
-    """x ~ likelihood(decoder(D), library): a network of the doses and nothing else."""
+    """x ~ likelihood(decoder(D), library): a network of the doses and nothing else.
+
+    Parameters
+    ----------
+    summary
+        Names and statistics of the training cells, `data.summary(train)`; they fix the sizes G, T, C and Q.
+    likelihood
+        Law of expression given the decoder's output: "negative_binomial", "zero_inflated_negative_binomial" or
+        "poisson" for counts, "normal" or "normal_fixed_variance" for real values (`samslib.nets.DECODERS`).
+    decoder_layers, decoder_width
+        Layers, and units a layer, of the decoder's network.
+    seed
+        Of the initial weights; None draws them from the global random stream.
+    """
 
     source = f"{PERTURBENCH}, decoder only"
 

@@ -14,12 +14,34 @@ from samslib.validation import choose
 
 @final
 class ConditionalVAE(Model):
-    """x ~ likelihood(decoder([z, d]), library) with z ~ N(0, I): the network is told the doses d and does the rest.
+    """x ~ likelihood(decoder([z, d]), library) with z ~ N(0, I): the doses d are inputs of the networks.
 
     Nothing is shared by cells but the weights, so a perturbation has neither a mask nor an embedding with a law.
     Posterior: q(z | x, d).
 
-    Raises ValueError for an unknown likelihood or normalization.
+    Parameters
+    ----------
+    summary
+        Names and statistics of the training cells, `data.summary(train)`; they fix the sizes G, T, C and Q.
+    latent
+        Number of latent axes, K.
+    likelihood
+        Law of expression given the decoder's output: "negative_binomial", "zero_inflated_negative_binomial" or
+        "poisson" for counts, "normal" or "normal_fixed_variance" for real values (`samslib.nets.DECODERS`).
+    encoder_layers, encoder_width
+        Layers, and units a layer, of the network that encodes a cell.
+    decoder_layers, decoder_width
+        Layers, and units a layer, of the decoder's network.
+    normalization
+        What the encoder reads: "log" is log(1 + x) and "raw" is x, each standardised by gene with the training
+        cells' mean and standard deviation; None is x as it is.
+    seed
+        Of the initial weights; None draws them from the global random stream.
+
+    Raises
+    ------
+    ValueError
+        For an unknown likelihood or normalization.
     """
 
     exogenous = ("z",)

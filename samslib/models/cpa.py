@@ -4,30 +4,193 @@ from typing import final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from samslib.cells import Batch, Condition, DataSummary, Plate
 from samslib.distributions import Likelihood, Point, standard_normal
 from samslib.model import Adversarial, seeded
-from samslib.nets import DECODERS, CellEncoder, Classifier, Critic, DoseCurves, PointEncoder
+from samslib.nets import DECODERS, CellEncoder, Standardize, Trunk
 from samslib.trace import Trace
 from samslib.validation import at_least, choose
+
+
+class PointEncoder(nn.Module):
+    """A deterministic encoder: x (n, G) -> all mass on one z (n, K).
+
+    Parameters
+    ----------
+    summary
+        Names and statistics of the training cells, `data.summary(train)`; they fix the sizes G, T, C and Q.
+    latent
+        Number of latent axes, K.
+    width, layers
+        Units a layer, and layers, of its network.
+    normalization
+        What the encoder reads: "log" is log(1 + x) and "raw" is x, each standardised by gene with the training
+        cells' mean and standard deviation; None is x as it is.
+    """
+
+    def __init__(self, summary: DataSummary, latent: int, width: int, layers: int, normalization: str | None):
+        super().__init__()
+        self.normalize = Standardize(normalization, summary)
+        self.trunk, self.value = Trunk((len(summary.genes),), width, layers), nn.Linear(width, latent)
+
+    def forward(self, x: Tensor) -> Point:
+        return Point(self.value(self.trunk(self.normalize(x))))
+
+
+class DoseCurves(nn.Module):
+    """dose (n, rows) -> f_t(dose) (n, rows), one curve a perturbation, 0 at dose 0.
+
+    "linear": the dose itself. "sigm": sigmoid(slope dose + bias) - sigmoid(bias), and "logsigm" the same of
+    log(1 + dose), with slope and bias a perturbation. "network": the sigmoid of a network of the dose and of which
+    perturbation it is, for doses other than 0 (so it may jump at 0).
+
+    Parameters
+    ----------
+    kind
+        Which curve, as above.
+    rows
+        Number of perturbations, T.
+    width, layers
+        Units a layer, and layers, of the network, for "network" only.
+
+    Raises
+    ------
+    ValueError
+        For another kind.
+    """
+
+    KINDS = ("linear", "sigm", "logsigm", "network")
+
+    def __init__(self, kind: str, rows: int, width: int = 128, layers: int = 2):
+        super().__init__()
+        self.kind, self.size = choose("dose_curve", kind, self.KINDS), rows
+        if kind == "network":
+            self.trunk, self.value = Trunk((1, rows), width, layers), nn.Linear(width, 1)
+        elif kind != "linear":
+            self.slope, self.bias = nn.Parameter(torch.ones(rows)), nn.Parameter(torch.zeros(rows))
+
+    def forward(self, dose: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
+        if self.kind == "linear":
+            return dose
+        if self.kind == "network":
+            cell, column = dose.nonzero(as_tuple=True)
+            which = torch.arange(self.size, device=dose.device)[rows][column]
+            value = self.value(self.trunk(dose[cell, column, None], which)).squeeze(-1).sigmoid()
+            return torch.zeros_like(dose).index_put((cell, column), value)
+        slope, bias = self.slope[rows], self.bias[rows]
+        amount = dose.log1p() if self.kind == "logsigm" else dose
+        return (slope * amount + bias).sigmoid() - bias.sigmoid()
+
+
+class Classifier(nn.Module):
+    """z (n, K) -> logits (n, outputs). z is standardised within the batch, so that rescaling cannot fool the critic.
+
+    Parameters
+    ----------
+    inputs
+        Latent axes, K.
+    outputs
+        Logits for each cell.
+    width, layers
+        Units a layer, and layers, of its network.
+    """
+
+    def __init__(self, inputs: int, outputs: int, width: int, layers: int):
+        super().__init__()
+        self.trunk, self.logits = Trunk((inputs,), width, layers), nn.Linear(width, outputs)
+
+    @staticmethod
+    def standardize(z: Tensor) -> Tensor:
+        return (z - z.mean(0)) * (z.var(0, unbiased=False) + 1e-10).rsqrt()
+
+    def forward(self, standardized: Tensor) -> Tensor:
+        return self.logits(self.trunk(standardized))
+
+
+class Critic(nn.Module):
+    """Reads from z (n, K) which perturbations a cell had, a yes or no each, and its level of each covariate.
+
+    Parameters
+    ----------
+    summary
+        Names and statistics of the training cells, `data.summary(train)`; they fix the sizes G, T, C and Q.
+    latent
+        Number of latent axes, K.
+    width, layers
+        Units a layer, and layers, of each classifier.
+    """
+
+    def __init__(self, summary: DataSummary, latent: int, width: int, layers: int):
+        super().__init__()
+        levels: dict[str, list[int]] = {}
+        for column, name in enumerate(summary.covariates):
+            levels.setdefault(name.split("=")[0], []).append(column)
+        self.levels = [columns for columns in levels.values() if len(columns) > 1]
+        sizes = (len(summary.perturbations), *map(len, self.levels))
+        self.heads = nn.ModuleList(Classifier(latent, size, width, layers) for size in sizes)
+
+    def forward(self, standardized: Tensor) -> list[Tensor]:
+        return [head(standardized) for head in self.heads]
+
+    def cross_entropy(self, logits: list[Tensor], touched: Tensor, covariate: Tensor) -> Tensor:
+        """Scalar, nats a cell, summed over what is read; touched (n, T) is 0 or 1, covariate (n, C) one-hot."""
+        loss = binary_cross_entropy_with_logits(logits[0], touched, reduction="none").sum(1).mean()
+        for one, columns in zip(logits[1:], self.levels, strict=True):
+            loss = loss + cross_entropy(one, covariate[:, columns])
+        return loss
 
 
 @final
 class CPA(Adversarial):
     """z = z_basal + sum_t f_t(d_t) E_t + sum_c U_c: a basal state from which adversaries have driven the perturbation.
 
-    f_t is a dose curve ("linear", "sigm", "logsigm" or "network", see `nets.DoseCurves`), 0 at dose 0; E_t and U_c,
+    f_t is a dose curve ("linear", "sigm", "logsigm" or "network", see `DoseCurves`), 0 at dose 0; E_t and U_c,
     one vector a perturbation and one a level of each covariate, are parameters (E is written as a latent variable with
     a single value). x ~ likelihood(decoder(z), library); published are "normal", "negative_binomial" and
     "zero_inflated_negative_binomial". The encoder sees x alone and gives one z_basal, or a Normal if `variational`;
-    either way z_basal is charged under N(0, I).
+    either way its prior is N(0, I).
     The critic has one classifier for the perturbations (a yes or no each) and one for each covariate of two levels or
     more. It lowers its cross-entropy, in nats a cell, plus `gradient_penalty` times the mean squared slope of its
-    summed logits; the rest of the model is paid `adversary_weight` times the cross-entropy. With one particle a step
-    nothing is lost unless `variational`. FitConfig says when which part learns.
+    summed logits; the rest of the model is trained to raise the cross-entropy, with weight `adversary_weight`. One
+    particle a step suffices unless `variational`. `FitConfig(critic=Schedule(...))` says when which part learns.
 
-    Raises ValueError for an unknown likelihood, dose_curve or normalization, or a weight below 0.
+    Parameters
+    ----------
+    summary
+        Names and statistics of the training cells, `data.summary(train)`; they fix the sizes G, T, C and Q.
+    latent
+        Number of latent axes, K.
+    likelihood
+        Law of expression given the decoder's output: "negative_binomial", "zero_inflated_negative_binomial" or
+        "poisson" for counts, "normal" or "normal_fixed_variance" for real values (`samslib.nets.DECODERS`).
+    dose_curve
+        f_t: "linear", "sigm", "logsigm" or "network" (see `DoseCurves`).
+    variational
+        The encoder gives a Normal of z_basal, and not one value.
+    adversary_weight
+        Weight of the critic's cross-entropy in the penalty, 0 or above.
+    gradient_penalty
+        Weight of the mean squared slope in the critic's loss, 0 or above.
+    encoder_layers, encoder_width
+        Layers, and units a layer, of the network that encodes a cell.
+    decoder_layers, decoder_width
+        Layers, and units a layer, of the decoder's network.
+    adversary_layers, adversary_width
+        Layers, and units a layer, of each of the critic's classifiers.
+    dose_layers, dose_width
+        Layers, and units a layer, of the dose curves' network, for "network" only.
+    normalization
+        What the encoder reads: "log" is log(1 + x) and "raw" is x, each standardised by gene with the training
+        cells' mean and standard deviation; None is x as it is.
+    seed
+        Of the initial weights; None draws them from the global random stream.
+
+    Raises
+    ------
+    ValueError
+        For an unknown likelihood, `dose_curve` or normalization, or a weight below 0.
     """
 
     exogenous = ("z_basal",)
@@ -49,11 +212,8 @@ class CPA(Adversarial):
         self.embedding = nn.Parameter(torch.randn(T, latent))
         self.covariate_embedding = nn.Parameter(torch.randn(C, latent)) if C else None
         self.dose_curves = DoseCurves(dose_curve, T, dose_width, dose_layers)
-        self.encoder: nn.Module = (
-            CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, ())
-            if variational
-            else PointEncoder(summary, latent, encoder_width, encoder_layers, normalization)
-        )
+        encoder = CellEncoder if variational else PointEncoder
+        self.encoder: nn.Module = encoder(summary, latent, encoder_width, encoder_layers, normalization)
         self.decoder = choose("likelihood", likelihood, DECODERS)(latent, G, decoder_width, decoder_layers)
         self.critic: Critic = Critic(summary, latent, adversary_width, adversary_layers)
 

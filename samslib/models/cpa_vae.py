@@ -17,7 +17,35 @@ class CPAVAE(Model):
     It shares CPA's additive latent space, but has neither its adversary nor its dose curves. Posterior: q(E) a table,
     q(z_basal | x) with the cell's sampled shift D E as a second input if `encoder_offset`.
 
-    Raises ValueError for an unknown likelihood or normalization.
+    Parameters
+    ----------
+    summary
+        Names and statistics of the training cells, `data.summary(train)`; they fix the sizes G, T, C and Q.
+    latent
+        Number of latent axes, K.
+    likelihood
+        Law of expression given the decoder's output: "negative_binomial", "zero_inflated_negative_binomial" or
+        "poisson" for counts, "normal" or "normal_fixed_variance" for real values (`samslib.nets.DECODERS`).
+    embedding_scale
+        Standard deviation of the prior of each entry of E.
+    encoder_layers, encoder_width
+        Layers, and units a layer, of the network that encodes a cell.
+    decoder_layers, decoder_width
+        Layers, and units a layer, of the decoder's network.
+    encoder_offset
+        Whether q(z_basal) also sees the cell's sampled shift, or x alone.
+    normalization
+        What the encoder reads: "log" is log(1 + x) and "raw" is x, each standardised by gene with the training
+        cells' mean and standard deviation; None is x as it is.
+    embedding_initial_spread, embedding_initial_scale
+        q(E) starts with means drawn from N(0, spread^2) and with this standard deviation.
+    seed
+        Of the initial weights; None draws them from the global random stream.
+
+    Raises
+    ------
+    ValueError
+        For an unknown likelihood or normalization.
     """
 
     exogenous = ("z_basal",)
@@ -34,8 +62,8 @@ class CPAVAE(Model):
         T, G = len(summary.perturbations), len(summary.genes)
         self.embedding_scale, self.encoder_offset = embedding_scale, encoder_offset
         self.embedding = NormalTable(T, latent, embedding_initial_spread, embedding_initial_scale)
-        shift = (latent,) * encoder_offset
-        self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, shift)
+        extras = (latent,) if encoder_offset else ()
+        self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, extras)
         self.decoder = choose("likelihood", likelihood, DECODERS)(latent, G, decoder_width, decoder_layers)
 
     def generate(self, t: Trace, c: Condition) -> Likelihood:
@@ -49,5 +77,8 @@ class CPAVAE(Model):
         t.sample("E", self.embedding(t.rows(Plate.DOSE)), Plate.DOSE)
 
     def infer_cells(self, t: Trace, b: Batch) -> None:
-        shift = (b.condition.dose @ t["E"],) * self.encoder_offset
-        t.sample("z_basal", self.encoder(b.x, *shift), Plate.CELL)
+        if self.encoder_offset:
+            law = self.encoder(b.x, b.condition.dose @ t["E"])
+        else:
+            law = self.encoder(b.x)
+        t.sample("z_basal", law, Plate.CELL)

@@ -8,31 +8,71 @@ from torch.distributions import kl_divergence
 
 from samslib.cells import Batch, Condition, DataSummary, Plate
 from samslib.distributions import Bernoulli, Likelihood, Normal, StraightThroughBernoulli, standard_normal
-from samslib.model import Auxiliary, Model, seeded
+from samslib.model import Model, seeded
 from samslib.nets import DECODERS, CellEncoder, NormalNet, NormalOfMask
 from samslib.trace import Trace
 from samslib.validation import above, at_least, choose
 
 
 @final
-class CRADLEVAE(Model, Auxiliary):
+class CRADLEVAE(Model):
     """x ~ likelihood(decoder([z_basal, D (E * M), q A]), library), q the 0/1 flag of a cell that fails.
 
     Generative model: z_basal, M and E as in SAMS-VAE; A ~ N(0, embedding_scale^2), one artifact for all failing cells.
-    The three parts are concatenated (`compose` "concatenate") or added ("sum"); an intervention sets q = 0.
+    An intervention sets q = 0.
     Posterior: that of SAMS-VAE ("correlated"); q(A) a network of a constant input; q(z_basal | x, D (E * M), q A).
     Training adds two things to the bound. Likelihood terms are weighed in proportion to `alpha` for passing and to
     1 - alpha for failing cells; alpha, the batch's share of failing cells unless set, gives both classes the same say.
     And auxiliary_weight * KL(q(z_basal | twin, flag switched) || q(z_basal | x, flag)), the mean over the batch, is
     subtracted: a cell and its twin, the same cell in the other class, have one basal state. A cell whose twin is all
     zero (none was found) counts as 0.
-    as_published: weights alpha and 1 - alpha as they are, not of mean 1; twins of `with_twins(..., as_published=True)`;
-    both encoded with the flag switched, and in place of the divergence -1/2 sum [1 + log v1 - log v2 - (m1 - m2)^2
-    - v1 / v2], a sum over the batch, of two draws of what cells share.
-    The published auxiliary_weight (0.05 to 0.5) times its batch of 512 compares with ours, which is for each cell.
 
-    Raises ValueError for an unknown likelihood, compose or normalization, a mask_prior or alpha outside (0, 1), a
-    negative auxiliary_weight, data without exactly one quality flag, and for training without twins.
+    Parameters
+    ----------
+    summary
+        Names and statistics of the training cells, `data.summary(train)`; they fix the sizes G, T, C and Q.
+    latent
+        Number of latent axes, K.
+    likelihood
+        Law of expression given the decoder's output: "negative_binomial", "zero_inflated_negative_binomial" or
+        "poisson" for counts, "normal" or "normal_fixed_variance" for real values (`samslib.nets.DECODERS`).
+    compose
+        How the three parts enter the decoder: "concatenate" them, or "sum".
+    mask_prior
+        Prior probability that an entry of a mask is 1, strictly between 0 and 1.
+    embedding_scale
+        Standard deviation of the priors of E and A.
+    encoder_layers, encoder_width
+        Layers, and units a layer, of the network that encodes a cell.
+    decoder_layers, decoder_width
+        Layers, and units a layer, of the decoder's network.
+    embedding_layers, embedding_width
+        Layers, and units a layer, of the networks of q(E | M) and q(A).
+    temperature
+        Of the relaxed mask, whose gradient stands in for that of the 0/1 mask.
+    normalization
+        What the encoder reads: "log" is log(1 + x) and "raw" is x, each standardised by gene with the training
+        cells' mean and standard deviation; None is x as it is.
+    mask_initial_logit
+        Log-odds, at the start of training, that an entry of a mask is 1.
+    alpha
+        Weight of passing against failing cells, strictly between 0 and 1; None takes the batch's share of
+        failing cells.
+    auxiliary_weight
+        Weight of the auxiliary term, which is in nats a cell, 0 or above; with 0, no twins are needed. The
+        published 0.05 to 0.5 times its batch of 512 compares with it.
+    as_published
+        Weights alpha and 1 - alpha as they are, not of mean 1; twins of `with_twins(..., as_published=True)`;
+        both encoded with the flag switched and with two draws of what cells share; and in place of the
+        divergence -1/2 sum [1 + log v1 - log v2 - (m1 - m2)^2 - v1 / v2], a sum over the batch.
+    seed
+        Of the initial weights; None draws them from the global random stream.
+
+    Raises
+    ------
+    ValueError
+        For an unknown likelihood, `compose` or normalization, a `mask_prior` or `alpha` outside (0, 1), a
+        negative `auxiliary_weight`, data without exactly one quality flag, and for training without twins.
     """
 
     exogenous = ("z_basal",)
@@ -85,7 +125,7 @@ class CRADLEVAE(Model, Auxiliary):
     def infer_cells(self, t: Trace, b: Batch) -> None:
         t.sample("z_basal", self.encoder(b.x, *_shifts(t, b.condition)), Plate.CELL)
 
-    def weigh(self, b: Batch) -> Tensor:
+    def likelihood_weights(self, b: Batch) -> Tensor:
         failing = b.condition.qc[:, 0]
         alpha = failing.mean() if self.alpha is None else failing.new_tensor(self.alpha)
         if self.as_published:

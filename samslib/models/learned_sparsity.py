@@ -20,11 +20,53 @@ class BetaBernoulliSAMSVAE(Model):
     Generative model: pi ~ Beta(mask_alpha, mask_beta) and M ~ Bernoulli(pi) for each perturbation and axis; the rest
     is SAMS-VAE. Posterior: q(pi) one value ("point") or a Beta ("beta": its parameters are exponentials, so positive;
     the published ones are free and may turn negative); q(M | pi) = Bernoulli(pi), straight-through, so that M's term
-    cancels and pi pays for sparsity; q(E) and q(z_basal | x) as in SAMS-VAE. Training starts from pi at
+    cancels and sparsity costs through pi alone; q(E) and q(z_basal | x) as in SAMS-VAE. Training starts from pi at
     sigmoid(mask_initial_logit), or from Beta(mask_initial_alpha, mask_initial_beta).
     The published posteriors are point with either q(E), and beta with mean_field.
 
-    Raises ValueError for an unknown likelihood, posterior or normalization, or a prior parameter that is not positive.
+    Parameters
+    ----------
+    summary
+        Names and statistics of the training cells, `data.summary(train)`; they fix the sizes G, T, C and Q.
+    latent
+        Number of latent axes, K.
+    likelihood
+        Law of expression given the decoder's output: "negative_binomial", "zero_inflated_negative_binomial" or
+        "poisson" for counts, "normal" or "normal_fixed_variance" for real values (`samslib.nets.DECODERS`).
+    posterior
+        q(E): "correlated" is a network of the sampled mask, "mean_field" a table that does not see it.
+    mask_posterior
+        q(pi): "point" is one value for each entry, "beta" a Beta distribution.
+    mask_alpha, mask_beta
+        Of the Beta prior of pi, positive; the prior mean is alpha / (alpha + beta).
+    embedding_scale
+        Standard deviation of the prior of each entry of E.
+    encoder_layers, encoder_width
+        Layers, and units a layer, of the network that encodes a cell.
+    decoder_layers, decoder_width
+        Layers, and units a layer, of the decoder's network.
+    embedding_layers, embedding_width
+        Layers, and units a layer, of the network of a correlated posterior.
+    encoder_offset
+        Whether q(z_basal) also sees the cell's sampled shift, or x alone.
+    temperature
+        Of the relaxed mask, whose gradient stands in for that of the 0/1 mask.
+    normalization
+        What the encoder reads: "log" is log(1 + x) and "raw" is x, each standardised by gene with the training
+        cells' mean and standard deviation; None is x as it is.
+    mask_initial_logit
+        Log-odds of pi at the start of training, for the point posterior.
+    mask_initial_alpha, mask_initial_beta
+        Of the Beta posterior at the start of training, positive.
+    embedding_initial_spread, embedding_initial_scale
+        A mean-field q(E) starts with means drawn from N(0, spread^2) and with this standard deviation.
+    seed
+        Of the initial weights; None draws them from the global random stream.
+
+    Raises
+    ------
+    ValueError
+        For an unknown likelihood, posterior or normalization, or a parameter of a Beta that is not positive.
     """
 
     exogenous = ("z_basal",)
@@ -54,8 +96,8 @@ class BetaBernoulliSAMSVAE(Model):
             self.mask_log_beta = nn.Parameter(torch.full((T, latent), mask_initial_beta).log())
         initial = embedding_initial_spread, embedding_initial_scale
         self.embedding = effect_posterior(posterior, T, latent, embedding_width, embedding_layers, *initial)
-        self.encoder_offset, shift = encoder_offset, (latent,) * encoder_offset
-        self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, shift)
+        self.encoder_offset, extras = encoder_offset, (latent,) if encoder_offset else ()
+        self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, extras)
         self.decoder = choose("likelihood", likelihood, DECODERS)(latent, G, decoder_width, decoder_layers)
 
     def generate(self, t: Trace, c: Condition) -> Likelihood:
@@ -68,15 +110,18 @@ class BetaBernoulliSAMSVAE(Model):
 
     def infer_shared(self, t: Trace) -> None:
         rows = t.rows(Plate.DOSE)
-        law = (
-            Point.probability(self.mask_logits[rows])
-            if self.pointwise
-            else Beta(self.mask_log_alpha[rows].exp(), self.mask_log_beta[rows].exp())
-        )
+        law: Point | Beta
+        if self.pointwise:
+            law = Point.probability(self.mask_logits[rows])
+        else:
+            law = Beta(self.mask_log_alpha[rows].exp(), self.mask_log_beta[rows].exp())
         pi = t.sample("pi", law, Plate.DOSE)
         M = t.sample("M", StraightThroughBernoulli(pi.logit(), self.temperature), Plate.DOSE)
         t.sample("E", self.embedding(rows, M), Plate.DOSE)
 
     def infer_cells(self, t: Trace, b: Batch) -> None:
-        shift = (b.condition.dose @ (t["E"] * t["M"]),) * self.encoder_offset
-        t.sample("z_basal", self.encoder(b.x, *shift), Plate.CELL)
+        if self.encoder_offset:
+            law = self.encoder(b.x, b.condition.dose @ (t["E"] * t["M"]))
+        else:
+            law = self.encoder(b.x)
+        t.sample("z_basal", law, Plate.CELL)

@@ -22,7 +22,45 @@ class SAMSVAE(Model):
     Posterior (section 4): q(M) straight-through Bernoulli; q(E) a table ("mean_field") or a network of the sampled
     mask ("correlated"); q(z_basal | x), which also sees the cell's sampled shift D (E * M) if `encoder_offset`.
 
-    Raises ValueError for an unknown likelihood, posterior or normalization, or a mask_prior outside (0, 1).
+    Parameters
+    ----------
+    summary
+        Names and statistics of the training cells, `data.summary(train)`; they fix the sizes G, T, C and Q.
+    latent
+        Number of latent axes, K.
+    likelihood
+        Law of expression given the decoder's output: "negative_binomial", "zero_inflated_negative_binomial" or
+        "poisson" for counts, "normal" or "normal_fixed_variance" for real values (`samslib.nets.DECODERS`).
+    posterior
+        q(E): "correlated" is a network of the sampled mask, "mean_field" a table that does not see it.
+    mask_prior
+        Prior probability that an entry of a mask is 1, strictly between 0 and 1.
+    embedding_scale
+        Standard deviation of the prior of each entry of E.
+    encoder_layers, encoder_width
+        Layers, and units a layer, of the network that encodes a cell.
+    decoder_layers, decoder_width
+        Layers, and units a layer, of the decoder's network.
+    embedding_layers, embedding_width
+        Layers, and units a layer, of the network of a correlated posterior.
+    encoder_offset
+        Whether q(z_basal) also sees the cell's sampled shift, or x alone.
+    temperature
+        Of the relaxed mask, whose gradient stands in for that of the 0/1 mask.
+    normalization
+        What the encoder reads: "log" is log(1 + x) and "raw" is x, each standardised by gene with the training
+        cells' mean and standard deviation; None is x as it is.
+    mask_initial_logit
+        Log-odds, at the start of training, that an entry of a mask is 1.
+    embedding_initial_spread, embedding_initial_scale
+        A mean-field q(E) starts with means drawn from N(0, spread^2) and with this standard deviation.
+    seed
+        Of the initial weights; None draws them from the global random stream.
+
+    Raises
+    ------
+    ValueError
+        For an unknown likelihood, posterior or normalization, or a `mask_prior` outside (0, 1).
     """
 
     exogenous = ("z_basal",)
@@ -44,8 +82,8 @@ class SAMSVAE(Model):
         self.mask_logits = nn.Parameter(torch.full((T, latent), float(mask_initial_logit)))
         initial = embedding_initial_spread, embedding_initial_scale
         self.embedding = effect_posterior(posterior, T, latent, embedding_width, embedding_layers, *initial)
-        self.encoder_offset, shift = encoder_offset, (latent,) * encoder_offset
-        self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, shift)
+        self.encoder_offset, extras = encoder_offset, (latent,) if encoder_offset else ()
+        self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, extras)
         self.decoder = choose("likelihood", likelihood, DECODERS)(latent, G, decoder_width, decoder_layers)
 
     def generate(self, t: Trace, c: Condition) -> Likelihood:
@@ -62,5 +100,8 @@ class SAMSVAE(Model):
         t.sample("E", self.embedding(rows, M), Plate.DOSE)
 
     def infer_cells(self, t: Trace, b: Batch) -> None:
-        shift = (b.condition.dose @ (t["E"] * t["M"]),) * self.encoder_offset
-        t.sample("z_basal", self.encoder(b.x, *shift), Plate.CELL)
+        if self.encoder_offset:
+            law = self.encoder(b.x, b.condition.dose @ (t["E"] * t["M"]))
+        else:
+            law = self.encoder(b.x)
+        t.sample("z_basal", law, Plate.CELL)

@@ -23,8 +23,40 @@ class SVAEPlus(Model):
     The defaults are those of the reimplementation; the original: `cell_masks` (M drawn for each cell),
     mask_initial_logit 5 and embedding_initial_spread 1, trained with FitConfig(analytic_kl=True, kl_warmup=steps).
 
-    Raises ValueError for an unknown likelihood or normalization, a prior parameter that is not positive, and for cells
-    with several perturbations.
+    Parameters
+    ----------
+    summary
+        Names and statistics of the training cells, `data.summary(train)`; they fix the sizes G, T, C and Q.
+    latent
+        Number of latent axes, K.
+    likelihood
+        Law of expression given the decoder's output: "negative_binomial", "zero_inflated_negative_binomial" or
+        "poisson" for counts, "normal" or "normal_fixed_variance" for real values (`samslib.nets.DECODERS`).
+    mask_alpha, mask_beta
+        Of the Beta prior of pi, positive; the prior mean is alpha / (alpha + beta).
+    cell_masks
+        Draw a mask for each cell, and not one for each perturbation.
+    encoder_layers, encoder_width
+        Layers, and units a layer, of the network that encodes a cell.
+    decoder_layers, decoder_width
+        Layers, and units a layer, of the decoder's network.
+    temperature
+        Of the relaxed mask, whose gradient stands in for that of the 0/1 mask.
+    normalization
+        What the encoder reads: "log" is log(1 + x) and "raw" is x, each standardised by gene with the training
+        cells' mean and standard deviation; None is x as it is.
+    mask_initial_logit
+        Log-odds of pi at the start of training.
+    embedding_initial_spread
+        Standard deviation of the entries of E at the start of training.
+    seed
+        Of the initial weights; None draws them from the global random stream.
+
+    Raises
+    ------
+    ValueError
+        For an unknown likelihood or normalization, a parameter of the Beta that is not positive, and for cells
+        with several perturbations.
     """
 
     takes_combinations = False
@@ -45,7 +77,7 @@ class SVAEPlus(Model):
         self.mask_plate = Plate.CELL if cell_masks else Plate.DOSE
         self.mask_logits = nn.Parameter(torch.full((T, latent), float(mask_initial_logit)))
         self.embedding = nn.Parameter(embedding_initial_spread * torch.randn(T, latent))
-        self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, ())
+        self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization)
         self.decoder = choose("likelihood", likelihood, DECODERS)(latent, G, decoder_width, decoder_layers)
 
     def generate(self, t: Trace, c: Condition) -> Likelihood:
