@@ -80,7 +80,7 @@ def _escaped(line: str) -> str:
     pieces = re.split(r"(`+[^`]+`+)", line)
     for i, piece in enumerate(pieces):
         is_code = i % 2
-        pieces[i] = f"``{piece.strip('`')}``" if is_code else re.sub(r"([*|\\`]|_(?!\w))", r"\\\1", piece)
+        pieces[i] = f"``{piece.strip('`')}``" if is_code else re.sub(r"([*|](?=\S)|[\\`]|_(?!\w))", r"\\\1", piece)
     return "".join(pieces)
 
 
@@ -100,7 +100,7 @@ def _plain_docstring(app: Sphinx, kind: str, name: str, thing, options, lines: l
             text = line.strip()
             indent = line[: line.index(text)] if as_written else ""
             written.append(f"| {indent}{_escaped(text)}" if as_written else _escaped(text))
-    lines[:] = [*written, "", *(line if line.lstrip().startswith("..") else _escaped(line) for line in lines[end:])]
+    lines[:] = [*written, "", *map(_escaped, lines[end:])]
 
 
 def documented(folder: Path) -> dict[str, list[str]]:
