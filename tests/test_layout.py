@@ -98,6 +98,7 @@ def test_rooms_open_only_into_those_below(name):
     assert not wrong, f"{name} imports {sorted(wrong)}"
     assert "samsbook" not in MODULES[name].path.read_text(encoding="utf-8"), f"{name} speaks of the book's package"
     assert room not in ("data", "datasets") or not imported & MODEL_SIDE, f"{name} imports a model's part"
+    assert room != "models" or "samslib.objective" not in imported, f"{name} knows how it is fitted"
 
 
 @pytest.mark.parametrize("leaf", ["observed", "predictors", "scores", "tables", "annotation", "recovery"])
