@@ -189,9 +189,9 @@ def _floors(house: House) -> list[list[str]]:
 
 def table(house: House) -> str:
     """The rooms as a Markdown table, from the ground up."""
-    head = ["| room | its one idea | lines of code | imports from |", "|---|---|---|---|"]
+    head = ["| room | lines | its one idea | imports |", "|---|---|---|---|"]
     rows = [
-        f"| `{room}` | {IDEAS[room]} | {_about(house.lines[room])} | {', '.join(sorted(house.rooms[room])) or '-'} |"
+        f"| {room} | {_about(house.lines[room])} | {IDEAS[room]} | {', '.join(sorted(house.rooms[room])) or '-'} |"
         for floor in reversed(_floors(house))
         for room in floor
     ]

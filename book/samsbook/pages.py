@@ -147,7 +147,8 @@ class _Modules(SphinxDirective):
         page = Path(self.env.doc2path(self.env.docname))
         names = documented(page.parent)[page.stem]
         shown = nodes.Element()
-        self.state.nested_parse(StringList([f".. automodule:: {name}" for name in names], "modules"), 0, shown)
+        lines = [line for name in names for line in (f".. rubric:: {name}", "", f".. automodule:: {name}", "")]
+        self.state.nested_parse(StringList(lines, "modules"), 0, shown)
         return shown.children
 
 
