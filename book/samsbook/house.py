@@ -188,14 +188,15 @@ def _floors(house: House) -> list[list[str]]:
 
 
 def table(house: House) -> str:
-    """The rooms as a Markdown table, from the ground up."""
+    """The rooms as a Markdown table, from the ground up, and how long chains of imports are."""
     head = ["| room | lines | its one idea | imports |", "|---|---|---|---|"]
     rows = [
         f"| {room} | {_about(house.lines[room])} | {IDEAS[room]} | {', '.join(sorted(house.rooms[room])) or '-'} |"
         for floor in reversed(_floors(house))
         for room in floor
     ]
-    return "\n".join([*head, *rows]) + "\n"
+    depth = max(depths(house.modules).values())
+    return "\n".join([*head, *rows, "", f"The longest chain of imports between modules has {depth} steps.\n"])
 
 
 def picture(house: House) -> str:
