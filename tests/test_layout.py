@@ -1,7 +1,7 @@
 """The house stays as planned: its rooms, the arrows between modules, chapters and dependencies."""
 
 import ast
-import importlib
+import importlib.util
 import json
 import re
 import statistics
@@ -172,6 +172,21 @@ def test_imports_only_what_is_used(code, absent):
     shown = f"{code}; import sys; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", shown], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert not (found := set(loaded.split()) & set(absent)), f"`{code}` imports {sorted(found)}"
+
+
+# --- the book's package ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "book" / "samsbook").glob("*.py")), ids=lambda path: path.stem)
+def test_the_books_modules_can_be_imported(path):
+    assert importlib.import_module(f"samsbook.{path.stem}").__doc__
+
+
+def test_commands_that_are_written_down_exist():
+    places = [ROOT / name for name in ("Makefile", "Snakefile", "README.md", "CONTRIBUTING.md")]
+    for path in [*places, *(ROOT / "book").glob("*.md"), *(ROOT / "book" / "samsbook").glob("*.py")]:
+        for command in re.findall(r"python -m (sams\w+(?:\.\w+)*)", path.read_text(encoding="utf-8")):
+            assert importlib.util.find_spec(command), f"{path.name}: python -m {command}"
 
 
 # --- the chapters -----------------------------------------------------------------------------------------
