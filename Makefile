@@ -34,6 +34,7 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m samsbook.bench
+	$(BIN)/python -m samsbook.bench_imports
 
 # A million cells on disk: about ten minutes, and 2 GB in the temporary folder while it runs.
 bench-scale: $(READY)

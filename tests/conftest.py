@@ -206,13 +206,11 @@ def linear_data(cells: int = 60, genes: int = 4) -> samslib.PerturbationData:
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
-    """The golden tests' largest differences, in every run's closing lines."""
-    lines = [
-        text
-        for report in terminalreporter.getreports("passed")
-        for name, text in report.user_properties
-        if name == "golden"
-    ]
-    if lines:
-        terminalreporter.section("agreement with the published implementation, float64")
-        terminalreporter.write_line("\n".join(lines))
+    """What tests measured, in every run's closing lines: differences to published numbers, sizes of the library."""
+    titles = {"golden": "agreement with the published implementation, float64", "lines of code": "lines of code"}
+    reports = [r for outcome in ("passed", "failed") for r in terminalreporter.getreports(outcome)]
+    for key, title in titles.items():
+        lines = [text for report in reports for name, text in report.user_properties if name == key]
+        if lines:
+            terminalreporter.section(title)
+            terminalreporter.write_line("\n".join(lines))

@@ -1,22 +1,24 @@
 """The house stays as planned: its rooms, the arrows between modules, chapters and dependencies."""
 
 import ast
-import importlib
+import importlib.util
 import json
 import re
 import statistics
 import subprocess
+import sys
 import tomllib
 import types
 from pathlib import Path
 
 import pytest
+from samsbook import house
+from samsbook.house import room_of
 from samsbook.pages import documented
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = sorted(
-    path for path in (ROOT / "samslib").rglob("*.py") if "__pycache__" not in path.parts and path.name != "__main__.py"
-)
+MODULES = house.sources()
+HOUSE = house.measure()
 CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
 TOP = {
     "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff", "Makefile", "pyproject.toml",
@@ -31,26 +33,6 @@ def tracked() -> list[Path]:
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     return [path for name in listed.split("\0") if name and (path := ROOT / name).is_file()]
-
-
-def module_name(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-
-
-def imports(path: Path) -> set[str]:
-    """The modules of samslib that a file imports, wherever in it."""
-    found = set()
-    known = {module_name(p) for p in MODULES}
-    here = [*path.relative_to(ROOT).parent.parts]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            above = here[: len(here) - node.level + 1] if node.level else []
-            source = ".".join([*above, *([node.module] if node.module else [])])
-            names = {f"{source}.{alias.name}" for alias in node.names}
-            found |= (names & known) or {source}
-    return {name for name in found if name.split(".")[0] == "samslib"}
 
 
 def cells(path: Path, kind: str = "code") -> list[dict]:
@@ -78,25 +60,26 @@ def test_the_readme_starts_with_the_two_commands_and_its_links_exist():
 # --- the library ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", MODULES, ids=module_name)
-def test_every_module_says_what_it_is_and_has_its_test(path):
-    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{path.name} has no docstring"
-    if path.name == "__init__.py" and path.parent == ROOT / "samslib":
-        return
-    room, leaf = path.relative_to(ROOT / "samslib").parts[0].removesuffix(".py"), path.stem
-    tests = [ROOT / "tests" / f"test_{name}.py" for name in (leaf, room)]
-    assert leaf == "__init__" or any(test.exists() for test in tests), f"{tests[0].name} is missing"
+@pytest.mark.parametrize("name", MODULES)
+def test_every_module_says_what_it_is_and_has_its_test(name):
+    assert ast.get_docstring(MODULES[name].tree), f"{name} has no docstring"
+    if "." in name and MODULES[name].path.name != "__init__.py":
+        tests = [ROOT / "tests" / f"test_{part}.py" for part in (name.split(".")[-1], name.split(".")[1])]
+        assert any(test.exists() for test in tests), f"{tests[0].name} is missing"
 
 
 def test_every_module_is_in_the_reference_once():
-    rooms = documented((ROOT / "book" / "api.md").read_text(encoding="utf-8")).values()
-    assert sorted(name for room in rooms for name in room) == sorted(
-        {module_name(path) for path in MODULES} - {"samslib"}
-    )
+    pages = documented(ROOT / "book" / "api")
+    assert sorted(name for page in pages.values() for name in page) == sorted(set(MODULES) - {"samslib"})
 
 
-ROOMS = {  # room of the library -> the rooms that it may import from
-    "vocabulary": set(),  # what a model is: the modules that lie in the library's folder, but for those below
+def test_the_contents_have_every_page_of_the_reference():
+    contents = (ROOT / "_toc.yml").read_text(encoding="utf-8")
+    assert all(f"- file: book/api/{page}\n" in contents for page in documented(ROOT / "book" / "api"))
+
+
+BELOW = {  # room of the library -> the rooms that it may import from
+    "vocabulary": set(),
     "models": {"vocabulary"},
     "data": {"vocabulary"},
     "datasets": {"vocabulary", "data"},
@@ -107,47 +90,33 @@ ROOMS = {  # room of the library -> the rooms that it may import from
     "official": {"vocabulary", "models"},
     "plotting": set(),
 }
-MODEL_SIDE = {"model", "nets", "objective", "distributions", "trace"}
+MODEL_SIDE = {"samslib.model", "samslib.nets", "samslib.objective", "samslib.distributions", "samslib.trace"}
 
 
-def room_of(module: str) -> str:
-    first = module.split(".")[1]
-    return first if first in ROOMS else "vocabulary"
-
-
-@pytest.mark.parametrize(
-    "path", [p for p in MODULES if p.stem != "__init__" or p.parent.name != "samslib"], ids=module_name
-)
-def test_rooms_open_only_into_those_below(path):
+@pytest.mark.parametrize("name", HOUSE.modules)
+def test_rooms_open_only_into_those_below(name):
     """Models know nothing of how they are fitted, judged or fed; data know no model; the library knows no book."""
-    name = module_name(path)
-    room = room_of(name)
-    wrong = {m for m in imports(path) if m != "samslib" and room_of(m) not in {room, *ROOMS[room]}}
+    room, imported = room_of(name), HOUSE.modules[name]
+    wrong = {other for other in imported if room_of(other) not in {room, *BELOW[room]}}
     assert not wrong, f"{name} imports {sorted(wrong)}"
-    assert "samsbook" not in path.read_text(encoding="utf-8"), f"{name} speaks of the book's package"
-    if room in ("data", "datasets"):
-        assert not {m.split(".")[1] for m in imports(path) if m != "samslib"} & MODEL_SIDE, (
-            f"{name} imports a model's part"
-        )
+    assert "samsbook" not in MODULES[name].path.read_text(encoding="utf-8"), f"{name} speaks of the book's package"
+    assert room not in ("data", "datasets") or not imported & MODEL_SIDE, f"{name} imports a model's part"
+    assert room != "models" or "samslib.objective" not in imported, f"{name} knows how it is fitted"
 
 
 @pytest.mark.parametrize("leaf", ["observed", "predictors", "scores", "tables", "annotation", "recovery"])
 def test_what_reads_cells_and_tables_alone_imports_no_model_machinery(leaf):
-    seen, left = set(), [f"samslib.evaluate.{leaf}"]
+    seen, left = set(), {f"samslib.evaluate.{leaf}"}
     while left:
-        name = left.pop()
-        if name in seen or name == "samslib":
-            continue
-        seen.add(name)
-        left += imports(next(p for p in MODULES if module_name(p) == name))
+        seen |= left
+        left = {other for name in left for other in HOUSE.modules[name]} - seen
     machinery = {"samslib.objective", "samslib.nets", "samslib.training", "samslib.evaluate.effects"}
     assert not seen & machinery, f"{leaf} needs {sorted(seen & machinery)}"
 
 
 def test_plotting_sees_data_frames_only():
-    path = ROOT / "samslib" / "plotting.py"
-    assert not imports(path), f"plotting.py imports {imports(path)}"
-    assert "torch" not in path.read_text(encoding="utf-8")
+    assert not HOUSE.modules["samslib.plotting"], f"plotting.py imports {HOUSE.modules['samslib.plotting']}"
+    assert "torch" not in MODULES["samslib.plotting"].path.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -155,18 +124,72 @@ def test_plotting_sees_data_frames_only():
 )
 def test_no_name_of_a_package_hides_a_module(package):
     """`samslib.x` is the module x wherever there is one, whatever was imported before."""
-    names = [name.rpartition(".")[2] for path in MODULES if (name := module_name(path)).rpartition(".")[0] == package]
+    names = [name.rpartition(".")[2] for name in MODULES if name.rpartition(".")[0] == package]
     here = vars(importlib.import_module(package))
     hidden = [name for name in names if name in here and not isinstance(here[name], types.ModuleType)]
     assert not hidden, f"{package}.{hidden[0]} is not the module of that name"
 
 
 def test_no_arrow_points_back_up():
-    graph = {module_name(p): imports(p) - {"samslib"} for p in MODULES if module_name(p) != "samslib"}
-    done: set[str] = set()
-    while ready := {name for name, needs in graph.items() if name not in done and needs & set(graph) <= done}:
-        done |= ready
-    assert done == set(graph), f"these import each other in a circle: {sorted(set(graph) - done)}"
+    assert house.depths(HOUSE.modules) and house.depths(HOUSE.rooms)
+    with pytest.raises(ValueError, match=r"in a circle: \['a', 'b'\]"):
+        house.depths({"a": {"b"}, "b": {"a"}, "c": set()})
+
+
+def test_the_page_shows_the_house_as_it_stands():
+    remedy = "run `python -m samsbook.house` and commit what it writes"
+    assert (ROOT / house.PICTURE).read_text(encoding="utf-8") == house.picture(HOUSE), remedy
+    assert (ROOT / house.TABLE).read_text(encoding="utf-8") == house.table(HOUSE), remedy
+
+
+CORE = ("vocabulary", "models", "training", "checkpoint")
+CORE_LIMIT, LIBRARY_LIMIT = 1750, 5900  # lines of code; docstrings, comments and blank lines are not counted
+
+
+def test_the_library_stays_small(record_property):
+    core, lengths = sum(HOUSE.lines[room] for room in CORE), sorted(HOUSE.functions.values())
+    largest = max(HOUSE.classes, key=HOUSE.classes.__getitem__)
+    record_property("lines of code", "\n".join([
+        ", ".join(f"{room} {lines}" for room, lines in HOUSE.lines.items()),
+        f"{' + '.join(CORE)} {core} (limit {CORE_LIMIT}), library {HOUSE.total} (limit {LIBRARY_LIMIT})",
+        f"functions: median {statistics.median(lengths):g}, 95th percentile {lengths[len(lengths) * 95 // 100]}, "
+        f"{sum(length > 50 for length in lengths)} of {len(lengths)} over 50",
+        f"largest class: {largest} {HOUSE.classes[largest]}; "
+        f"longest chain of imports: {max(house.depths(HOUSE.modules).values())}",
+    ]))  # fmt: skip
+    assert core < CORE_LIMIT and HOUSE.total < LIBRARY_LIMIT
+
+
+HEAVY = ("scanpy", "sklearn", "matplotlib", "seaborn", "skimage", "igraph")
+
+
+@pytest.mark.parametrize(
+    "code, absent",
+    [
+        ("import samslib", ("torch", "anndata", "pandas", *HEAVY)),
+        ("import samslib; samslib.PerturbationData", HEAVY),
+        ("import samslib; samslib.SAMSVAE; samslib.fit", HEAVY),
+    ],
+)
+def test_imports_only_what_is_used(code, absent):
+    shown = f"{code}; import sys; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", shown], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert not (found := set(loaded.split()) & set(absent)), f"`{code}` imports {sorted(found)}"
+
+
+# --- the book's package ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "book" / "samsbook").glob("*.py")), ids=lambda path: path.stem)
+def test_the_books_package_can_be_imported(path):
+    assert importlib.import_module(f"samsbook.{path.stem}").__doc__
+
+
+def test_commands_that_are_written_down_exist():
+    places = [ROOT / name for name in ("Makefile", "Snakefile", "README.md", "CONTRIBUTING.md")]
+    for path in [*places, *(ROOT / "book").glob("*.md"), *(ROOT / "book" / "samsbook").glob("*.py")]:
+        for command in re.findall(r"python -m (sams\w+(?:\.\w+)*)", path.read_text(encoding="utf-8")):
+            assert importlib.util.find_spec(command), f"{path.name}: python -m {command}"
 
 
 # --- the chapters -----------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
-"""The reader of built pages finds what a browser or a reader would stumble over."""
+"""The reader of built pages finds what a browser or a reader would stumble over; docstrings become pages."""
 
 import pytest
 from samsbook.check_html import problems
+from samsbook.pages import _plain_docstring, documented
 
 GOOD = '<html><body><h1 id="top">A</h1><a href="#top">up</a><a href="b.html#there">b</a>{}</body></html>'
 
@@ -49,3 +50,21 @@ def test_fonts_of_a_style_sheet_are_followed(tmp_path):
 
 def test_an_empty_site_is_a_problem(tmp_path):
     assert "build the book first" in problems(tmp_path)[0]
+
+
+def test_docstrings_keep_their_equations_and_their_code_and_napoleon_reads_the_sections():
+    lines = ["Draw `n_` of *x*.", "", "The law is", "    E * M | t_", "", "Parameters", "----------", "x", "    `a*b`"]
+    _plain_docstring(None, "function", "f", None, None, lines)
+    assert lines[:5] == ["Draw ``n_`` of \\*x\\*.", "", "| The law is", "|     E * M | t\\_", ""]
+    assert lines[-4:] == ["Parameters", "----------", "x", "    ``a*b``"]
+
+
+def test_the_reference_names_modules_that_exist_and_one_page_has_the_others(tmp_path):
+    (tmp_path / "a.md").write_text(".. modules:: trace models\n")
+    (tmp_path / "b.md").write_text(".. modules::\n")
+    pages = documented(tmp_path)
+    assert {"samslib.trace", "samslib.models", "samslib.models.cpa"} <= set(pages["a"])
+    assert "samslib.cells" in pages["b"] and not set(pages["a"]) & set(pages["b"])
+    (tmp_path / "b.md").write_text(".. modules:: trance\n")
+    with pytest.raises(ValueError, match="no module 'trance'"):
+        documented(tmp_path)

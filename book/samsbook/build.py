@@ -47,7 +47,23 @@ def chapters(root: Path) -> list[str]:
 
 
 def execute(path: Path):
-    """The notebook with its outputs. Raises ChapterError with what a failing cell raised and its traceback."""
+    """Run a notebook.
+
+    Parameters
+    ----------
+    path
+        The notebook; it runs in its own folder.
+
+    Returns
+    -------
+    NotebookNode
+        The notebook with its outputs.
+
+    Raises
+    ------
+    ChapterError
+        If a cell fails, with what it raised and its traceback; if the kernel dies or there is none.
+    """
     import nbformat
     from jupyter_client.kernelspec import NoSuchKernel
     from nbclient import NotebookClient
@@ -91,7 +107,20 @@ def run_chapters(root: Path, executed: Path | None) -> None:
 
 
 def build_pages(root: Path, changed: Iterable[str] | None) -> list[str]:
-    """Read the pages that changed (None: all), write all, check the site; one line a defect."""
+    """Read the pages that changed, write all, and check the site.
+
+    Parameters
+    ----------
+    root
+        The book's folder.
+    changed
+        Paths of the pages to read again; None: all.
+
+    Returns
+    -------
+    list
+        One line a defect.
+    """
     from samsbook.check_html import problems
 
     build = root / "_build"

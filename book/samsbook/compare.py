@@ -39,12 +39,31 @@ SHOWN = ("pearson", "pearson_top20", "r2", "cosine", "rmse", "jaccard_top20", "r
 
 
 def train_one(
-    name: str, data: PerturbationData, word: np.ndarray, steps: int, seed: int
+    name: str, data: PerturbationData, split: np.ndarray, steps: int, *, seed: int = 0
 ) -> tuple[Model, PerturbationData]:
-    """The model of that name, trained on the part "train" of the data as it takes them, which are returned too."""
+    """One model, trained on the training cells of a split.
+
+    Parameters
+    ----------
+    name
+        A name of `KINDS`.
+    data
+        All cells; pairs become perturbations of their own for a model that takes no combinations.
+    split
+        (n,) "train", "val" or "test" of each cell.
+    steps
+        Training steps.
+    seed
+        Of initial weights and training.
+
+    Returns
+    -------
+    tuple
+        The model, and the data as it takes them.
+    """
     kind = KINDS[name]
     data = prepare(kind, data)
-    train, val = data[word == "train"], data[word == "val"]
+    train, val = data[split == "train"], data[split == "val"]
     if "twins" in kind.uses:
         train, val = quality.with_twins(train), quality.with_twins(val)
     torch.manual_seed(seed)
@@ -65,15 +84,45 @@ def compare(
     particles: int = 1000,
     bound_particles: int = 30,
     resamples: int = 100,
-    seed: int = 0,
+    *,
     quiet: bool = True,
+    seed: int = 0,
 ) -> pd.DataFrame:
-    """`score_table` of the models, trained for `steps` steps each, with the predictors from data alone.
+    """Train every model shortly and score it, beside predictors from data alone.
 
-    holdout: "cells" at random, or "combinations", pairs of which no cell is in training. Rows of score "iwelbo" hold
-    the mean held-out bound of the test cells, in nats, with its 95% interval over cells; those of "energy" and "mmd"
-    the `cell_scores` of 50 generated cells a condition against the test cells. attrs["seconds"] is the time taken.
-    Raises ValueError for an unknown model or holdout.
+    Rows of score "iwelbo" hold the mean held-out bound of the test cells, in nats, with its 95% interval over
+    cells; those of "energy" and "mmd" the `cell_scores` of 50 generated cells a condition against the test cells.
+
+    Parameters
+    ----------
+    dataset
+        A name of `samslib.datasets`, of counts with controls.
+    models
+        Names of `KINDS`.
+    holdout
+        "cells" at random, or "combinations": pairs of which no cell is in training.
+    steps
+        Training steps of each model.
+    particles
+        Draws for each average effect.
+    bound_particles
+        Draws for each held-out bound.
+    resamples
+        Bootstrap resamples of cells for each interval.
+    quiet
+        Do not print seconds to stderr.
+    seed
+        Of the split, the models and all draws.
+
+    Returns
+    -------
+    DataFrame
+        `score_table` with these rows; `attrs["seconds"]` is the time taken.
+
+    Raises
+    ------
+    ValueError
+        For an unknown model or holdout.
     """
     start = time.perf_counter()
     if unknown := [name for name in models if name not in KINDS]:
@@ -82,14 +131,14 @@ def compare(
         raise ValueError(f"holdout is {holdout!r}; choose 'cells' or 'combinations'.")
     data = PerturbationData.from_anndata(datasets.load(dataset))
     splitter = random(seed) if holdout == "cells" else combinations(0.0, seed=seed, test=1.0)
-    word = splitter(data)
+    split = splitter(data)
     tables: dict[str, anndata.AnnData] = {}
     rows = []
     for name in models:
         began = time.perf_counter()
-        model, own = train_one(name, data, word, steps, seed)
+        model, own = train_one(name, data, split, steps, seed=seed)
         tables[name] = average_effects(model, own, particles=particles, seed=seed)
-        test = own[word == "test"]
+        test = own[split == "test"]
         bound = held_out_iwelbo(model, test, bound_particles, seed)["iwelbo"]
         half = 1.96 * bound.sem()
         interval = {"value": bound.mean(), "low": bound.mean() - half, "high": bound.mean() + half}
@@ -98,7 +147,7 @@ def compare(
         rows.append(cell_scores(drawn, test, resamples=resamples, seed=seed).assign(model=name))
         if not quiet:
             print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
-    table = score_table(tables, data, word, resamples=resamples, seed=seed)
+    table = score_table(tables, data, split, resamples=resamples, seed=seed)
     controls = table.attrs["controls"]
     table = pd.concat([table, *(part.assign(reference="held out") for part in rows)], ignore_index=True)
     table.attrs = {"controls": controls, "seconds": time.perf_counter() - start}
@@ -106,8 +155,20 @@ def compare(
 
 
 def side_by_side(table: pd.DataFrame, scores: Sequence[str] = SHOWN) -> str:
-    """The pooled rows as text: a block a score, a row a model, "value [low, high]" against both references, with the
-    ceiling on top. Best held-out value first."""
+    """The pooled scores as text: "value [low, high]" against each reference, with the ceiling on top.
+
+    Parameters
+    ----------
+    table
+        What `compare` returned.
+    scores
+        Scores to show; those of cells and the bound are always shown.
+
+    Returns
+    -------
+    str
+        A block a score, a row a model, the best held-out value first.
+    """
     pooled = table[table["perturbation"] == "pooled"]
     blocks = []
     for score in [s for s in (*scores, "energy", "mmd", "iwelbo") if s in set(pooled["score"])]:
@@ -119,8 +180,10 @@ def side_by_side(table: pd.DataFrame, scores: Sequence[str] = SHOWN) -> str:
         order = rows[rows["reference"] == "held out"].sort_values("value", ascending=ascending)["model"]
         wide = wide.loc[order, [r for r in ("held out", "official") if r in wide]].fillna("")
         ceiling = rows.groupby("reference")["ceiling"].first().dropna()
-        told = ", ".join(f"{reference} {value:.3f}" for reference, value in ceiling.items())
-        blocks.append(f"{score}" + (f"   (ceiling: {told})" if told else "") + f"\n{wide.to_string(header=True)}")
+        ceilings = ", ".join(f"{reference} {value:.3f}" for reference, value in ceiling.items())
+        blocks.append(
+            f"{score}" + (f"   (ceiling: {ceilings})" if ceilings else "") + f"\n{wide.to_string(header=True)}"
+        )
     return "\n\n".join(blocks)
 
 

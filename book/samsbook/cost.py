@@ -15,9 +15,9 @@ from typing import Any
 
 import pandas as pd
 import torch
-from bench import example
 
 from samsbook import grid
+from samsbook.bench import example
 from samsbook.results import write_results
 from samslib.cells import Plate, Pseudobulk
 from samslib.models import BASELINES, CPAVAE, SAMSVAE, ConditionalVAE, SVAEPlus

@@ -50,7 +50,7 @@ class Run:
     name: str
     chapter: str
     parameters: Mapping[str, Any]
-    told: Mapping[str, Any]  # the parameters that tell this run from the others of its experiment
+    varied: Mapping[str, Any]  # the parameters that tell this run from the others of its experiment
 
     @property
     def results(self) -> str:
@@ -69,8 +69,20 @@ class Run:
 
 
 def plan() -> dict[str, dict[str, dict[str, Any]]]:
-    """preset -> experiment -> what `book/grid.yaml` says of it; a name with a dot in front only holds what others
-    repeat. Raises GridError if there is no such file, or it is not of this form, ParameterError if it is not YAML."""
+    """What `book/grid.yaml` says, by preset and experiment; a name with a dot in front only holds what others repeat.
+
+    Returns
+    -------
+    dict
+        From preset to experiment to its keys, those of `SPEC`.
+
+    Raises
+    ------
+    GridError
+        If there is no such file, or it is not of this form.
+    ParameterError
+        If it is not YAML.
+    """
     if not (root() / PLAN).is_file():
         raise GridError(f"There is no {PLAN}: it holds the presets; take it from the repository.")
     presets = parameter_file(root() / PLAN)
@@ -81,11 +93,26 @@ def plan() -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def runs(preset: str) -> dict[str, Run]:
-    """The runs of a preset by name: for each experiment, its `axes` (lists of values) times its `variants` (sets of
-    parameters), on top of its `file` and `parameters`.
+    """The runs of a preset: for each experiment its `axes` (lists of values) times its `variants` (sets of parameters).
 
-    Raises GridError for an unknown preset or key and for two runs of one name, ParameterError for a parameter that the
-    chapter does not have or a value of the wrong type, FileNotFoundError for a file that is not there.
+    Parameters
+    ----------
+    preset
+        A name in `book/grid.yaml`. An experiment's `file` and `parameters` hold for all its runs.
+
+    Returns
+    -------
+    dict
+        `Run` by name.
+
+    Raises
+    ------
+    GridError
+        For an unknown preset or key, and for two runs of one name.
+    ParameterError
+        For a parameter that the chapter does not have, or a value of the wrong type.
+    FileNotFoundError
+        For a file that is not there.
     """
     presets = plan()
     if preset not in presets:
@@ -101,15 +128,15 @@ def runs(preset: str) -> dict[str, Run]:
         for variant in spec.get("variants", [{}]):
             free = {name: values for name, values in axes.items() if name not in variant}
             for point in itertools.product(*free.values()):
-                told = variant | dict(zip(free, point, strict=True))
-                given = common | told
+                varied = variant | dict(zip(free, point, strict=True))
+                given = common | varied
                 refuse_unknown(given, known)
                 given = {name: known[name].check(known[name].read(value)) for name, value in given.items()}
                 given.pop("results", None)
-                name = f"{preset}/{experiment}/{'_'.join(_slug(value) for value in told.values()) or 'only'}"
+                name = f"{preset}/{experiment}/{'_'.join(_slug(value) for value in varied.values()) or 'only'}"
                 if name in found:
                     raise GridError(f"{PLAN}: two runs are called {name}; variants and axes must tell them apart.")
-                found[name] = Run(name, spec["chapter"], given, {key: given[key] for key in told})
+                found[name] = Run(name, spec["chapter"], given, {key: given[key] for key in varied})
     return found
 
 
@@ -120,7 +147,15 @@ def _slug(value: Any) -> str:
 def one(name: str) -> None:
     """Make one row: papermill runs the training part of the chapter, then the row is checked.
 
-    Raises GridError if the run fails or its table is not one row of finite scores; the row is then removed.
+    Parameters
+    ----------
+    name
+        Name of a run, as `runs` gives it.
+
+    Raises
+    ------
+    GridError
+        If the run fails or its table is not one row of finite scores; the row is then removed.
     """
     from samsbook.__main__ import main
 
@@ -177,10 +212,10 @@ def _a_gpu() -> Iterator[dict[str, str]]:
 def gpus() -> int:
     """GPUs that the driver lists; asked of the driver's own tool, since to ask torch would take one."""
     try:
-        told = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=60)
+        listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return 0
-    return sum(line.startswith("GPU ") for line in told.stdout.splitlines()) if told.returncode == 0 else 0
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines()) if listed.returncode == 0 else 0
 
 
 @contextmanager
@@ -200,8 +235,24 @@ def _lock(path: Path) -> Iterator[int | None]:
 def run(preset: str, words: list[str]) -> int:
     """Make what is missing of a preset through Snakemake, a failing run leaving the others alone, and gather.
 
-    `words` go to Snakemake. After a kill the same call goes on: rows that are there stay, what was in flight is made
-    again. Returns 0 if every row is there. Raises GridError if another `run` is at work in this folder.
+    After a kill the same call goes on: rows that are there stay, what was in flight is made again.
+
+    Parameters
+    ----------
+    preset
+        A name in `book/grid.yaml`.
+    words
+        Further arguments of Snakemake.
+
+    Returns
+    -------
+    int
+        0 if every row is there, else 1.
+
+    Raises
+    ------
+    GridError
+        If another `run` is at work in this folder.
     """
     wanted = runs(preset)  # a wrong plan is told before anything starts
     here = root()
@@ -231,7 +282,17 @@ def _cores() -> int:
 def gather(preset: str) -> int:
     """Write one table an experiment from the rows that are there, and print what is missing and why.
 
-    A row keeps the commit, the kind of machine and the seconds of its own run. Returns the number of rows.
+    A row keeps the commit, the kind of machine and the seconds of its own run.
+
+    Parameters
+    ----------
+    preset
+        A name in `book/grid.yaml`.
+
+    Returns
+    -------
+    int
+        The number of rows.
     """
     wanted = runs(preset)
     tables: dict[str, list[pd.DataFrame]] = {}
@@ -245,9 +306,9 @@ def gather(preset: str) -> int:
         except GridError as error:
             missing[run.name] = str(error)
             continue
-        told = row.attrs
-        row = row.assign(commit=str(told["commit"])[:10], machine=told["machine"])
-        row.attrs = {**told, "run": run}
+        origin = row.attrs
+        row = row.assign(commit=str(origin["commit"])[:10], machine=origin["machine"])
+        row.attrs = {**origin, "run": run}
         tables.setdefault(run.name.split("/")[1], []).append(row)
     for experiment, rows in tables.items():
         common: dict[str, Any] = {"preset": preset, "experiment": experiment, "runs": len(rows)}

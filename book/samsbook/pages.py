@@ -1,5 +1,6 @@
 """The book's own Sphinx extension: outputs of chapters, equations, scripts and docstrings; a page needs no network."""
 
+import itertools
 import pkgutil
 import re
 import shutil
@@ -74,38 +75,54 @@ def _drop_thebe(app: Sphinx, page: str, template: str, context: dict, doctree) -
     ]
 
 
+def _escaped(line: str) -> str:
+    """Outside `code`, what rST would read as markup is text."""
+    pieces = re.split(r"(`+[^`]+`+)", line)
+    for i, piece in enumerate(pieces):
+        is_code = i % 2
+        pieces[i] = f"``{piece.strip('`')}``" if is_code else re.sub(r"([*|](?=\S)|[\\`]|_(?!\w))", r"\\\1", piece)
+    return "".join(pieces)
+
+
 def _plain_docstring(app: Sphinx, kind: str, name: str, thing, options, lines: list[str]) -> None:
-    """Docstrings are plain text with `code`: keep lines where they indent, escape what rST would read."""
-
-    def escaped(line: str) -> str:
-        pieces = re.split(r"(`+[^`]+`+)", line)
-        for i, piece in enumerate(pieces):
-            code = i % 2
-            pieces[i] = f"``{piece.strip('`')}``" if code else re.sub(r"([*|\\`_])", r"\\\1", piece)
-        return "".join(pieces)
-
-    paragraphs, current = [], []
-    for line in [*lines, ""]:
-        if line.strip():
-            current.append(line.rstrip())
-        elif current:
-            paragraphs.append(current)
-            current = []
-    lines.clear()
-    for paragraph in paragraphs:
-        as_written = any(line[0] == " " or line.startswith(("- ", "* ", ">>> ")) for line in paragraph)
-        for line in paragraph:
-            indent = len(line) - len(line.lstrip())
-            lines.append("| " * as_written + " " * indent + escaped(line.lstrip()))
-        lines.append("")
+    """Text before the NumPy sections is plain: lines are kept where they indent, as in an equation. Napoleon reads the
+    sections."""
+    underlined = (i for i, line in enumerate(lines) if re.fullmatch(r" *-{3,} *", line))
+    end = next(underlined, len(lines) + 1) - 1
+    written = []
+    for filled, paragraph in itertools.groupby(lines[:end], lambda line: bool(line.strip())):
+        if not filled:
+            written.append("")
+            continue
+        part = list(paragraph)
+        as_written = any(line.startswith((" ", "- ", "* ", ">>> ")) for line in part)
+        for line in part:
+            text = line.strip()
+            indent = line[: line.index(text)] if as_written else ""
+            written.append(f"| {indent}{_escaped(text)}" if as_written else _escaped(text))
+    lines[:] = [*written, "", *map(_escaped, lines[end:])]
 
 
-def documented(page: str) -> dict[str, list[str]]:
-    """What each `.. modules::` of a page names -> the modules of samslib that it documents: those, with all that a
-    package among them holds; where it names nothing, all that the others leave out. Raises ValueError for an unknown
-    module.
+def documented(folder: Path) -> dict[str, list[str]]:
+    """Which modules of the library each page of the reference documents.
+
+    Parameters
+    ----------
+    folder
+        The folder of the pages, each with one directive `.. modules:: name ...`. A package stands for all its modules;
+        the page that names nothing has what the others leave out.
+
+    Returns
+    -------
+    dict
+        From the name of a page, without its suffix, to its modules.
+
+    Raises
+    ------
+    ValueError
+        If there is no module of a name.
     """
-    import samslib  # here, for it takes seconds and most builds do not document it again
+    import samslib  # here, for most builds do not document it again
 
     known = [m.name for m in pkgutil.walk_packages(samslib.__path__, "samslib.") if not m.name.endswith("__main__")]
 
@@ -114,11 +131,11 @@ def documented(page: str) -> dict[str, list[str]]:
             return found
         raise ValueError(f"samslib has no module {name!r}; mend the list of modules on the page.")
 
-    asked = re.findall(r"^\.\. modules:: *(.*)$", page, re.MULTILINE)
-    rooms = {names: [module for name in names.split() for module in within(name)] for names in asked}
-    if "" in rooms:
-        rooms[""] = [module for module in known if all(module not in room for room in rooms.values())]
-    return rooms
+    asked = {page.stem: re.findall(r"^\.\. modules::(.*)$", page.read_text(), re.M) for page in folder.glob("*.md")}
+    rooms = {page: [m for name in " ".join(names).split() for m in within(name)] for page, names in asked.items()}
+    named = {module for room in rooms.values() for module in room}
+    left = [module for module in known if module not in named]
+    return {page: room or left for page, room in rooms.items()}
 
 
 class _Modules(SphinxDirective):
@@ -127,10 +144,11 @@ class _Modules(SphinxDirective):
     optional_arguments, final_argument_whitespace = 1, True
 
     def run(self) -> list[nodes.Node]:
-        page = Path(self.env.doc2path(self.env.docname)).read_text(encoding="utf-8")
-        names = documented(page)[" ".join(self.arguments)]
+        page = Path(self.env.doc2path(self.env.docname))
+        names = documented(page.parent)[page.stem]
         shown = nodes.Element()
-        self.state.nested_parse(StringList([f".. automodule:: {name}" for name in names], "modules"), 0, shown)
+        lines = [line for name in names for line in (f".. rubric:: {name}", "", f".. automodule:: {name}", "")]
+        self.state.nested_parse(StringList(lines, "modules"), 0, shown)
         return shown.children
 
 
@@ -140,5 +158,5 @@ def setup(app: Sphinx) -> dict:
     app.connect("env-get-updated", _write_all)
     app.connect("config-inited", _typeset_here)
     app.connect("html-page-context", _drop_thebe, priority=900)
-    app.connect("autodoc-process-docstring", _plain_docstring)
+    app.connect("autodoc-process-docstring", _plain_docstring, priority=400)  # before Napoleon
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -75,13 +75,26 @@ def check_parameters(namespace: dict[str, Any], **bounds: Bounds) -> dict[str, A
     """Check what a run gave the cell tagged `parameters`: in the next cell, `check_parameters(globals())`.
 
     The cell declares annotated scalars (`steps: int = 300`), with `Literal["a", "b"]` for a choice, and lists of
-    numbers (`list[float]`), for which text such as "0.1 0.01" is read. papermill sets parameters in a cell of its own
-    after that one and only warns of names that it does not know; here they are errors. `bounds` gives the least and
-    greatest value of a number, or of each in a list, as in `steps=(1, None)`.
+    numbers (`list[float]`), for which text such as "0.1 0.01" is read. papermill sets parameters in a cell of its
+    own after that one and only warns of names that it does not know; here they are errors.
 
-    Returns the parameters as a dict, in the order declared. Raises ParameterError for an unknown name (with
-    the nearest known one), a value of the wrong type (a whole number is a float, a bool is not a number) and
-    a number that is not finite or out of bounds.
+    Parameters
+    ----------
+    namespace
+        The notebook's variables; checked values are put back into it.
+    **bounds
+        Least and greatest value of a number, or of each in a list, as in `steps=(1, None)`.
+
+    Returns
+    -------
+    dict
+        The parameters in the order declared.
+
+    Raises
+    ------
+    ParameterError
+        For an unknown name (the message has the nearest known one), a value of the wrong type (a whole number
+        is a float, a bool is not a number), and a number that is not finite or out of bounds.
     """
     annotations = {
         name: _evaluated(kind) for name, kind in namespace.get("__annotations__", {}).items() if name in namespace
@@ -103,7 +116,20 @@ def check_parameters(namespace: dict[str, Any], **bounds: Bounds) -> dict[str, A
 
 
 def refuse_unknown(names: Iterable[str], known: Mapping[str, Any]) -> None:
-    """Raises ParameterError for the first name that is not known, with the nearest one that is."""
+    """Refuse names that are not known.
+
+    Parameters
+    ----------
+    names
+        Names that were given.
+    known
+        What there is, by name.
+
+    Raises
+    ------
+    ParameterError
+        For the first unknown name, with the nearest known one.
+    """
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1)
@@ -169,10 +195,25 @@ def spoken(annotation: Any) -> str:
 
 
 def declared(chapter: str | Path) -> dict[str, Parameter]:
-    """The parameters that a notebook declares, by name, without running it.
+    """The parameters that a notebook declares, without running it.
 
-    Raises ParameterError if the file is not a notebook, if not exactly one of its cells is tagged `parameters`, or if
-    that cell holds anything but annotated scalars and lists; FileNotFoundError if there is no such file.
+    Parameters
+    ----------
+    chapter
+        Path of the notebook.
+
+    Returns
+    -------
+    dict
+        `Parameter` by name, in order.
+
+    Raises
+    ------
+    ParameterError
+        If the file is not a notebook, if not exactly one of its cells is tagged `parameters`, or if that cell
+        holds anything but annotated scalars and lists.
+    FileNotFoundError
+        If there is no such file.
     """
     path = Path(chapter)
     if not path.is_file():
@@ -200,8 +241,22 @@ def declared(chapter: str | Path) -> dict[str, Parameter]:
 def parameter_file(path: Path) -> dict[str, Any]:
     """What the lines `name: value` of a YAML file say.
 
-    Raises ParameterError that names the file, and the line if there is one, for a file that is not of this form;
-    FileNotFoundError if there is none.
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    dict
+        Values by name.
+
+    Raises
+    ------
+    ParameterError
+        For a file that is not of this form; the message has the file, and the line if there is one.
+    FileNotFoundError
+        If there is no such file.
     """
     import yaml
 
@@ -233,10 +288,22 @@ def no_kernel(name: str) -> str:
 
 
 def training_part(chapter: str | Path) -> Any:
-    """The notebook's cells tagged `parameters` or `training`, in order, as a notebook of their own: what one run of
-    the grid needs, without pictures and prose.
+    """The part of a notebook that one run of the grid needs, without pictures and prose.
 
-    Raises ParameterError for a chapter without a cell tagged `training`, and as `declared` does.
+    Parameters
+    ----------
+    chapter
+        Path of the notebook.
+
+    Returns
+    -------
+    NotebookNode
+        The cells tagged `parameters` or `training`, in order.
+
+    Raises
+    ------
+    ParameterError
+        For a chapter without a cell tagged `training`, and as `declared` does.
     """
     import nbformat
 

@@ -146,8 +146,8 @@ def compare(model: str, part: str, measure: Callable[..., dict[str, float]], wei
     for name in off:
         mean, low, high = interval(list(on[name] - off[name]))
         verdict = "lower with the part on" if high < 0 else "higher with the part on" if low > 0 else "not settled"
-        told = {"off": off[name].mean(), "on": on[name].mean(), "difference": mean, "low": low, "high": high}
-        rows.append({"model": model, "part": part, "measure": name, "seeds": seeds} | told | {"verdict": verdict})
+        numbers = {"off": off[name].mean(), "on": on[name].mean(), "difference": mean, "low": low, "high": high}
+        rows.append({"model": model, "part": part, "measure": name, "seeds": seeds} | numbers | {"verdict": verdict})
     return pd.DataFrame(rows)
 
 

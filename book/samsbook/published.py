@@ -15,12 +15,25 @@ METRICS = {  # name of a metric in the published tables, and in a row of a grid
 
 
 def relative_bound(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of a grid of runs with "relative test IWELBO": the bound less that of the baseline, in nats a cell.
+    """Held-out bounds of a grid of runs, less that of the baseline of the same data.
 
-    The baseline is the run of SAMS-VAE in the compositional encoding at fraction 0 of the same task, split and training
-    seed, as published: how probable test cells are depends on which they are, far more than on the model. Reads the
-    columns task, model, encoding, fraction, split, seed and "test IWELBO". Where the baseline has not been run, the
-    value is missing. Raises ValueError for rows without one of these columns, or with two runs of a baseline.
+    The baseline is the run of SAMS-VAE in the compositional encoding at fraction 0 of the same task, split and
+    training seed, as published: how probable test cells are depends on which they are, far more than on the model.
+
+    Parameters
+    ----------
+    rows
+        Rows of runs of chapter 5, with columns task, model, encoding, fraction, split, seed and "test IWELBO".
+
+    Returns
+    -------
+    DataFrame
+        The rows, with "relative test IWELBO" in nats a cell; missing where the baseline has not been run.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing, or a baseline has two runs.
     """
     same = ["task", "split", "seed"]
     if missing := [c for c in (*same, "model", "encoding", "fraction", "test IWELBO") if c not in rows]:
@@ -36,17 +49,26 @@ def relative_bound(rows: pd.DataFrame) -> pd.DataFrame:
 def verdicts(published: pd.DataFrame, ours: pd.DataFrame | None = None, steps: int = 30_000) -> pd.DataFrame:
     """The published tables of chapter 5 beside our grid of runs, each number with a verdict.
 
-    published: data/published/norman.csv, with mean and std over n splits. ours: rows of runs, as `relative_bound` takes
-    them, with columns steps and the "official" correlations; runs of fewer than `steps` do not count. Training seeds
-    are averaged within a split, then splits.
+    The verdict is "not run at full size" for fewer than two splits; else "reproduced" if the two means differ by
+    less than twice the standard error of their difference, sqrt(s^2 / n + s'^2 / n'); else "differs". Splits of one
+    number are the same in both, so this error is rather too large and the verdict mild. The baseline's own relative
+    bound, 0 by definition, is left out.
 
-    The verdict is "not run at full size" for fewer than two splits; else "reproduced" if the two means differ by less
-    than twice the standard error of their difference, sqrt(s^2 / n + s'^2 / n'); else "differs". Splits of one number
-    are the same in both, so this error is rather too large and the verdict mild. The baseline's own relative bound, 0
-    by definition, is left out.
+    Parameters
+    ----------
+    published
+        `data/published/norman.csv`, with mean and standard deviation over n splits.
+    ours
+        Rows of runs, as `relative_bound` takes them, with columns steps and the correlations of `METRICS`.
+        Training seeds are averaged within a split, then splits. None: no run.
+    steps
+        Runs of fewer training steps do not count.
 
-    Returns a row for each task, model, encoding, fraction and metric: "published", "published sd", "ours", "ours sd",
-    "splits" (ours) and "verdict".
+    Returns
+    -------
+    DataFrame
+        A row for each task, model, encoding, fraction and metric: "published", "published sd", "ours", "ours
+        sd", "splits" (ours) and "verdict".
     """
     keys = ["task", "model", "encoding", "fraction", "metric"]
     table = published[published["std"] > 0].rename(columns={"mean": "published", "std": "published sd"})

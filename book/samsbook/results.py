@@ -20,7 +20,15 @@ import pandas as pd
 def root() -> Path:
     """The book's folder, wherever the kernel was started: the nearest one above that holds `_toc.yml`.
 
-    Raises FileNotFoundError outside the book.
+    Returns
+    -------
+    Path
+        An absolute path.
+
+    Raises
+    ------
+    FileNotFoundError
+        Outside the book.
     """
     for start in (Path.cwd(), Path(__file__).resolve().parent):
         for folder in (start, *start.parents):
@@ -30,7 +38,18 @@ def root() -> Path:
 
 
 def results_path(name: str) -> Path:
-    """Where the table `name` of a long run lies: `data/results/<name>.csv` below the book's folder."""
+    """Where the table of a long run lies: `data/results/<name>.csv` below the book's folder.
+
+    Parameters
+    ----------
+    name
+        Name of the table, without suffix; it may hold folders.
+
+    Returns
+    -------
+    Path
+        An absolute path, whether or not there is such a file.
+    """
     return root() / "data" / "results" / f"{name}.csv"
 
 
@@ -41,17 +60,32 @@ def write_results(
     data_sha256: str | Mapping[str, str] | None = None,
     seconds: float | None = None,
 ) -> Path:
-    """Write a table and beside it, as JSON, where it came from; both or neither. Returns the table's path.
+    """Write a table and beside it, as JSON, where it came from; both or neither.
 
-    `parameters` is what `check_parameters` returned, `data_sha256` the checksum of the data (or one a file,
-    by name), `seconds` how long the run took. An index with a name becomes a column.
+    Parameters
+    ----------
+    name
+        Name of the table, without suffix.
+    frame
+        The table. An index with a name becomes a column.
+    parameters
+        What `check_parameters` returned.
+    data_sha256
+        Checksum of the data, or one a file, by name.
+    seconds
+        How long the run took.
+
+    Returns
+    -------
+    Path
+        Where the table is.
     """
     path = results_path(name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    told = json.dumps(provenance(parameters, data_sha256, seconds), indent=2, sort_keys=True)
+    origin = json.dumps(provenance(parameters, data_sha256, seconds), indent=2, sort_keys=True)
     for target, text in (
         (path, frame.to_csv(index=frame.index.name is not None, lineterminator="\n", float_format="%.6g")),
-        (path.with_suffix(".json"), told + "\n"),
+        (path.with_suffix(".json"), origin + "\n"),
     ):
         partial = target.with_name(f".{target.name}.{os.getpid()}")
         partial.write_text(text, encoding="utf-8")
@@ -60,7 +94,23 @@ def write_results(
 
 
 def read_results(name: str) -> pd.DataFrame:
-    """The table that a long run wrote, provenance in `.attrs`. Raises FileNotFoundError if there is none."""
+    """The table that a long run wrote.
+
+    Parameters
+    ----------
+    name
+        Name of the table, without suffix.
+
+    Returns
+    -------
+    DataFrame
+        The table, with its provenance in `attrs`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such table.
+    """
     path = results_path(name)
     if not path.is_file():
         raise FileNotFoundError(
@@ -77,9 +127,21 @@ def provenance(
     data_sha256: str | Mapping[str, str] | None = None,
     seconds: float | None = None,
 ) -> dict[str, Any]:
-    """What one must know to repeat a run: parameters, seed, data, versions, commit, time, kind of machine.
+    """What one must know to repeat a run; no name of a machine or folder is in it.
 
-    No name of a machine or folder is in it.
+    Parameters
+    ----------
+    parameters
+        What `check_parameters` returned.
+    data_sha256
+        Checksum of the data, or one a file, by name.
+    seconds
+        How long the run took.
+
+    Returns
+    -------
+    dict
+        Parameters, seed, checksums, seconds, kind of machine, commit and versions.
     """
     packages = ("samslib", "torch", "numpy", "scipy", "pandas", "anndata", "scanpy")
     return {
@@ -95,13 +157,24 @@ def provenance(
 
 
 def provenance_table(results: pd.DataFrame) -> pd.DataFrame:
-    """The provenance of a table from `read_results`, one row a fact, to be shown under it."""
-    told = dict(results.attrs)
-    versions = {"python": told.pop("python", None), **told.pop("versions", {})}
-    parameters = told.pop("parameters", {})
+    """The provenance of a table, to be shown under it.
+
+    Parameters
+    ----------
+    results
+        A table from `read_results`.
+
+    Returns
+    -------
+    DataFrame
+        A row a fact.
+    """
+    known = dict(results.attrs)
+    versions = {"python": known.pop("python", None), **known.pop("versions", {})}
+    parameters = known.pop("parameters", {})
     facts = {
         "parameters": ", ".join(f"{name}={value!r}" for name, value in parameters.items()),
-        **{name: value for name, value in told.items() if value is not None},
+        **{name: value for name, value in known.items() if value is not None},
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
     }
     return pd.DataFrame({"value": map(str, facts.values())}, index=pd.Index(facts, name="provenance"))
@@ -135,7 +208,18 @@ def _machine() -> str:
 
 
 def show(*objects: Any):
-    """The source of library functions or classes, as highlighted code where the cell ends."""
+    """The source of library functions or classes, as highlighted code where the cell ends.
+
+    Parameters
+    ----------
+    *objects
+        Functions or classes.
+
+    Returns
+    -------
+    Markdown
+        What Jupyter displays.
+    """
     from IPython.display import Markdown
 
     source = "\n\n".join(textwrap.dedent(inspect.getsource(thing)).strip() for thing in objects)
