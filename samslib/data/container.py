@@ -45,7 +45,7 @@ class PerturbationData:
     """Perturbed cells, ready for a model: n cells, G genes, T perturbations, C covariate columns, Q quality
     flags.
 
-    x (n, G) counts as CSR float32, or real values as CSR or numpy, or either on disk (`samslib.data.disk.OnDisk`);
+    x (n, G) counts as CSR float32, or real values as CSR or numpy, or either on disk (`samslib.disk.OnDisk`);
     dose (n, T) CSR float32, a zero row is a control; library (n,) total counts over the genes held here (1 for real
     values); covariate (n, C) one-hot; qc (n, Q) 0/1; n_perturbations (n,) how many each cell has;
     labels (n,) the canonical name of each cell's condition, with its doses where they are not 1 ("A=0.5+B"), so that
