@@ -13,7 +13,8 @@ from math import ceil
 
 import numpy as np
 
-from samslib.data.container import PerturbationData, check_data, check_split
+from samslib.data.container import PerturbationData, check_data
+from samslib.data.selection import check_split
 from samslib.validation import DataError, in_order
 
 Splitter = Callable[[PerturbationData], np.ndarray]
