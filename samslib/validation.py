@@ -1,4 +1,4 @@
-"""Checks of arguments and data, and the sentences that say what is wrong."""
+"""Checks of arguments, and parts of their messages."""
 
 from __future__ import annotations
 
@@ -33,6 +33,13 @@ def at_least(low: float, /, **values: float) -> None:
     for name, value in values.items():
         if not value >= low:
             raise ValueError(f"{name} is {value}; it must be {low:g} or above.")
+
+
+def share(**values: float) -> None:
+    """Raises ValueError that names the first value that is not between 0 and 1."""
+    for name, value in values.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} is {value}; it must be between 0 and 1.")
 
 
 def whole(name: str, value: Any, low: float = -inf) -> int:

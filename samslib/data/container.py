@@ -23,7 +23,7 @@ from samslib.data.disk import OnDisk
 from samslib.data.names import Names
 from samslib.data.reading import read_fields
 from samslib.data.selection import check_library, check_split, gene_positions, positions
-from samslib.data.statistics import condition_sums, digest, gene_moments, row_blocks, row_totals
+from samslib.data.statistics import digest, row_blocks, row_totals, summarise
 from samslib.validation import DataError, at_least, count_cells, in_order
 
 LOG = logging.getLogger("samslib")
@@ -272,25 +272,7 @@ class PerturbationData:
             Whether to add the counts summed by condition, which the closed-form baselines need. Raises DataError for
             real values, as for training cells with other columns.
         """
-        train = self if train is None else check_data(train, "summary")
-        columns = ("genes", "perturbations", "covariates", "quality")
-        if other := [name for name in columns if getattr(self, name) != getattr(train, name)]:
-            remedy = "use a part of the data"
-            raise DataError(f"The training cells have other {' and '.join(other)} than the data; {remedy}.")
-        if len(train) < 2:
-            raise DataError(f"The training split has {count_cells(len(train))}; at least 2 are needed.")
-        if pseudobulk and not self.counts:
-            raise DataError("Real values have no pseudobulk; make the data of counts, or leave pseudobulk=False.")
-        fields: dict[str, Any] = {name: getattr(self, name) for name in (*columns, "control", "counts", "unique")}
-        for name, values in zip(("mean", "std", "log_mean", "log_std"), gene_moments(train.x), strict=True):
-            fields[name] = torch.tensor(values).to(torch.get_default_dtype())
-        return DataSummary(
-            **fields,
-            n_cells=len(train),
-            n_treated=tuple(map(int, train.n_treated)),
-            n_flagged=tuple(map(int, train.qc.sum(0))),
-            pseudobulk=condition_sums(train.x, train.labels, train.dose, train.library) if pseudobulk else None,
-        )
+        return summarise(self, self if train is None else check_data(train, "summary"), pseudobulk)
 
     def digest(self) -> dict[str, str]:
         """What tells these data from others: number and hash of each kind of names and values; see

@@ -11,8 +11,9 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 
-from samslib.cells import Pseudobulk
+from samslib.cells import DataSummary, Pseudobulk
 from samslib.data.disk import OnDisk
+from samslib.validation import DataError, count_cells
 
 BLOCK = 4_000_000  # entries made dense at a time while reading or averaging, 32 MB in float64
 
@@ -52,6 +53,28 @@ def gene_moments(x: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray
     std = np.sqrt(squares / (x.shape[0] - 1))
     std[std <= 1e-12 * np.abs(mean)] = 1  # constant but for rounding
     return mean[0], std[0], mean[1], std[1]
+
+
+def summarise(data: Any, train: Any, pseudobulk: bool) -> DataSummary:
+    """Names of data and statistics of their training cells; see `PerturbationData.summary`."""
+    columns = ("genes", "perturbations", "covariates", "quality")
+    if other := [name for name in columns if getattr(data, name) != getattr(train, name)]:
+        remedy = "use a part of the data"
+        raise DataError(f"The training cells have other {' and '.join(other)} than the data; {remedy}.")
+    if len(train) < 2:
+        raise DataError(f"The training split has {count_cells(len(train))}; at least 2 are needed.")
+    if pseudobulk and not data.counts:
+        raise DataError("Real values have no pseudobulk; make the data of counts, or leave pseudobulk=False.")
+    fields: dict[str, Any] = {name: getattr(data, name) for name in (*columns, "control", "counts", "unique")}
+    for name, values in zip(("mean", "std", "log_mean", "log_std"), gene_moments(train.x), strict=True):
+        fields[name] = torch.tensor(values).to(torch.get_default_dtype())
+    return DataSummary(
+        **fields,
+        n_cells=len(train),
+        n_treated=tuple(map(int, train.n_treated)),
+        n_flagged=tuple(map(int, train.qc.sum(0))),
+        pseudobulk=condition_sums(train.x, train.labels, train.dose, train.library) if pseudobulk else None,
+    )
 
 
 def digest(data: Any) -> dict[str, str]:
