@@ -18,25 +18,21 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from samslib.validation import above, at_least, choose, number, require, share, whole
+
 if TYPE_CHECKING:
     from anndata import AnnData
 
 VERSION = 1  # of the random streams below: a change that gives other cells raises it
 
 
-def _require(valid: bool, message: str) -> None:
-    if not valid:
-        raise ValueError(message)
-
-
-def _check(sizes: dict[str, Any], shares: dict[str, float], positive: dict[str, float]) -> None:
+def _check(sizes: dict[str, Any], shares: dict[str, float], scales: dict[str, float]) -> None:
+    """Sizes are whole and 1 or above, shares between 0 and 1, scales finite and 0 or above."""
     for name, value in sizes.items():
-        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-        _require(whole and value >= 1, f"{name} is {value!r}; it must be a whole number of at least 1.")
-    for name, value in shares.items():
-        _require(0 <= value <= 1, f"{name} is {value}; it must be between 0 and 1.")
-    for name, value in positive.items():
-        _require(bool(np.isfinite(value)) and value >= 0, f"{name} is {value}; it must be finite and not negative.")
+        require(not isinstance(value, float), f"{name} is {value!r}; it must be a whole number.")
+        whole(name, value, 1)
+    share(**shares)
+    at_least(0, **{name: number(name, value) for name, value in scales.items()})
 
 
 def _names(letter: str, count: int) -> list[str]:
@@ -124,6 +120,7 @@ def sams_vae_simulation(
     exponential: bool = False,
     init: str = "orthogonal",
     sparsity: float = 0.5,
+    *,
     seed: int = 0,
 ) -> AnnData:
     """The simulation of the SAMS-VAE paper: real values with Gaussian noise, single perturbations, no control
@@ -144,12 +141,9 @@ def sams_vae_simulation(
     made = ("sams_vae_simulation", seed, {k: v for k, v in locals().items() if k != "seed"})
     sizes = dict(perturbations=perturbations, genes=genes, latent=latent, width=width)
     _check(sizes, dict(mask_probability=mask_probability, sparsity=sparsity), dict(deviation=magnitude[1]))
-    _require(hidden_layers >= 0, f"hidden_layers is {hidden_layers}; it must not be negative.")
-    _require(0 <= noise < 1, f"noise is {noise}; as a share of the variance it must be at least 0 and below 1.")
-    _require(
-        init in ("orthogonal", "kaiming", "sparse"),
-        f"init is {init!r}; it must be orthogonal, kaiming or sparse.",
-    )
+    at_least(0, hidden_layers=hidden_layers)
+    require(0 <= noise < 1, f"noise is {noise}; as a share of the variance it must be at least 0 and below 1.")
+    choose("init", init, ("orthogonal", "kaiming", "sparse"))
     _check_cells(cells)
     rng = np.random.Generator(np.random.PCG64(seed))
     mask = rng.random((perturbations, latent)) < mask_probability
@@ -179,7 +173,7 @@ def _or_one(values: np.ndarray) -> np.ndarray:
 
 def _check_cells(cells: tuple[int, int, int]) -> None:
     valid = len(cells) == 3 and all(n >= 0 for n in cells) and sum(cells) > 0
-    _require(valid, f"cells is {cells}; it must be three numbers (train, val, test) a perturbation, not all zero.")
+    require(valid, f"cells is {cells}; it must be three numbers (train, val, test) a perturbation, not all zero.")
 
 
 def svae_plus_simulation(
@@ -191,6 +185,7 @@ def svae_plus_simulation(
     cells: tuple[int, int, int] = (500, 100, 100),
     mask_probability: float | None = None,
     total: float = 1e6,
+    *,
     seed: int = 0,
 ) -> AnnData:
     """The simulation of the SVAE+ paper: Poisson counts, each perturbation moves the mean of one to three
@@ -211,7 +206,7 @@ def svae_plus_simulation(
     _check(sizes, shares, dict(deviation=magnitude[1], total=total))
     _check_cells(cells)
     ordered = latent <= width <= genes
-    _require(ordered, f"latent <= width <= genes is needed, but they are {latent}, {width} and {genes}.")
+    require(ordered, f"latent <= width <= genes is needed, but they are {latent}, {width} and {genes}.")
     rng = np.random.Generator(np.random.PCG64(seed))
     if mask_probability is None:
         mask = np.zeros((perturbations, latent), dtype=bool)
@@ -229,8 +224,8 @@ def svae_plus_simulation(
         layers.append(_orthogonal(rng, inputs, outputs) * gain)
     logits = _decode(z, layers)
     logits = logits / _or_one(np.asarray(logits.std()))
-    share = np.exp(logits - logits.max(0))
-    x = rng.poisson(total * share / share.sum(0)).astype(np.float32)
+    portion = np.exp(logits - logits.max(0))
+    x = rng.poisson(total * portion / portion.sum(0)).astype(np.float32)
     names = _names("P", perturbations)
     labels = [names[t] for t in treated]
     truth = (names, mask, effect)
@@ -251,6 +246,7 @@ def perturb_seq(
     library: tuple[float, float] = (138.0, 0.50),
     gene_spread: float = 2.16,
     concentration: tuple[float, float] = (2.0, 1.0),
+    *,
     seed: int = 0,
 ) -> AnnData:
     """A Perturb-seq experiment drawn from the SAMS model: counts of controls, singles and pairs.
@@ -279,12 +275,11 @@ def perturb_seq(
     positive |= {"library deviation": library[1], "concentration deviation": concentration[1]}
     sizes = dict(singles=singles, cells=cells, genes=genes, latent=latent, width=width)
     _check(sizes, dict(mask_probability=mask_probability), positive)
-    for name, count in dict(pairs=pairs, controls=controls).items():
-        _require(count >= 0, f"{name} is {count}; it must not be negative.")
+    at_least(0, pairs=pairs, controls=controls)
     _check_medians(library, concentration)
     possible = list(combinations(_names("P", singles), 2))
     most = f"{singles} singles make {len(possible)}"
-    _require(pairs <= len(possible), f"pairs is {pairs}, but {most}; ask for fewer pairs or more singles.")
+    require(pairs <= len(possible), f"pairs is {pairs}, but {most}; ask for fewer pairs or more singles.")
 
     rng = np.random.Generator(np.random.PCG64(seed))
     mask = rng.random((singles, latent)) < mask_probability
@@ -301,8 +296,8 @@ def perturb_seq(
 
 
 def _check_medians(library: tuple[float, float], concentration: tuple[float, float]) -> None:
-    for name, value in {"library median": library[0], "concentration median": concentration[0]}.items():
-        _require(0 < value < np.inf, f"{name} is {value}; it must be finite and above 0.")
+    medians = {"library median": library[0], "concentration median": concentration[0]}
+    above(0, **{name: number(name, value) for name, value in medians.items()})
 
 
 def _count(
@@ -321,16 +316,16 @@ def _count(
     layers = [_orthogonal(rng, shift.shape[1], width), _orthogonal(rng, width, genes)]
     spread = _or_one(np.asarray(_decode(z_basal, layers).std()))
     logits = gene_spread * rng.normal(size=genes) + slope / spread * _decode(z, layers)
-    share = np.exp(logits - logits.max(1, keepdims=True))
-    share /= share.sum(1, keepdims=True)
+    portion = np.exp(logits - logits.max(1, keepdims=True))
+    portion /= portion.sum(1, keepdims=True)
     total = library[0] * np.exp(library[1] * rng.normal(size=(len(z), 1)))
     theta = concentration[0] * np.exp(concentration[1] * rng.normal(size=genes))
-    x = rng.poisson(rng.gamma(theta, total * share / theta)).astype(np.float32)
+    x = rng.poisson(rng.gamma(theta, total * portion / theta)).astype(np.float32)
     for _ in range(100):  # quality control keeps no cell without counts
         if not len(empty := np.flatnonzero(x.sum(1) == 0)):
             break
-        x[empty] = rng.poisson(rng.gamma(theta, (total * share)[empty] / theta))
-    _require(
+        x[empty] = rng.poisson(rng.gamma(theta, (total * portion)[empty] / theta))
+    require(
         not len(empty),
         f"{len(empty)} cells stay without counts; raise library, or lower gene_spread or slope.",
     )
@@ -355,6 +350,7 @@ def guide_screen(
     library: tuple[float, float] = (138.0, 0.50),
     gene_spread: float = 1.5,
     concentration: tuple[float, float] = (2.0, 1.0),
+    *,
     seed: int = 0,
 ) -> AnnData:
     """A screen drawn from the SAMS model in which guides share a target gene and genes share a pathway.
@@ -377,10 +373,10 @@ def guide_screen(
     positive |= {"least strength": strength[0], "most strength": strength[1]}
     _check(sizes | dict(axes=axes, width=width), dict(own_probability=own_probability, shared=shared), positive)
     _check_medians(library, concentration)
-    _require(strength[0] <= strength[1], f"strength is {strength}; give the smaller value first.")
-    _require(pathways <= targets, f"pathways is {pathways}, but targets is {targets}; a pathway needs a gene.")
+    require(strength[0] <= strength[1], f"strength is {strength}; give the smaller value first.")
+    require(pathways <= targets, f"pathways is {pathways}, but targets is {targets}; a pathway needs a gene.")
     wanted = f"{pathways} pathways of {axes} axes"
-    _require(pathways * axes <= latent, f"{wanted} need latent of {pathways * axes} at least, but it is {latent}.")
+    require(pathways * axes <= latent, f"{wanted} need latent of {pathways * axes} at least, but it is {latent}.")
 
     rng = np.random.Generator(np.random.PCG64(seed))
     home = np.arange(targets) % pathways
