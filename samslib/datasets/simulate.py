@@ -123,20 +123,47 @@ def sams_vae_simulation(
     *,
     seed: int = 0,
 ) -> AnnData:
-    """The simulation of the SAMS-VAE paper: real values with Gaussian noise, single perturbations, no control
-    cells.
+    """The simulation of the SAMS-VAE paper: real values with Gaussian noise, single perturbations, no control cells.
 
-    Mask M ~ Bernoulli(mask_probability); effect E = sign * Normal(magnitude = mean, deviation), both signs
-    alike; z = z_basal + M E of the cell's perturbation with z_basal ~ N(0, I). The mean is a bias-free
-    network of z with `hidden_layers` layers of `width` units (leaky rectifier, slope 0.2), divided gene by
-    gene by its standard deviation over all cells, then exponentiated if asked. The noise has the share
-    `noise` of each gene's variance. `cells` are training, validation and test cells a perturbation, rows
-    cycle through the perturbations, `obs["split"]` says which. init: weights "orthogonal", "kaiming"
-    (normal), or "sparse" (unit normal, the share `sparsity` of them zero).
+    z = z_basal + M E of the cell's perturbation, with z_basal ~ N(0, I). The mean is a bias-free network of z (leaky
+    rectifiers of slope 0.2), divided gene by gene by its standard deviation over all cells.
 
-    X is (n, G) float32, `layers["mean"]` its noise-free mean. Likelihood to fit: Normal. Raises ValueError
-    for sizes below 1, shares outside [0, 1] and unknown inits. Source: SAMS-VAE (2023), simulation study;
-    published code's values.
+    Parameters
+    ----------
+    perturbations, genes, latent
+        Numbers of perturbations, genes and latent axes.
+    hidden_layers, width
+        Number of hidden layers of the network, and of units in each.
+    mask_probability
+        Of M ~ Bernoulli.
+    magnitude
+        Mean and deviation of a Normal; E has these values with a random sign.
+    cells
+        Training, validation and test cells of each perturbation; rows cycle through the perturbations, and
+        `obs["split"]` says which.
+    noise
+        Share of each gene's variance that is noise, below 1.
+    exponential
+        Whether the mean is exponentiated.
+    init
+        Weights: "orthogonal", "kaiming" (normal), or "sparse" (unit normal, some of them zero).
+    sparsity
+        Share of zeros of "sparse".
+    seed
+        Of all draws.
+
+    Returns
+    -------
+    X is (n, G) float32, `layers["mean"]` its noise-free mean. Likelihood to fit: Normal.
+
+    Raises
+    ------
+    ValueError
+        For sizes below 1, shares outside [0, 1] and unknown inits.
+
+    References
+    ----------
+    Bereket and Karaletsos 2023 (SAMS-VAE), simulation study; values of the published code.
     """
     made = ("sams_vae_simulation", seed, {k: v for k, v in locals().items() if k != "seed"})
     sizes = dict(perturbations=perturbations, genes=genes, latent=latent, width=width)
@@ -188,17 +215,38 @@ def svae_plus_simulation(
     *,
     seed: int = 0,
 ) -> AnnData:
-    """The simulation of the SVAE+ paper: Poisson counts, each perturbation moves the mean of one to three
-    latent axes.
+    """The simulation of the SVAE+ paper: Poisson counts, each perturbation moves the mean of one to three latent axes.
 
-    Targets of a perturbation: one, two or three draws of an axis with replacement, or
-    Bernoulli(mask_probability) if that is given. z ~ Normal(M * sign * magnitude, I). Three hidden layers of
-    `width` units, weights orthonormal times a Xavier gain; the outputs, over their global deviation, pass a
-    softmax over the CELLS of each gene, times `total`: every gene has `total` counts, spread over all cells
-    (as published). Needs latent <= width <= genes.
+    z ~ Normal(M E, I), through three hidden layers with orthonormal weights times a Xavier gain. The outputs, over
+    their global deviation, pass a softmax over the CELLS of each gene, as published.
 
-    X is (n, G) CSR float32, obs as in `sams_vae_simulation`. Raises ValueError as it does. Source: SVAE+
-    (Lopez et al. 2023), simulation study, in the port of the SAMS-VAE authors.
+    Parameters
+    ----------
+    perturbations, genes, latent, width
+        Numbers of perturbations, genes, latent axes and hidden units; latent <= width <= genes.
+    magnitude
+        Mean and deviation of a Normal; E has these values with a random sign.
+    cells
+        As in `sams_vae_simulation`.
+    mask_probability
+        Of M ~ Bernoulli; None for one, two or three draws of an axis with replacement.
+    total
+        Counts of each gene, spread over all cells.
+    seed
+        Of all draws.
+
+    Returns
+    -------
+    X is (n, G) CSR float32.
+
+    Raises
+    ------
+    ValueError
+        As `sams_vae_simulation` does, and for sizes in another order.
+
+    References
+    ----------
+    Lopez et al. 2023 (SVAE+), simulation study, in the port of the SAMS-VAE authors.
     """
     made = ("svae_plus_simulation", seed, {k: v for k, v in locals().items() if k != "seed"})
     sizes = dict(perturbations=perturbations, genes=genes, latent=latent, width=width)
@@ -251,24 +299,52 @@ def perturb_seq(
 ) -> AnnData:
     """A Perturb-seq experiment drawn from the SAMS model: counts of controls, singles and pairs.
 
-    z_basal ~ N(0, I); M ~ Bernoulli(mask_probability); E ~ Normal(0, effect_scale); z = z_basal + sum of M E
-    over the cell's perturbations. A bias-free network z -> `width` -> genes (orthonormal weights, leaky
-    rectifier of slope 0.2), scaled so that basal states alone move a gene's logit by `slope`, is added to a
-    log-normal profile of genes (log deviation `gene_spread`). Shares are the softmax over genes; the expected
-    total of a cell is log-normal, `library` = (median, log deviation); counts are negative binomial with
-    concentrations log-normal over genes, `concentration` = (median, log deviation); cells without counts are
-    drawn again. `cells` a condition, `controls` unperturbed ones, in random order; pairs drawn at random.
+    z_basal ~ N(0, I); M ~ Bernoulli(mask_probability); E ~ Normal(0, effect_scale); z = z_basal + sum of M E over the
+    cell's perturbations. A bias-free network (orthonormal weights, leaky rectifier of slope 0.2) of z is added to a
+    log-normal profile of genes. Counts are negative binomial around the softmax over genes times the cell's expected
+    total; cells without counts are drawn again.
 
-    Defaults follow the real cells of `samslib.datasets.load("norman-devel")` on the 136 genes seen in at
-    least three training cells, followed by those of the default draw: 3,375 cells (3,075); 100 cells a
-    condition (85, controls 100); median counts a cell 126 (127); standard deviation of log counts a cell 0.70
-    (0.65); share of zeros 0.891 (0.894); deviation of log gene means 2.16 (`gene_spread`); median
-    concentration 1.3 (2). In the real cells four genes hold 87% of the counts, which no log-normal profile
-    does.
+    Defaults follow the real cells of `samslib.datasets.load("norman-devel")` on the 136 genes seen in at least three
+    training cells, followed by those of the default draw: 3,375 cells (3,075); 100 cells a condition (85, controls
+    100); median counts a cell 126 (127); standard deviation of log counts a cell 0.70 (0.65); share of zeros 0.891
+    (0.894); deviation of log gene means 2.16 (`gene_spread`); median concentration 1.3 (2). In the real cells four
+    genes hold 87% of the counts, which no log-normal profile does.
 
-    X is (n, G) CSR float32. Raises ValueError for sizes below 1, more pairs than there are, shares outside
-    [0, 1], negative or infinite scales, and settings so poor in counts that a cell stays empty.
-    Source: SAMS-VAE (2023), section 3; the likelihood is the library negative binomial of its experiments.
+    Parameters
+    ----------
+    singles, pairs
+        Numbers of perturbations, and of pairs of them, which are drawn at random.
+    cells, controls
+        Cells of each condition, and control cells; in random order.
+    genes, latent, width
+        Numbers of genes, latent axes and hidden units.
+    mask_probability, effect_scale
+        Of M and E.
+    slope
+        Deviation of a gene's logit by basal states alone.
+    library
+        Median and log deviation of the expected total of a cell.
+    gene_spread
+        Log deviation of the profile of genes.
+    concentration
+        Median and log deviation over genes of the negative binomials' concentration.
+    seed
+        Of all draws.
+
+    Returns
+    -------
+    X is (n, G) CSR float32.
+
+    Raises
+    ------
+    ValueError
+        For sizes below 1, more pairs than there are, shares outside [0, 1], negative or infinite scales, and settings
+        so poor in counts that a cell stays empty.
+
+    References
+    ----------
+    Bereket and Karaletsos 2023 (SAMS-VAE), section 3; the likelihood is the library negative binomial of its
+    experiments.
     """
     made = ("perturb_seq", seed, {k: v for k, v in locals().items() if k != "seed"})
     positive = dict(effect_scale=effect_scale, slope=slope, gene_spread=gene_spread)
@@ -353,18 +429,44 @@ def guide_screen(
     *,
     seed: int = 0,
 ) -> AnnData:
-    """A screen drawn from the SAMS model in which guides share a target gene and genes share a pathway.
+    """A screen drawn from the SAMS model in which guides share a target gene and target genes share a pathway.
 
-    Each pathway owns `axes` latent axes, no axis belongs to two. The mask of a gene is on along the axes of its
-    pathway, and along any other with `own_probability`. Its effects are Normal(0, effect_scale); on the axes of the
-    pathway the share `shared` of their variance is common to its genes. A guide has the mask of its gene, and
-    the gene's effects times its strength, uniform in `strength`. Cells are counted as in `perturb_seq`: `cells` a
-    guide, `controls` unperturbed, in random order. Guides are named P01_a, P01_b, ... by their gene P01.
+    Each pathway owns `axes` latent axes; no axis belongs to two. A guide has the mask of its target, and the target's
+    effects times its strength. Guides are named P01_a, P01_b, ... by their target P01. Cells are counted as in
+    `perturb_seq`. The law is ours; no published screen has it.
 
-    X is (n, G) CSR float32. obs also has "gene" ("non-targeting" for controls) and "pathway" ("none"), and
-    uns["pathways"] lists the genes of each pathway, as in the screen of Replogle et al.; in uns["truth"], perturbations
-    are guides. Raises ValueError as `perturb_seq` does, for more pathways than targets, a strength whose smaller value
-    is not first, and if pathways * axes exceeds `latent`. The law is ours, no published screen has it.
+    Parameters
+    ----------
+    targets, guides, pathways
+        Numbers of target genes, of guides of each, and of pathways.
+    cells, controls
+        Cells of each guide, and control cells; in random order.
+    genes, latent, axes
+        Numbers of genes, of latent axes, and of axes of each pathway.
+    own_probability
+        That the mask of a target is on along an axis outside its pathway; inside, it always is.
+    shared
+        Share of the effects' variance, along the axes of the pathway, that its targets have in common.
+    strength
+        Least and most strength of a guide, uniform between.
+    effect_scale
+        Standard deviation of effects.
+    width, slope, library, gene_spread, concentration
+        As in `perturb_seq`.
+    seed
+        Of all draws.
+
+    Returns
+    -------
+    X is (n, G) CSR float32. obs also has "gene" (the target; "non-targeting" for controls) and "pathway" ("none"), and
+    uns["pathways"] lists the targets of each pathway, as in the screen of Replogle et al.; in uns["truth"],
+    perturbations are guides.
+
+    Raises
+    ------
+    ValueError
+        As `perturb_seq` does, for more pathways than targets, a strength whose smaller value is not first, and if
+        pathways * axes exceeds `latent`.
     """
     made = ("guide_screen", seed, {k: v for k, v in locals().items() if k != "seed"})
     sizes = dict(targets=targets, guides=guides, pathways=pathways, cells=cells, genes=genes, latent=latent)
