@@ -12,8 +12,7 @@ import scipy.sparse as sp
 from samslib.cells import DataSummary
 from samslib.data.container import PerturbationData, check_data
 from samslib.model import Model
-from samslib.validation import DataError
-from samslib.validation import quoted as quoted
+from samslib.validation import DataError, quoted
 
 LOG = logging.getLogger("samslib")
 

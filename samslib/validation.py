@@ -1,4 +1,4 @@
-"""Checks of arguments and data, and the sentences that say what is wrong."""
+"""Checks of arguments, and parts of their messages."""
 
 from __future__ import annotations
 
@@ -14,14 +14,37 @@ import torch
 
 
 def choose(what: str, value: Any, options: dict[str, Any] | tuple[Any, ...]) -> Any:
-    """The option of that name. Raises ValueError that lists what exists."""
+    """The option of that name.
+
+    Parameters
+    ----------
+    what
+        Name of the argument.
+    value
+        What was given for it.
+    options
+        What exists: a tuple of values, or values by name.
+
+    Raises
+    ------
+    ValueError
+        That lists what exists.
+    """
     if value not in options:
         raise ValueError(f"{what} is {value!r}; choose one of {sorted(options, key=str)}.")
     return options[value] if isinstance(options, dict) else value
 
 
 def above(low: float, below: float = inf, /, **values: float) -> None:
-    """Raises ValueError that names the first value that is not strictly between the two limits."""
+    """Raises ValueError that names the first value that is not strictly between two limits.
+
+    Parameters
+    ----------
+    low, below
+        The limits.
+    values
+        Arguments by name.
+    """
     for name, value in values.items():
         if not low < value < below:
             range = f"above {low:g}" if below == inf else f"strictly between {low:g} and {below:g}"
@@ -29,15 +52,50 @@ def above(low: float, below: float = inf, /, **values: float) -> None:
 
 
 def at_least(low: float, /, **values: float) -> None:
-    """Raises ValueError that names the first value that is below the limit."""
+    """Raises ValueError that names the first value that is below a limit.
+
+    Parameters
+    ----------
+    low
+        The limit.
+    values
+        Arguments by name.
+    """
     for name, value in values.items():
         if not value >= low:
             raise ValueError(f"{name} is {value}; it must be {low:g} or above.")
 
 
+def share(**values: float) -> None:
+    """Raises ValueError that names the first value that is not between 0 and 1.
+
+    Parameters
+    ----------
+    values
+        Arguments by name.
+    """
+    for name, value in values.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} is {value}; it must be between 0 and 1.")
+
+
 def whole(name: str, value: Any, low: float = -inf) -> int:
-    """A whole number of `low` or above, from an int, a NumPy scalar or a float such as 1e3. Raises ValueError that
-    names the argument for anything else, so that None or 2.5 does not fail far from where it was given."""
+    """A whole number, from an int, a NumPy scalar or a float such as 1e3.
+
+    Parameters
+    ----------
+    name
+        Of the argument.
+    value
+        What was given for it.
+    low
+        The least that is allowed.
+
+    Raises
+    ------
+    ValueError
+        That names the argument, so that None or 2.5 does not fail far from where it was given.
+    """
     found = number(name, value)
     if found != int(found):
         raise ValueError(f"{name} is {value}; it must be a whole number.")
@@ -77,6 +135,7 @@ class DataError(ValueError):
 
 
 def count_cells(count: int) -> str:
+    """ "1 cell", "2 cells", for a message."""
     return "1 cell" if count == 1 else f"{count} cells"
 
 
@@ -95,10 +154,21 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
 
 
 def in_order(values: Any, names: Sequence[str] | np.ndarray, of: str) -> np.ndarray:
-    """Values, one for each of the names, as an array. Those of a Series go by its index, unless that is 0, 1, 2, ...
+    """Values, one for each name, as an array.
 
-    Raises DataError for an index that lacks a name, or has one twice: in another order the values would be those of
-    other cells.
+    Parameters
+    ----------
+    values
+        An array or list in the order of the names, or a Series, which goes by its index unless that is 0, 1, 2, ...
+    names
+        Of all cells or genes.
+    of
+        What they are, for messages: "cells" or "genes".
+
+    Raises
+    ------
+    DataError
+        For an index that lacks a name, or has one twice: in another order the values would be those of other cells.
     """
     if not isinstance(values, pd.Series):
         return np.asarray(values)
@@ -114,5 +184,6 @@ def in_order(values: Any, names: Sequence[str] | np.ndarray, of: str) -> np.ndar
 
 
 def require(valid: object, message: str) -> None:
+    """Raises ValueError with `message` unless `valid`."""
     if not valid:
         raise ValueError(message)

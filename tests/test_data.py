@@ -526,7 +526,7 @@ def test_rows_batches_and_genes():
         data[["c0"]]
     with pytest.raises(IndexError):
         data[[12]]
-    with pytest.raises(DataError, match="batch size is 0"):
+    with pytest.raises(ValueError, match="size is 0"):
         data.batches(0)
 
     seen = data.genes_seen(3)

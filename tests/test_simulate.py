@@ -200,7 +200,7 @@ def test_the_effects_of_a_pathway_are_common_as_far_as_asked(shared):
 @pytest.mark.parametrize(
     "make, options, words",
     [
-        (sams_vae_simulation, dict(perturbations=0), "perturbations is 0; it must be a whole number"),
+        (sams_vae_simulation, dict(perturbations=0), "perturbations is 0; it must be 1 or above"),
         (sams_vae_simulation, dict(genes=2.5), "genes is 2.5"),
         (sams_vae_simulation, dict(latent=True), "latent is True"),
         (sams_vae_simulation, dict(hidden_layers=-1), "hidden_layers is -1"),
@@ -213,7 +213,7 @@ def test_the_effects_of_a_pathway_are_common_as_far_as_asked(shared):
         (
             sams_vae_simulation,
             dict(init="normal"),
-            "init is 'normal'; it must be orthogonal, kaiming or sparse",
+            "init is 'normal'; choose one of",
         ),
         (sams_vae_simulation, dict(cells=(0, 0, 0)), "not all zero"),
         (sams_vae_simulation, dict(cells=(5, 5)), "three numbers"),

@@ -123,19 +123,19 @@ FINGERPRINT = ["45a312c89ac1", "fc8f6ca8f58e", "a77e21744c35"]
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.1, math.nan])
 def test_fractions_outside_their_range(fraction):
-    with pytest.raises(DataError, match="fraction is .*; it must be between 0 and 1"):
+    with pytest.raises(ValueError, match="fraction is .*; it must be between 0 and 1"):
         splits.combinations(fraction)
-    with pytest.raises(DataError, match="fraction is"):
+    with pytest.raises(ValueError, match="fraction is"):
         splits.combination_cells(fraction)
-    with pytest.raises(DataError, match="test is"):
+    with pytest.raises(ValueError, match="test is"):
         splits.combinations(0.5, test=fraction)
-    with pytest.raises(DataError, match="train is"):
+    with pytest.raises(ValueError, match="train is"):
         splits.random(train=fraction)
 
 
 def test_splits_that_leave_a_part_empty(data):
     for train in (0, 1):
-        with pytest.raises(DataError, match="leaves a part of the split empty"):
+        with pytest.raises(ValueError, match="train is .; it must be strictly between 0 and 1"):
             splits.random(train=train)
     with pytest.raises(DataError, match="The test split has 0 cells; at least 2"):
         splits.combinations(0.5, test=0)(data)

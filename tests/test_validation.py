@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from samslib.validation import above, at_least, choose, choose_device, left_out, number, whole
+from samslib.validation import above, at_least, choose, choose_device, left_out, number, share, whole
 
 
 def test_a_wrong_choice_lists_what_exists():
@@ -28,6 +28,9 @@ def test_limits_are_named_with_their_value():
         above(0, a=1, b=0)
     with pytest.raises(ValueError, match="b is -1; it must be 0 or above"):
         at_least(0, a=1, b=-1)
+    share(a=0, b=1)
+    with pytest.raises(ValueError, match="b is 1.1; it must be between 0 and 1"):
+        share(a=0.5, b=1.1)
     for check in (above, at_least):  # NaN is on no side of anything
         with pytest.raises(ValueError, match="a is nan"):
             check(0, a=math.nan)

@@ -21,7 +21,7 @@ from pathlib import Path
 # What takes long to import is imported where it is used: most calls find that nothing changed.
 
 ROOT = Path(__file__).resolve().parents[2]
-INPUTS = ("samslib/**/*.py", "data/**/*", "constraints.txt")  # of the chapters' code
+INPUTS = ("samslib/**/*.py", "samslib/**/*.toml", "data/**/*", "constraints.txt")  # of the chapters' code
 SOURCES = ("_*.yml", "book/**/*", "chapters/*", *INPUTS)
 PAGE = re.compile(r"book/.*\.md|chapters/.*\.ipynb")
 

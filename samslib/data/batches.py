@@ -19,6 +19,15 @@ class Order:
     With a window below n, an epoch's permutation is drawn in two stages, so that `window` rows, rounded down to whole
     batches, can be held in memory at a time: first that of all stretches of `STRETCH` consecutive rows, their borders
     drawn too; then, within each window of it, that of its rows.
+
+    Parameters
+    ----------
+    n, batch_size
+        Numbers of cells, and of cells in a batch.
+    seed
+        Of all permutations.
+    window
+        Cells held at a time; None for all.
     """
 
     def __init__(self, n: int, batch_size: int, seed: int, window: int | None = None):
@@ -52,7 +61,15 @@ class Order:
 
 
 class Batches:
-    """Step -> batch. Of data on disk, one window of the order is in memory at a time."""
+    """Step -> batch. Of data on disk, one window of the order is in memory at a time.
+
+    Parameters
+    ----------
+    data
+        Cells to train on.
+    batch_size, seed
+        As in `Order`.
+    """
 
     def __init__(self, data: PerturbationData, batch_size: int, seed: int):
         self.data, self.on_disk = data, isinstance(data.x, OnDisk)
@@ -71,4 +88,5 @@ class Batches:
 
 
 def step_seed(seed: int, index: int) -> int:
+    """A seed of its own for the step or epoch `index` of a run of `seed`."""
     return (seed * 6_364_136_223_846_793_005 + index * 1_442_695_040_888_963_407 + 1) % 2**63

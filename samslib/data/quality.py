@@ -21,7 +21,7 @@ import torch
 from samslib.data.container import PerturbationData, check_data
 from samslib.data.disk import canonical
 from samslib.data.reading import check_anndata
-from samslib.validation import DataError, left_out
+from samslib.validation import DataError, above, at_least, left_out
 
 LOG = logging.getLogger("samslib")
 
@@ -31,11 +31,25 @@ BELOW = ("counts", "genes")  # measures of which too little is bad; of the other
 
 
 def measure(adata: Any, layer: str | None = None) -> pd.DataFrame:
-    """A row a cell: "counts", "genes" detected, and the percentages of counts on mitochondrial, ribosomal and
-    haemoglobin genes, which are known by their symbols (MT-; RPS, RPL; HB but not HBP). A cell without counts has 0 %.
+    """Quality measures of each cell.
 
-    Raises DataError for a layer that is not there, for values that are no counts, and where no gene has a symbol of
-    any class; warns where one class has no gene.
+    Parameters
+    ----------
+    adata
+        Raw counts of all genes, with gene symbols as `var_names`.
+    layer
+        Layer that holds the counts; None for `adata.X`.
+
+    Returns
+    -------
+    A row a cell: "counts", "genes" detected, and the percentages of counts on mitochondrial (MT-), ribosomal (RPS, RPL)
+    and haemoglobin genes (HB but not HBP); 0 % in a cell without counts.
+
+    Raises
+    ------
+    DataError
+        For a missing layer, values that are no counts, and where no gene is of any class; warns where one class has
+        none.
     """
     check_anndata(adata, "Quality control")
     if layer is not None and layer not in adata.layers:
@@ -64,33 +78,64 @@ def measure(adata: Any, layer: str | None = None) -> pd.DataFrame:
 
 
 def thresholds(measured: pd.DataFrame, k: float = 5) -> pd.Series:
-    """The last value of each measure that passes: median - k MAD of counts and genes, median + k MAD of percentages.
+    """The last value of each measure that passes.
 
-    k is 3, 4 or 5 in the published comparisons. Raises ValueError unless k is above 0.
+    Parameters
+    ----------
+    measured
+        Of `measure`.
+    k
+        Distance in median absolute deviations (MAD), above 0; 3, 4 or 5 in published comparisons.
+
+    Returns
+    -------
+    median - k MAD of counts and genes, median + k MAD of percentages.
     """
-    if not k > 0:
-        raise ValueError(f"k is {k}; it must be above 0 (published: 3, 4 and 5).")
+    above(0, k=k)
     middle = measured.median()
     mad = (measured - middle).abs().median()
     return middle + k * mad * np.where(measured.columns.isin(BELOW), -1, 1)
 
 
 def label(
-    adata: Any, layer: str | None = None, k: float | None = None, doublets: bool | float = False, seed: int = 0,
+    adata: Any,
+    layer: str | None = None,
+    k: float | None = None,
+    doublets: bool | float = False,
     limits: pd.Series | None = None,
-) -> pd.DataFrame:  # fmt: skip
-    """True where a cell fails: a column for each measure, "doublet" if asked for, and "fails", any of them.
-
-    limits: thresholds of other cells, to judge generated cells as the real ones were; by default those of these cells
-    with k, which is 5 unless given.
-    doublets: True for Scrublet's own threshold, between the two modes of the scores of doublets that it simulates, or a
-    score between 0 and 1 above which a cell counts as a doublet. `attrs["thresholds"]` holds the limits used, by name.
-    Then:
+    *,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Which cells fail quality control.
 
         adata.obs["fails"] = quality.label(adata)["fails"]
         data = PerturbationData.from_anndata(adata, quality="fails")
 
-    Raises as `measure` and `thresholds` do; DataError where Scrublet finds no limit; ValueError for both k and limits.
+    Parameters
+    ----------
+    adata, layer
+        As in `measure`.
+    k
+        As in `thresholds`, there 5 by default; only without `limits`.
+    doublets
+        Whether doublets fail too: True for Scrublet's own threshold, between the two modes of the scores of doublets
+        that it simulates, or a score between 0 and 1 above which a cell is a doublet.
+    limits
+        `thresholds` of other cells, to judge generated cells as the real ones were; None for those of these cells.
+    seed
+        Of Scrublet.
+
+    Returns
+    -------
+    True where a cell fails: a column for each measure, "doublet" if asked for, and "fails", any of them.
+    `attrs["thresholds"]` holds the limits used, by name.
+
+    Raises
+    ------
+    DataError
+        As `measure` does, and where Scrublet finds no threshold.
+    ValueError
+        For both `k` and `limits`.
     """
     if limits is not None:
         left_out("limits are given", k=k)
@@ -118,26 +163,41 @@ def _doublets(adata: Any, layer: str | None, limit: float, seed: int) -> np.ndar
 
 
 def with_twins(
-    data: PerturbationData, most: int | None = None, seed: int = 0, as_published: bool = False
+    data: PerturbationData, most: int | None = None, as_published: bool = False, *, seed: int = 0
 ) -> PerturbationData:
     """The same cells, each with a twin: the cell as it would look in the other class, failing or passing.
 
     Gene by gene, its counts are multiplied by the other class's mean over that of its own, both among the cells of its
     label (real values are shifted by the difference). The label's own mean joins each class as one more cell, so that
-    few cells give mild ratios; a twin is all zero where its label lacks a class.
-    as_published: a twin is what a cell of its label looks like when it fails, for passing and failing cells alike: the
-    lower median (that of `torch.median`) of `most` cells (50 unless given) drawn with replacement, or of as many as
-    there are if fewer, from the failing cells of the label; zeros if there are none. Nothing else is drawn by `seed`.
-    Call it on each part of a split, so that no cell's twin is made of another part's cells. Raises DataError without a
-    quality flag, ValueError for `most` below 1 or without as_published.
+    few cells give mild ratios; a twin is all zero where its label lacks a class. Call it on each part of a split, so
+    that no cell's twin is made of another part's cells.
+
+    Parameters
+    ----------
+    data
+        Cells with a quality flag.
+    most
+        Number of cells of each median of `as_published`; None for 50.
+    as_published
+        Whether a twin is what a cell of its label looks like when it fails, for all cells alike: the lower median (that
+        of `torch.median`) of `most` cells, or of as many as there are if fewer, drawn with replacement from the failing
+        cells of the label; zeros without any.
+    seed
+        Of the draws of `as_published`.
+
+    Raises
+    ------
+    DataError
+        Without a quality flag.
+    ValueError
+        For `most` below 1, or without `as_published`.
     """
     if not check_data(data, "with_twins").quality:
         raise DataError("Twins need a quality flag; make the data with from_anndata(..., quality=<column of obs>).")
     if not as_published:
         left_out("only as_published draws cells", most=most)
     most = 50 if most is None else most
-    if most < 1:
-        raise ValueError(f"most is {most}; a median needs at least 1 cell.")
+    at_least(1, most=most)
     rng = np.random.default_rng(seed)
     failing = (data.qc != 0).any(1)
     blocks, order = [sp.csr_matrix((0, len(data.genes)), dtype=np.float32)], [np.zeros(0, dtype=int)]

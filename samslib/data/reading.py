@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from numbers import Real
 from typing import Any
 
@@ -13,8 +13,17 @@ import scipy.sparse as sp
 from anndata.abc import CSCDataset, CSRDataset
 
 from samslib.data import statistics
+from samslib.data.conditions import Conditions
 from samslib.data.disk import OnDisk, canonical
-from samslib.data.names import NOTHING, Names
+from samslib.data.names import (
+    LIKE_CONTROL,
+    NOTHING,
+    Names,
+    check_controls,
+    encode_names,
+    other_separator,
+    read_naming,
+)
 from samslib.data.statistics import row_totals
 from samslib.validation import DataError, count_cells, did_you_mean, quoted
 
@@ -219,3 +228,92 @@ def _looks_raw(matrix: Any) -> bool:
     return bool(
         values.dtype.kind in "iuf" and values.any() and (values >= 0).all() and (values == np.rint(values)).all()
     )
+
+
+def read_fields(
+    adata: Any,
+    perturbation: str,
+    control: str | Sequence[str] | None,
+    separator: str | None,
+    layer: str | None,
+    covariates: str | Sequence[str],
+    dose: str | None,
+    quality: str | Sequence[str] | None,
+    counts: bool,
+) -> dict[str, Any]:
+    """The fields of a `PerturbationData`, checked; arguments as in `PerturbationData.from_anndata`."""
+    check_anndata(adata, "from_anndata")
+    if separator == "":
+        raise DataError("The separator is an empty text; give the text between names, or None if there is none.")
+    names = read_naming(control, separator)
+    if not adata.n_vars:
+        raise DataError("The AnnData has no genes (0 columns); select at least one gene.")
+    if adata.n_obs < 2:
+        raise DataError(f"The AnnData has {count_cells(adata.n_obs)}; at least 2 are needed.")
+    genes, cells = unique_names(adata.var_names, "gene", "var"), unique_names(adata.obs_names, "cell", "obs")
+    flags = column_names(quality, "quality flag")
+    raw = read_labels(adata, perturbation, names)
+    amounts = None if dose is None else column_of(adata, dose)
+    check_controls(names, perturbation, raw)
+    perturbations, labels, doses = encode_names(names, perturbation, raw, dose, amounts)
+    covariate, levels = read_covariates(adata, column_names(covariates, "covariate"))
+    x, total = read_matrix(adata, layer, counts)
+    qc = read_flags(adata, flags)
+    if counts and (empty := int((total == 0).sum())):
+        matrix = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
+        remedy = f"adata = adata[np.asarray({matrix}.sum(1)).ravel() > 0].copy()"
+        raise DataError(f"{count_cells(empty)} of {adata.n_obs} have no counts; drop them: {remedy}")
+    for doubt in doubts(Conditions(names, perturbations, labels, raw, doses)):
+        LOG.warning(doubt)
+    return dict(
+        x=x,
+        genes=tuple(genes),
+        cells=cells,
+        perturbations=perturbations,
+        control=names.control,
+        labels=labels,
+        raw_labels=raw,
+        n_perturbations=np.diff(doses.indptr),
+        dose=doses,
+        library=total if counts else np.ones(adata.n_obs),
+        covariate=covariate,
+        qc=qc,
+        covariates=levels,
+        quality=flags,
+        separator=separator,
+        counts=counts,
+        controls=() if names.control is None else (names.control, *names.others),
+    )
+
+
+def doubts(cells: Conditions) -> Iterator[str]:
+    """Names that were rewritten, and names that are likely a mistake: a sentence each."""
+    names, table = cells.naming, cells.report
+    controls = () if names.control is None else (names.control, *names.others)
+    n_perturbations = np.diff(cells.dose.indptr)
+    changed = table["canonical"][table.index != table["canonical"]]
+    if len(changed):
+        example = "; ".join(f"{raw!r} is now {new!r}" for raw, new in changed.head(3).items())
+        merged = len(table) - table["canonical"].nunique()
+        yield (
+            f"{len(changed)} of {len(table)} perturbation names rewritten ({example}), {merged} merged with another; "
+            "data.names has all"
+        )
+    found = {part for raw in table.index for part in names.parts(raw)}
+    if absent := [label for label in controls if names.parts(label)[0] not in found]:
+        yield f"No cell is labelled {quoted(absent)}, as controls were said to be"
+    pieces = {piece for run in names.controls.values() for piece in run}
+    if likely := [p for p in cells.perturbations if LIKE_CONTROL.fullmatch(p) or p in pieces]:
+        remedy = f"if they are, pass control=[{quoted([*controls, *likely], 12)}]"
+        yield f"Perturbations that look like controls: {quoted(likely)}; {remedy}"
+    lower = pd.Series(cells.perturbations, index=[p.casefold() for p in cells.perturbations])
+    if alike := list(lower[lower.index.duplicated(keep=False)].sort_index()):
+        yield f"Perturbations that differ only in case: {quoted(alike)}; if they are the same, write them in one way"
+    if (n_perturbations > 1).any():
+        alone = set(cells.names[n_perturbations == 1])
+        if never := [p for p in cells.perturbations if p not in alone]:
+            example = next(raw for raw in table.index if len(genes := names.genes(raw)) > 1 and not alone >= {*genes})
+            remedy = f"if names such as {example!r} are no combinations, pass another separator, or separator=None"
+            yield f"Perturbations that occur in combinations only: {quoted(never, 3)}; {remedy}"
+    elif names.separator and (other := other_separator(names, list(table.index))):
+        yield f"No name holds {names.separator!r}, but {other[1]!r} looks like a combination: separator={other[0]!r}?"

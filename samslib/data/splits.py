@@ -1,9 +1,8 @@
 """Which cells train, validate and test: the splits of the published experiments, cell for cell.
 
-Each function returns a splitter for `PerturbationData.split`: a callable that gives "train", "val", "test" or
-"" (left out) a cell. The random streams are those of the published code (scikit-learn's `train_test_split`
-over cell positions, NumPy's `default_rng` over names), so that a table in the same order is split the same
-way.
+Each function returns a splitter for `PerturbationData.split`: a function of data that gives "train", "val", "test" or
+"" (left out) for each cell. The random streams are those of the published code (scikit-learn's `train_test_split` over
+cell positions, NumPy's `default_rng` over names), so that a table in the same order is split the same way.
 """
 
 from __future__ import annotations
@@ -13,8 +12,9 @@ from math import ceil
 
 import numpy as np
 
-from samslib.data.container import PerturbationData, check_data, check_split
-from samslib.validation import DataError, in_order
+from samslib.data.container import PerturbationData, check_data
+from samslib.data.selection import check_split
+from samslib.validation import DataError, above, in_order, share
 
 Splitter = Callable[[PerturbationData], np.ndarray]
 
@@ -29,11 +29,6 @@ def _cut(positions: np.ndarray, seed: int, **size: float) -> tuple[np.ndarray, n
     return first, second
 
 
-def _fraction(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise DataError(f"{name} is {value}; it must be between 0 and 1.")
-
-
 def _assign(cells: int, **parts: np.ndarray) -> np.ndarray:
     part = np.full(cells, "", dtype="<U5")
     for name, positions in parts.items():
@@ -42,15 +37,20 @@ def _assign(cells: int, **parts: np.ndarray) -> np.ndarray:
 
 
 def random(seed: int = 0, train: float = 0.8) -> Splitter:
-    """Cells at random, the paper's Replogle split: a share `train` apart from the test, of which `train`
-    trains.
+    """Cells at random: by default 64% train, 16% validate and 20% test.
 
-    The default is 64% training, 16% validation and 20% test cells. Raises DataError for a share outside (0,
-    1).
+    Parameters
+    ----------
+    seed
+        Of the shuffle.
+    train
+        Share of the cells that are not for testing, and the share of these that train; above 0 and below 1.
+
+    References
+    ----------
+    The split of the Replogle experiments in Bereket and Karaletsos 2023 (SAMS-VAE).
     """
-    _fraction("train", train)
-    if train in (0, 1):
-        raise DataError(f"train is {train}, which leaves a part of the split empty; 0.8 is usual.")
+    above(0, 1, train=train)
 
     def split(data: PerturbationData) -> np.ndarray:
         rest, test = _cut(np.arange(len(check_data(data, "A split"))), seed, train_size=train)
@@ -60,9 +60,8 @@ def random(seed: int = 0, train: float = 0.8) -> Splitter:
     return split
 
 
-def _by_guides(data: PerturbationData, seed: int) -> dict[str, np.ndarray]:
-    """Both Norman splits start here: cells of combinations 64/16/20, all other cells 80/20 without a test
-    part."""
+def _by_perturbations(data: PerturbationData, seed: int) -> dict[str, np.ndarray]:
+    """Cells of combinations cut 64/16/20, all other cells 80/20 without a test part."""
     combined = np.flatnonzero(check_data(data, "A split").n_perturbations >= 2)
     if not len(combined):
         raise DataError("No cell has two perturbations, so there are no combinations to hold out; use splits.random.")
@@ -75,21 +74,39 @@ def _by_guides(data: PerturbationData, seed: int) -> dict[str, np.ndarray]:
 def combinations(
     fraction: float, seed: int = 0, test: float = 0.25, names: Sequence[str] | np.ndarray | None = None
 ) -> Splitter:
-    """Unseen combinations (the paper's out-of-distribution task on Norman et al.).
+    """Unseen combinations: most combinations are left out of training, and some of these are tested.
 
-    The distinct combinations, as the names were written, are shuffled: the first `fraction` of them train and
-    validate, the last share `test` of them are tested on a fifth of their cells, and other cells of
-    combinations are left out. Cells with at most one perturbation are in training (80%) or validation (20%).
-    At fraction + test > 1 some tested combinations are trained on as well, as published. `names` (n,) are the
-    names to list combinations by, where they were published under others than `data` has: for
-    `datasets.load("norman")`, its `obs["guide_identity"]`. Raises DataError for shares outside [0, 1], data
-    without combinations, parts with fewer than two cells, and names that are not one a cell.
+    Distinct combinations, as their names were written, are shuffled; the first ones train and validate, the last ones
+    are tested on a fifth of their cells, and other cells of combinations are left out. Cells with at most one
+    perturbation train (80%) or validate (20%).
+
+    Parameters
+    ----------
+    fraction
+        Share of combinations that train and validate.
+    seed
+        Of the shuffles.
+    test
+        Share of combinations that are tested. Where `fraction + test` is above 1, some are trained on too, as
+        published.
+    names
+        (n,) names to list combinations by, for data published under other names: `obs["guide_identity"]` of
+        `datasets.load("norman")`. None for the names as they were written.
+
+    Raises
+    ------
+    ValueError
+        For shares outside [0, 1]; the splitter raises DataError for data without combinations, parts of fewer than two
+        cells, and names that are not one a cell.
+
+    References
+    ----------
+    The out-of-distribution task on the data of Norman et al. in Bereket and Karaletsos 2023 (SAMS-VAE).
     """
-    _fraction("fraction", fraction)
-    _fraction("test", test)
+    share(fraction=fraction, test=test)
 
     def split(data: PerturbationData) -> np.ndarray:
-        cells = _by_guides(data, seed)
+        cells = _by_perturbations(data, seed)
         written = data.raw_labels if names is None else in_order(names, data.cells, "cells").astype(object)
         if written.shape != (len(data),):
             raise DataError(f"There are {len(written)} names for {len(data)} cells; give one a cell.")
@@ -97,7 +114,10 @@ def combinations(
         np.random.default_rng(seed).shuffle(listed)
         known = listed[: int(fraction * len(listed))]
         held = listed[len(listed) - ceil(test * len(listed)) :]
-        only = lambda part, wanted: cells[part][np.isin(written[cells[part]], wanted)]  # noqa: E731
+
+        def only(part: str, wanted: np.ndarray) -> np.ndarray:
+            return cells[part][np.isin(written[cells[part]], wanted)]
+
         return _assign(
             len(data),
             train=np.concatenate([cells["other_train"], only("train", known)]),
@@ -109,16 +129,30 @@ def combinations(
 
 
 def combination_cells(fraction: float, seed: int = 0) -> Splitter:
-    """Few cells of each combination (the paper's data-efficiency task on Norman et al.).
+    """Few training cells of each combination; validation and test are the same at every fraction.
 
-    Cells of combinations are split 64/16/20 and only the first `fraction` of the shuffled training cells is
-    kept; validation and test are the same at every fraction. Cells with at most one perturbation are in
-    training (80%) or validation (20%). Raises DataError as `combinations` does.
+    Cells of combinations are cut 64/16/20; cells with at most one perturbation train (80%) or validate (20%).
+
+    Parameters
+    ----------
+    fraction
+        Share of the training cells of combinations that is kept.
+    seed
+        Of the shuffles.
+
+    Raises
+    ------
+    ValueError
+        For a fraction outside [0, 1]; the splitter raises as that of `combinations` does.
+
+    References
+    ----------
+    The data-efficiency task on the data of Norman et al. in Bereket and Karaletsos 2023 (SAMS-VAE).
     """
-    _fraction("fraction", fraction)
+    share(fraction=fraction)
 
     def split(data: PerturbationData) -> np.ndarray:
-        cells = _by_guides(data, seed)
+        cells = _by_perturbations(data, seed)
         kept = cells["train"][: int(fraction * len(cells["train"]))]
         return _assign(
             len(data),

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
+import torch
 
+from samslib.cells import DataSummary, Pseudobulk
 from samslib.data.disk import OnDisk
+from samslib.validation import DataError, count_cells
 
 BLOCK = 4_000_000  # entries made dense at a time while reading or averaging, 32 MB in float64
 
 
 def row_totals(block: Any) -> np.ndarray:
+    """(n,) sum of each row."""
     return block @ np.ones(block.shape[1])  # in float64
 
 
@@ -47,3 +53,88 @@ def gene_moments(x: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray
     std = np.sqrt(squares / (x.shape[0] - 1))
     std[std <= 1e-12 * np.abs(mean)] = 1  # constant but for rounding
     return mean[0], std[0], mean[1], std[1]
+
+
+def summarise(data: Any, train: Any, pseudobulk: bool) -> DataSummary:
+    """Names of data and statistics of their training cells; see `PerturbationData.summary`."""
+    columns = ("genes", "perturbations", "covariates", "quality")
+    if other := [name for name in columns if getattr(data, name) != getattr(train, name)]:
+        remedy = "use a part of the data"
+        raise DataError(f"The training cells have other {' and '.join(other)} than the data; {remedy}.")
+    if len(train) < 2:
+        raise DataError(f"The training split has {count_cells(len(train))}; at least 2 are needed.")
+    if pseudobulk and not data.counts:
+        raise DataError("Real values have no pseudobulk; make the data of counts, or leave pseudobulk=False.")
+    fields: dict[str, Any] = {name: getattr(data, name) for name in (*columns, "control", "counts", "unique")}
+    for name, values in zip(("mean", "std", "log_mean", "log_std"), gene_moments(train.x), strict=True):
+        fields[name] = torch.tensor(values).to(torch.get_default_dtype())
+    return DataSummary(
+        **fields,
+        n_cells=len(train),
+        n_treated=tuple(map(int, train.n_treated)),
+        n_flagged=tuple(map(int, train.qc.sum(0))),
+        pseudobulk=condition_sums(train.x, train.labels, train.dose, train.library) if pseudobulk else None,
+    )
+
+
+def digest(data: Any) -> dict[str, str]:
+    """What tells data from others: number and hash of each kind of names and values.
+
+    Parameters
+    ----------
+    data
+        A `PerturbationData`. Of its x, only the sums of cells and of genes count; it is read once.
+    """
+    sums = row_product(sp.csr_matrix(np.ones((1, len(data)))), data.x).astype(np.float32)
+    doses = data.dose.tocsr(copy=True)
+    doses.sort_indices()
+    at = doses.indptr.astype(np.int64), doses.indices.astype(np.int64)
+    return {
+        "cells": _hash(len(data), data.cells),
+        "genes": _hash(len(data.genes), data.genes),
+        "perturbations": _hash(len(data.perturbations), data.perturbations),
+        "covariates": _hash(len(data.covariates), data.covariates, data.covariate),
+        "quality flags": _hash(len(data.quality), data.quality, data.qc),
+        "doses": _hash(doses.nnz, *at, doses.data),
+        "values": _hash(data.x.shape[1], sums, data.library.astype(np.float32)),
+    }
+
+
+def _hash(number: int, *parts: Any) -> str:
+    """A number and the start of the sha256 of names (tuples, or arrays of texts) and values."""
+    total = hashlib.sha256()
+    for part in parts:
+        names = isinstance(part, tuple) or part.dtype == object
+        total.update("\0".join(map(str, part)).encode() if names else part.tobytes())
+    return f"{number} ({total.hexdigest()[:12]})"
+
+
+def condition_sums(x: Any, labels: np.ndarray, dose: sp.csr_matrix, library: np.ndarray) -> Pseudobulk:
+    """Pseudobulk: counts summed by condition, and a concentration of each gene.
+
+    The concentration c solves E[(x - m)^2] = E[m] + E[m^2] / c over cells, m a cell's library times its condition's
+    share. It is kept within 0.01 and 100, and is 100 where no variance is left for it.
+
+    Parameters
+    ----------
+    x
+        (n, G) counts, in memory or on disk.
+    labels
+        (n,) condition of each cell; rows of the result are in sorted order.
+    dose
+        (n, T) doses.
+    library
+        (n,) total counts.
+    """
+    code, names = pd.factorize(labels, sort=True)
+    cells = len(labels)
+    of = sp.csr_matrix((np.ones(cells), (code, np.arange(cells))), (len(names), cells))
+    counts, sizes = row_product(of, x), np.bincount(code)
+    share = counts / counts.sum(1, keepdims=True)
+    second = (of @ library**2) @ share**2
+    cross = (row_product(of.multiply(library).tocsr(), x) * share).sum(0)
+    squares = sum(np.asarray(block.multiply(block).sum(0, dtype=np.float64)).ravel() for _, block in row_blocks(x))
+    left = squares - 2 * cross + second - counts.sum(0)
+    concentration = np.divide(second, left, out=np.full_like(left, 100.0), where=left > 0).clip(0.01, 100)
+    parts = counts, (of @ dose).toarray() / sizes[:, None], sizes, concentration
+    return Pseudobulk(*(torch.as_tensor(part).to(torch.get_default_dtype()) for part in parts))

@@ -10,13 +10,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
-from samslib.datasets import simulate
 from samslib.datasets.fetch import _cache, _from_files, _here, _place, _read, _write
 from samslib.datasets.readers import DatasetError
-from samslib.datasets.registry import SOURCES, Dataset
+from samslib.datasets.registry import DATASETS as DATASETS
+from samslib.datasets.registry import SOURCES as SOURCES
 from samslib.datasets.registry import sha256 as _sha256
 from samslib.validation import did_you_mean
 
@@ -26,40 +25,15 @@ if TYPE_CHECKING:
 REGENERATE = "python -m samslib.datasets regenerate"
 
 
-def _simulation() -> AnnData:
-    """The published simulation with fewer perturbations and cells, in steps of 1/256 so that it packs
-    small."""
-    adata = simulate.sams_vae_simulation(perturbations=30, cells=(60, 20, 20), seed=0)
-    adata.X, adata.layers["mean"] = (np.round(256 * values) / 256 for values in (adata.X, adata.layers["mean"]))
-    return adata
-
-
-DATASETS = {
-    "sams-sim": Dataset(
-        "sams-sim.h5ad",
-        "simulated: sams_vae_simulation, small",
-        "CC0-1.0",
-        *(3000, 100, 30, 30),
-        control=None,
-        values="real",
-        arguments={"control": None, "counts": False},
-        make=_simulation,
-    ),
-    "sams-pairs": Dataset(
-        "sams-pairs.h5ad",
-        "simulated: perturb_seq",
-        "CC0-1.0",
-        *(3075, 150, 20, 36),
-        make=simulate.perturb_seq,
-    ),
-    **SOURCES,
-}
-
-
 def describe() -> pd.DataFrame:
-    """One row a data set: size as `load` gives it (missing where nobody states it), control label, kind of values,
-    arguments for `PerturbationData.from_anndata` beside its defaults, published split, origin, licence, file, about how
-    many gigabytes, address, and whether the file is here now."""
+    """One row a data set.
+
+    Returns
+    -------
+    Its size as `load` gives it (missing where nobody states it), control label, kind of values, arguments for
+    `PerturbationData.from_anndata` beside its defaults, published split, origin, licence, file, about how many
+    gigabytes, address, and whether the file is here now.
+    """
     shown = ("cells", "genes", "perturbations", "conditions", "control", "values", "arguments", "split", "origin")
     rows = {
         name: {key: getattr(known, key) for key in (*shown, "licence", "file")}
@@ -75,15 +49,23 @@ def load(name: str, path: str | Path | None = None) -> AnnData:
     """A data set as an AnnData with names in `obs["perturbation"]`, control label "control", counts in X.
 
     `PerturbationData.from_anndata(adata, **DATASETS[name].arguments)` reads it. "sams-sim" (the published simulation,
-    small edition: real values, no controls) and "sams-pairs" (simulated counts of single and paired perturbations)
-    keep the truth in `uns["truth"]`, `obsm["z_basal"]` and `obsm["z"]`; they are read from the repository's `data/`,
-    or from the folder in the environment variable SAMSLIB_DATA. All others are real cells (`describe()` lists them):
-    the file is fetched once, checked, and kept in the folder in SAMSLIB_CACHE, else the platform's; `uns["source"]`
-    says where it is from. `path` is a file of yours to read in its stead, of the same schema: it is checked too, but
-    for one whose sha256 is not published it may hold other cells.
+    smaller: real values, no controls) and "sams-pairs" (simulated counts of single and paired perturbations) keep the
+    truth in `uns["truth"]`, `obsm["z_basal"]` and `obsm["z"]`; they are read from the repository's `data/`, or from the
+    folder in the environment variable SAMSLIB_DATA. All others are real cells: the file is fetched once, checked, and
+    kept in the folder in SAMSLIB_CACHE, else the platform's; `uns["source"]` says where it is from.
 
-    Raises DatasetError (a ValueError) for an unknown name and for files that are missing, damaged or not to
-    be had.
+    Parameters
+    ----------
+    name
+        Of a row of `describe()`.
+    path
+        A file of yours to read instead, of the same schema. It is checked too, but where no sha256 is published it may
+        hold other cells. None for the published file.
+
+    Raises
+    ------
+    DatasetError
+        For an unknown name, and for files that are missing, damaged or cannot be fetched.
     """
     if name not in DATASETS:
         hint = did_you_mean(str(name), list(DATASETS)) or "."
@@ -103,16 +85,27 @@ def load(name: str, path: str | Path | None = None) -> AnnData:
 
 
 def sha256(name: str) -> str:
-    """Checksum of a data set's file as it lies here, for the provenance of results."""
+    """Checksum of the file of the data set `name` as it lies here, for the provenance of results."""
     load(name)
     return _sha256(_here(DATASETS[name]))
 
 
 def regenerate(folder: str | Path | None = None) -> dict[str, Path]:
-    """Draw the bundled sets again into `folder` (default: where `load` reads them); returns the file of each
-    name.
+    """Draw the simulated sets again; a file is replaced only once it is complete.
 
-    A file is replaced only once it is complete. Raises DatasetError if the folder cannot be written.
+    Parameters
+    ----------
+    folder
+        Where to write; None for where `load` reads them.
+
+    Returns
+    -------
+    The file of each name.
+
+    Raises
+    ------
+    DatasetError
+        If the folder cannot be written.
     """
     written: dict[str, Path] = {}
     for name, known in DATASETS.items():

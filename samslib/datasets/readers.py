@@ -296,3 +296,17 @@ def replogle_raw(path: Path, notebook: Path) -> AnnData:
     finally:
         raw.file.close()
     return _with_pathways(anndata.AnnData(sp.vstack(blocks, format="csr"), obs=obs, var=var), lists.pathways)
+
+
+READERS: dict[str, Callable[..., AnnData]] = {
+    "norman": norman,
+    "norman_devel": devel("norman19", smallest_is_one=False),
+    "norman_scperturb": norman_scperturb,
+    "mcfaline_devel": devel("mcfaline23", smallest_is_one=True),
+    "replogle": replogle,
+    "replogle_raw": replogle_raw,
+    "adamson": adamson,
+    "dixit": dixit,
+    "sciplex": sciplex,
+    "kang": kang,
+}

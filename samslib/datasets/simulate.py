@@ -18,25 +18,21 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from samslib.validation import above, at_least, choose, number, require, share, whole
+
 if TYPE_CHECKING:
     from anndata import AnnData
 
 VERSION = 1  # of the random streams below: a change that gives other cells raises it
 
 
-def _require(valid: bool, message: str) -> None:
-    if not valid:
-        raise ValueError(message)
-
-
-def _check(sizes: dict[str, Any], shares: dict[str, float], positive: dict[str, float]) -> None:
+def _check(sizes: dict[str, Any], shares: dict[str, float], scales: dict[str, float]) -> None:
+    """Sizes are whole and 1 or above, shares between 0 and 1, scales finite and 0 or above."""
     for name, value in sizes.items():
-        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-        _require(whole and value >= 1, f"{name} is {value!r}; it must be a whole number of at least 1.")
-    for name, value in shares.items():
-        _require(0 <= value <= 1, f"{name} is {value}; it must be between 0 and 1.")
-    for name, value in positive.items():
-        _require(bool(np.isfinite(value)) and value >= 0, f"{name} is {value}; it must be finite and not negative.")
+        require(not isinstance(value, float), f"{name} is {value!r}; it must be a whole number.")
+        whole(name, value, 1)
+    share(**shares)
+    at_least(0, **{name: number(name, value) for name, value in scales.items()})
 
 
 def _names(letter: str, count: int) -> list[str]:
@@ -124,32 +120,57 @@ def sams_vae_simulation(
     exponential: bool = False,
     init: str = "orthogonal",
     sparsity: float = 0.5,
+    *,
     seed: int = 0,
 ) -> AnnData:
-    """The simulation of the SAMS-VAE paper: real values with Gaussian noise, single perturbations, no control
-    cells.
+    """The simulation of the SAMS-VAE paper: real values with Gaussian noise, single perturbations, no control cells.
 
-    Mask M ~ Bernoulli(mask_probability); effect E = sign * Normal(magnitude = mean, deviation), both signs
-    alike; z = z_basal + M E of the cell's perturbation with z_basal ~ N(0, I). The mean is a bias-free
-    network of z with `hidden_layers` layers of `width` units (leaky rectifier, slope 0.2), divided gene by
-    gene by its standard deviation over all cells, then exponentiated if asked. The noise has the share
-    `noise` of each gene's variance. `cells` are training, validation and test cells a perturbation, rows
-    cycle through the perturbations, `obs["split"]` says which. init: weights "orthogonal", "kaiming"
-    (normal), or "sparse" (unit normal, the share `sparsity` of them zero).
+    z = z_basal + M E of the cell's perturbation, with z_basal ~ N(0, I). The mean is a bias-free network of z (leaky
+    rectifiers of slope 0.2), divided gene by gene by its standard deviation over all cells.
 
-    X is (n, G) float32, `layers["mean"]` its noise-free mean. Likelihood to fit: Normal. Raises ValueError
-    for sizes below 1, shares outside [0, 1] and unknown inits. Source: SAMS-VAE (2023), simulation study;
-    published code's values.
+    Parameters
+    ----------
+    perturbations, genes, latent
+        Numbers of perturbations, genes and latent axes.
+    hidden_layers, width
+        Number of hidden layers of the network, and of units in each.
+    mask_probability
+        Of M ~ Bernoulli.
+    magnitude
+        Mean and deviation of a Normal; E has these values with a random sign.
+    cells
+        Training, validation and test cells of each perturbation; rows cycle through the perturbations, and
+        `obs["split"]` says which.
+    noise
+        Share of each gene's variance that is noise, below 1.
+    exponential
+        Whether the mean is exponentiated.
+    init
+        Weights: "orthogonal", "kaiming" (normal), or "sparse" (unit normal, some of them zero).
+    sparsity
+        Share of zeros of "sparse".
+    seed
+        Of all draws.
+
+    Returns
+    -------
+    X is (n, G) float32, `layers["mean"]` its noise-free mean. Likelihood to fit: Normal.
+
+    Raises
+    ------
+    ValueError
+        For sizes below 1, shares outside [0, 1] and unknown inits.
+
+    References
+    ----------
+    Bereket and Karaletsos 2023 (SAMS-VAE), simulation study; values of the published code.
     """
     made = ("sams_vae_simulation", seed, {k: v for k, v in locals().items() if k != "seed"})
     sizes = dict(perturbations=perturbations, genes=genes, latent=latent, width=width)
     _check(sizes, dict(mask_probability=mask_probability, sparsity=sparsity), dict(deviation=magnitude[1]))
-    _require(hidden_layers >= 0, f"hidden_layers is {hidden_layers}; it must not be negative.")
-    _require(0 <= noise < 1, f"noise is {noise}; as a share of the variance it must be at least 0 and below 1.")
-    _require(
-        init in ("orthogonal", "kaiming", "sparse"),
-        f"init is {init!r}; it must be orthogonal, kaiming or sparse.",
-    )
+    at_least(0, hidden_layers=hidden_layers)
+    require(0 <= noise < 1, f"noise is {noise}; as a share of the variance it must be at least 0 and below 1.")
+    choose("init", init, ("orthogonal", "kaiming", "sparse"))
     _check_cells(cells)
     rng = np.random.Generator(np.random.PCG64(seed))
     mask = rng.random((perturbations, latent)) < mask_probability
@@ -179,7 +200,7 @@ def _or_one(values: np.ndarray) -> np.ndarray:
 
 def _check_cells(cells: tuple[int, int, int]) -> None:
     valid = len(cells) == 3 and all(n >= 0 for n in cells) and sum(cells) > 0
-    _require(valid, f"cells is {cells}; it must be three numbers (train, val, test) a perturbation, not all zero.")
+    require(valid, f"cells is {cells}; it must be three numbers (train, val, test) a perturbation, not all zero.")
 
 
 def svae_plus_simulation(
@@ -191,19 +212,41 @@ def svae_plus_simulation(
     cells: tuple[int, int, int] = (500, 100, 100),
     mask_probability: float | None = None,
     total: float = 1e6,
+    *,
     seed: int = 0,
 ) -> AnnData:
-    """The simulation of the SVAE+ paper: Poisson counts, each perturbation moves the mean of one to three
-    latent axes.
+    """The simulation of the SVAE+ paper: Poisson counts, each perturbation moves the mean of one to three latent axes.
 
-    Targets of a perturbation: one, two or three draws of an axis with replacement, or
-    Bernoulli(mask_probability) if that is given. z ~ Normal(M * sign * magnitude, I). Three hidden layers of
-    `width` units, weights orthonormal times a Xavier gain; the outputs, over their global deviation, pass a
-    softmax over the CELLS of each gene, times `total`: every gene has `total` counts, spread over all cells
-    (as published). Needs latent <= width <= genes.
+    z ~ Normal(M E, I), through three hidden layers with orthonormal weights times a Xavier gain. The outputs, over
+    their global deviation, pass a softmax over the CELLS of each gene, as published.
 
-    X is (n, G) CSR float32, obs as in `sams_vae_simulation`. Raises ValueError as it does. Source: SVAE+
-    (Lopez et al. 2023), simulation study, in the port of the SAMS-VAE authors.
+    Parameters
+    ----------
+    perturbations, genes, latent, width
+        Numbers of perturbations, genes, latent axes and hidden units; latent <= width <= genes.
+    magnitude
+        Mean and deviation of a Normal; E has these values with a random sign.
+    cells
+        As in `sams_vae_simulation`.
+    mask_probability
+        Of M ~ Bernoulli; None for one, two or three draws of an axis with replacement.
+    total
+        Counts of each gene, spread over all cells.
+    seed
+        Of all draws.
+
+    Returns
+    -------
+    X is (n, G) CSR float32.
+
+    Raises
+    ------
+    ValueError
+        As `sams_vae_simulation` does, and for sizes in another order.
+
+    References
+    ----------
+    Lopez et al. 2023 (SVAE+), simulation study, in the port of the SAMS-VAE authors.
     """
     made = ("svae_plus_simulation", seed, {k: v for k, v in locals().items() if k != "seed"})
     sizes = dict(perturbations=perturbations, genes=genes, latent=latent, width=width)
@@ -211,7 +254,7 @@ def svae_plus_simulation(
     _check(sizes, shares, dict(deviation=magnitude[1], total=total))
     _check_cells(cells)
     ordered = latent <= width <= genes
-    _require(ordered, f"latent <= width <= genes is needed, but they are {latent}, {width} and {genes}.")
+    require(ordered, f"latent <= width <= genes is needed, but they are {latent}, {width} and {genes}.")
     rng = np.random.Generator(np.random.PCG64(seed))
     if mask_probability is None:
         mask = np.zeros((perturbations, latent), dtype=bool)
@@ -229,8 +272,8 @@ def svae_plus_simulation(
         layers.append(_orthogonal(rng, inputs, outputs) * gain)
     logits = _decode(z, layers)
     logits = logits / _or_one(np.asarray(logits.std()))
-    share = np.exp(logits - logits.max(0))
-    x = rng.poisson(total * share / share.sum(0)).astype(np.float32)
+    portion = np.exp(logits - logits.max(0))
+    x = rng.poisson(total * portion / portion.sum(0)).astype(np.float32)
     names = _names("P", perturbations)
     labels = [names[t] for t in treated]
     truth = (names, mask, effect)
@@ -251,40 +294,68 @@ def perturb_seq(
     library: tuple[float, float] = (138.0, 0.50),
     gene_spread: float = 2.16,
     concentration: tuple[float, float] = (2.0, 1.0),
+    *,
     seed: int = 0,
 ) -> AnnData:
     """A Perturb-seq experiment drawn from the SAMS model: counts of controls, singles and pairs.
 
-    z_basal ~ N(0, I); M ~ Bernoulli(mask_probability); E ~ Normal(0, effect_scale); z = z_basal + sum of M E
-    over the cell's perturbations. A bias-free network z -> `width` -> genes (orthonormal weights, leaky
-    rectifier of slope 0.2), scaled so that basal states alone move a gene's logit by `slope`, is added to a
-    log-normal profile of genes (log deviation `gene_spread`). Shares are the softmax over genes; the expected
-    total of a cell is log-normal, `library` = (median, log deviation); counts are negative binomial with
-    concentrations log-normal over genes, `concentration` = (median, log deviation); cells without counts are
-    drawn again. `cells` a condition, `controls` unperturbed ones, in random order; pairs drawn at random.
+    z_basal ~ N(0, I); M ~ Bernoulli(mask_probability); E ~ Normal(0, effect_scale); z = z_basal + sum of M E over the
+    cell's perturbations. A bias-free network (orthonormal weights, leaky rectifier of slope 0.2) of z is added to a
+    log-normal profile of genes. Counts are negative binomial around the softmax over genes times the cell's expected
+    total; cells without counts are drawn again.
 
-    Defaults follow the real cells of `samslib.datasets.load("norman-devel")` on the 136 genes seen in at
-    least three training cells, followed by those of the default draw: 3,375 cells (3,075); 100 cells a
-    condition (85, controls 100); median counts a cell 126 (127); standard deviation of log counts a cell 0.70
-    (0.65); share of zeros 0.891 (0.894); deviation of log gene means 2.16 (`gene_spread`); median
-    concentration 1.3 (2). In the real cells four genes hold 87% of the counts, which no log-normal profile
-    does.
+    Defaults follow the real cells of `samslib.datasets.load("norman-devel")` on the 136 genes seen in at least three
+    training cells, followed by those of the default draw: 3,375 cells (3,075); 100 cells a condition (85, controls
+    100); median counts a cell 126 (127); standard deviation of log counts a cell 0.70 (0.65); share of zeros 0.891
+    (0.894); deviation of log gene means 2.16 (`gene_spread`); median concentration 1.3 (2). In the real cells four
+    genes hold 87% of the counts, which no log-normal profile does.
 
-    X is (n, G) CSR float32. Raises ValueError for sizes below 1, more pairs than there are, shares outside
-    [0, 1], negative or infinite scales, and settings so poor in counts that a cell stays empty.
-    Source: SAMS-VAE (2023), section 3; the likelihood is the library negative binomial of its experiments.
+    Parameters
+    ----------
+    singles, pairs
+        Numbers of perturbations, and of pairs of them, which are drawn at random.
+    cells, controls
+        Cells of each condition, and control cells; in random order.
+    genes, latent, width
+        Numbers of genes, latent axes and hidden units.
+    mask_probability, effect_scale
+        Of M and E.
+    slope
+        Deviation of a gene's logit by basal states alone.
+    library
+        Median and log deviation of the expected total of a cell.
+    gene_spread
+        Log deviation of the profile of genes.
+    concentration
+        Median and log deviation over genes of the negative binomials' concentration.
+    seed
+        Of all draws.
+
+    Returns
+    -------
+    X is (n, G) CSR float32.
+
+    Raises
+    ------
+    ValueError
+        For sizes below 1, more pairs than there are, shares outside [0, 1], negative or infinite scales, and settings
+        so poor in counts that a cell stays empty.
+
+    References
+    ----------
+    Bereket and Karaletsos 2023 (SAMS-VAE), section 3; the likelihood is the library negative binomial of its
+    experiments.
     """
     made = ("perturb_seq", seed, {k: v for k, v in locals().items() if k != "seed"})
     positive = dict(effect_scale=effect_scale, slope=slope, gene_spread=gene_spread)
     positive |= {"library deviation": library[1], "concentration deviation": concentration[1]}
     sizes = dict(singles=singles, cells=cells, genes=genes, latent=latent, width=width)
     _check(sizes, dict(mask_probability=mask_probability), positive)
-    for name, count in dict(pairs=pairs, controls=controls).items():
-        _require(count >= 0, f"{name} is {count}; it must not be negative.")
+    at_least(0, pairs=pairs, controls=controls)
     _check_medians(library, concentration)
     possible = list(combinations(_names("P", singles), 2))
     most = f"{singles} singles make {len(possible)}"
-    _require(pairs <= len(possible), f"pairs is {pairs}, but {most}; ask for fewer pairs or more singles.")
+    require(pairs <= len(possible), f"pairs is {pairs}, but {most}; ask for fewer pairs or more singles.")
 
     rng = np.random.Generator(np.random.PCG64(seed))
     mask = rng.random((singles, latent)) < mask_probability
@@ -301,8 +372,8 @@ def perturb_seq(
 
 
 def _check_medians(library: tuple[float, float], concentration: tuple[float, float]) -> None:
-    for name, value in {"library median": library[0], "concentration median": concentration[0]}.items():
-        _require(0 < value < np.inf, f"{name} is {value}; it must be finite and above 0.")
+    medians = {"library median": library[0], "concentration median": concentration[0]}
+    above(0, **{name: number(name, value) for name, value in medians.items()})
 
 
 def _count(
@@ -321,16 +392,16 @@ def _count(
     layers = [_orthogonal(rng, shift.shape[1], width), _orthogonal(rng, width, genes)]
     spread = _or_one(np.asarray(_decode(z_basal, layers).std()))
     logits = gene_spread * rng.normal(size=genes) + slope / spread * _decode(z, layers)
-    share = np.exp(logits - logits.max(1, keepdims=True))
-    share /= share.sum(1, keepdims=True)
+    portion = np.exp(logits - logits.max(1, keepdims=True))
+    portion /= portion.sum(1, keepdims=True)
     total = library[0] * np.exp(library[1] * rng.normal(size=(len(z), 1)))
     theta = concentration[0] * np.exp(concentration[1] * rng.normal(size=genes))
-    x = rng.poisson(rng.gamma(theta, total * share / theta)).astype(np.float32)
+    x = rng.poisson(rng.gamma(theta, total * portion / theta)).astype(np.float32)
     for _ in range(100):  # quality control keeps no cell without counts
         if not len(empty := np.flatnonzero(x.sum(1) == 0)):
             break
-        x[empty] = rng.poisson(rng.gamma(theta, (total * share)[empty] / theta))
-    _require(
+        x[empty] = rng.poisson(rng.gamma(theta, (total * portion)[empty] / theta))
+    require(
         not len(empty),
         f"{len(empty)} cells stay without counts; raise library, or lower gene_spread or slope.",
     )
@@ -355,20 +426,47 @@ def guide_screen(
     library: tuple[float, float] = (138.0, 0.50),
     gene_spread: float = 1.5,
     concentration: tuple[float, float] = (2.0, 1.0),
+    *,
     seed: int = 0,
 ) -> AnnData:
-    """A screen drawn from the SAMS model in which guides share a target gene and genes share a pathway.
+    """A screen drawn from the SAMS model in which guides share a target gene and target genes share a pathway.
 
-    Each pathway owns `axes` latent axes, no axis belongs to two. The mask of a gene is on along the axes of its
-    pathway, and along any other with `own_probability`. Its effects are Normal(0, effect_scale); on the axes of the
-    pathway the share `shared` of their variance is common to its genes. A guide has the mask of its gene, and
-    the gene's effects times its strength, uniform in `strength`. Cells are counted as in `perturb_seq`: `cells` a
-    guide, `controls` unperturbed, in random order. Guides are named P01_a, P01_b, ... by their gene P01.
+    Each pathway owns `axes` latent axes; no axis belongs to two. A guide has the mask of its target, and the target's
+    effects times its strength. Guides are named P01_a, P01_b, ... by their target P01. Cells are counted as in
+    `perturb_seq`. The law is ours; no published screen has it.
 
-    X is (n, G) CSR float32. obs also has "gene" ("non-targeting" for controls) and "pathway" ("none"), and
-    uns["pathways"] lists the genes of each pathway, as in the screen of Replogle et al.; in uns["truth"], perturbations
-    are guides. Raises ValueError as `perturb_seq` does, for more pathways than targets, a strength whose smaller value
-    is not first, and if pathways * axes exceeds `latent`. The law is ours, no published screen has it.
+    Parameters
+    ----------
+    targets, guides, pathways
+        Numbers of target genes, of guides of each, and of pathways.
+    cells, controls
+        Cells of each guide, and control cells; in random order.
+    genes, latent, axes
+        Numbers of genes, of latent axes, and of axes of each pathway.
+    own_probability
+        That the mask of a target is on along an axis outside its pathway; inside, it always is.
+    shared
+        Share of the effects' variance, along the axes of the pathway, that its targets have in common.
+    strength
+        Least and most strength of a guide, uniform between.
+    effect_scale
+        Standard deviation of effects.
+    width, slope, library, gene_spread, concentration
+        As in `perturb_seq`.
+    seed
+        Of all draws.
+
+    Returns
+    -------
+    X is (n, G) CSR float32. obs also has "gene" (the target; "non-targeting" for controls) and "pathway" ("none"), and
+    uns["pathways"] lists the targets of each pathway, as in the screen of Replogle et al.; in uns["truth"],
+    perturbations are guides.
+
+    Raises
+    ------
+    ValueError
+        As `perturb_seq` does, for more pathways than targets, a strength whose smaller value is not first, and if
+        pathways * axes exceeds `latent`.
     """
     made = ("guide_screen", seed, {k: v for k, v in locals().items() if k != "seed"})
     sizes = dict(targets=targets, guides=guides, pathways=pathways, cells=cells, genes=genes, latent=latent)
@@ -377,10 +475,10 @@ def guide_screen(
     positive |= {"least strength": strength[0], "most strength": strength[1]}
     _check(sizes | dict(axes=axes, width=width), dict(own_probability=own_probability, shared=shared), positive)
     _check_medians(library, concentration)
-    _require(strength[0] <= strength[1], f"strength is {strength}; give the smaller value first.")
-    _require(pathways <= targets, f"pathways is {pathways}, but targets is {targets}; a pathway needs a gene.")
+    require(strength[0] <= strength[1], f"strength is {strength}; give the smaller value first.")
+    require(pathways <= targets, f"pathways is {pathways}, but targets is {targets}; a pathway needs a gene.")
     wanted = f"{pathways} pathways of {axes} axes"
-    _require(pathways * axes <= latent, f"{wanted} need latent of {pathways * axes} at least, but it is {latent}.")
+    require(pathways * axes <= latent, f"{wanted} need latent of {pathways * axes} at least, but it is {latent}.")
 
     rng = np.random.Generator(np.random.PCG64(seed))
     home = np.arange(targets) % pathways

@@ -12,7 +12,7 @@ import pandas as pd
 import scipy.sparse as sp
 from scipy.stats import chi2
 
-from samslib.data.container import PerturbationData, check_data, split_words
+from samslib.data.container import PerturbationData, check_data, split_labels
 from samslib.data.disk import OnDisk
 from samslib.data.splits import Splitter
 from samslib.evaluate.tables import choose_readout, effect_table
@@ -52,7 +52,7 @@ def reference_cells(
             raise DataError(f"{name} is {part!r}, a part of a split; give the split too.")
     if split is not None and reference == controls == "all":
         raise DataError("A split is given, but reference='all' is no part of it; name a part, or leave the split out.")
-    word = None if split is None else split_words(data, split)
+    word = None if split is None else split_labels(data, split)
     inside = {part: np.ones(len(data), bool) if part == "all" else word == part for part in (reference, controls)}
     untreated = data.n_perturbations == 0
     kept = np.where(untreated, inside[controls], inside[reference])
