@@ -21,7 +21,7 @@ from samslib.validation import whole
 PARTICLES, CELLS = 25, 128  # draws and cells of a tile: fixed, so that no number depends on how the work is cut
 
 
-def held_out_iwelbo(model: Model, data: PerturbationData, particles: int = 100, seed: int = 0) -> pd.DataFrame:
+def held_out_iwelbo(model: Model, data: PerturbationData, particles: int = 100, *, seed: int = 0) -> pd.DataFrame:
     """Importance-weighted bound on log p(x) of every cell, shared latents taken from the posterior and not charged.
 
     One set of `particles` draws of the shared latents serves all cells, as published. Returns one row a cell, indexed
@@ -36,7 +36,7 @@ def held_out_iwelbo(model: Model, data: PerturbationData, particles: int = 100, 
 
 
 def bound_spread(
-    model: Model, data: PerturbationData, particles: int = 100, repeats: int = 5, seed: int = 0
+    model: Model, data: PerturbationData, particles: int = 100, repeats: int = 5, *, seed: int = 0
 ) -> pd.DataFrame:
     """How much the held-out bound owes to its draws: `held_out_iwelbo` with `repeats` independent sets of them.
 
@@ -45,13 +45,13 @@ def bound_spread(
     """
     rows = []
     for s in range(seed, seed + repeats):
-        scores = held_out_iwelbo(model, data, particles, s)["iwelbo"]
+        scores = held_out_iwelbo(model, data, particles, seed=s)["iwelbo"]
         rows.append({"seed": s, "iwelbo": scores.mean(), "standard_error": scores.sem()})
     return pd.DataFrame(rows)
 
 
 def bound_by_particles(
-    model: Model, data: PerturbationData, particles: Sequence[int] = (1, 2, 5, 10, 20, 50, 100), seed: int = 0
+    model: Model, data: PerturbationData, particles: Sequence[int] = (1, 2, 5, 10, 20, 50, 100), *, seed: int = 0
 ) -> pd.DataFrame:
     """The held-out bound as a function of the number of particles K, from one set of max(particles) draws.
 

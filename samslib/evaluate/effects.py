@@ -50,6 +50,7 @@ def average_effects(
     library: str | float | None = None,
     covariates: Sequence[str] = (),
     as_published: bool = False,
+    *,
     seed: int = 0,
 ) -> anndata.AnnData:
     """Average treatment effect of each perturbation against control, by simulation from the trained model.
@@ -126,6 +127,7 @@ def posterior_effects(
     readout: str = "perturbseq",
     library: str | float = "data",
     covariates: Sequence[str] = (),
+    *,
     seed: int = 0,
 ) -> anndata.AnnData:
     """How uncertain the posterior leaves each average treatment effect: its variance over draws of the shared latents.
@@ -189,6 +191,7 @@ def sample_cells(
     cells: int = 100,
     library: str | float = "data",
     covariates: Sequence[str] = (),
+    *,
     seed: int = 0,
 ) -> anndata.AnnData:
     """Cells drawn from the trained model, `cells` for each perturbation, each with shared latents, exogenous latents
@@ -220,8 +223,9 @@ def counterfactual(
     data: PerturbationData,
     perturbation: str | Mapping[str, float] | None,
     particles: int = 20,
-    seed: int = 0,
     qc: int | None = None,
+    *,
+    seed: int = 0,
 ) -> np.ndarray:
     """(n, G) expected expression of the observed cells had they received `perturbation` instead: a condition's name,
     or amounts by perturbation.
@@ -257,7 +261,7 @@ def counterfactual(
     return out
 
 
-def latents(model: Model, data: PerturbationData, particles: int = 20, seed: int = 0) -> dict[str, np.ndarray]:
+def latents(model: Model, data: PerturbationData, particles: int = 20, *, seed: int = 0) -> dict[str, np.ndarray]:
     """name -> (n, K) posterior mean of every cell latent, averaged over draws of the shared ones."""
     data, particles = align(data, model), whole("particles", particles, 1)
     parts: dict[str, list[np.ndarray]] = {}

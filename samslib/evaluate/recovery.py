@@ -15,7 +15,7 @@ from samslib.trace import Trace
 from samslib.validation import choose, require
 
 
-def shared_latents(model: Model, particles: int = 100, seed: int = 0) -> anndata.AnnData:
+def shared_latents(model: Model, particles: int = 100, *, seed: int = 0) -> anndata.AnnData:
     """Posterior means of what perturbations do in latent space: AnnData, perturbations x latent axes.
 
     X is E[M * E] (E[E] for a model without masks); layers "M" (mask probability), "E" (mean of q(E | M) averaged
@@ -44,8 +44,8 @@ def shared_latents(model: Model, particles: int = 100, seed: int = 0) -> anndata
     )
 
 
-def mask_recovery(truth: np.ndarray, inferred: np.ndarray) -> dict[str, float]:
-    """Precision, recall and F1 of a (T, K') mask against the true (T, K) one.
+def mask_recovery(truth: np.ndarray, inferred: np.ndarray) -> pd.DataFrame:
+    """Precision, recall and F1 of a (T, K') mask against the true (T, K) one: one row.
 
     Latent axes have no order, so they are matched one to one to maximise the number of entries that are on in both
     (optimal assignment). An inferred entry is on above one half.
@@ -54,11 +54,12 @@ def mask_recovery(truth: np.ndarray, inferred: np.ndarray) -> dict[str, float]:
     both = true.T.astype(float) @ found
     rows, columns = linear_sum_assignment(-both)
     hits = both[rows, columns].sum()
-    return {
+    row = {
         "precision": hits / max(found.sum(), 1),
         "recall": hits / max(true.sum(), 1),
         "f1": 2 * hits / max(found.sum() + true.sum(), 1),
     }
+    return pd.DataFrame([row])
 
 
 def effect_recovery(truth: np.ndarray, inferred: np.ndarray) -> float:
@@ -96,7 +97,7 @@ def linear_r2(truth: np.ndarray, inferred: np.ndarray) -> float:
     return float(LinearRegression().fit(found, true).score(found, true))
 
 
-def dci(truth: np.ndarray, inferred: np.ndarray, trees: int = 20, seed: int = 0) -> pd.DataFrame:
+def dci(truth: np.ndarray, inferred: np.ndarray, trees: int = 20, *, seed: int = 0) -> pd.DataFrame:
     """Disentanglement, completeness and informativeness (Eastwood and Williams 2018): one row, 1 is best in each.
 
     R (K', K) holds how much each inferred axis matters in a random forest that predicts each true axis (leaves of five
@@ -125,7 +126,7 @@ def dci(truth: np.ndarray, inferred: np.ndarray, trees: int = 20, seed: int = 0)
     return pd.DataFrame([row])
 
 
-def latent_recovery(truth: np.ndarray, inferred: np.ndarray, seed: int = 0) -> pd.DataFrame:
+def latent_recovery(truth: np.ndarray, inferred: np.ndarray, *, seed: int = 0) -> pd.DataFrame:
     """One row with every score of inferred (n, K') latents against the true (n, K) ones.
 
     "mcc", "mcc_spearman" (`mean_correlation`), "linear_r2", and the columns of `dci`. Raises ValueError as these do.
