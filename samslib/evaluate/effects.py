@@ -152,21 +152,20 @@ def posterior_effects(
     labels, dose = arms(data, perturbations)
     obs = training_cells(model, labels, dose)
     G = len(data.genes)
-    sums = torch.zeros(
-        4, len(dose), G, dtype=torch.float64
-    )  # of both halves, of their squared sum and of their product
+    halves = torch.zeros(2, min(draws, PARTICLES), len(dose), G, dtype=torch.float64)  # two estimates of each draw
+    sums = torch.zeros(4, len(dose), G, dtype=torch.float64)  # of both, of their squared sum and of their product
     control = torch.zeros(2, G, dtype=torch.float64)
     with evaluating(model, seed) as like:
         for tile in _simulate(model, data, dose.to(like), draws, True, library, covariates, seed, range(1, cells + 1)):
             g0 = read(tile.control)
             if tile.arms.start == 0:
                 control += torch.stack([g0.sum((0, 1)), g0.square().sum((0, 1))]).double().cpu()
-                if tile.cell == 1:
-                    half = torch.zeros(2, len(tile.library), len(dose), G, dtype=torch.float64)
-            half[tile.cell % 2, :, tile.arms] += (read(tile.treated) - g0).double().cpu() * 2 / cells
+            P = len(tile.library)  # fewer draws in the last block
+            halves[tile.cell % 2, :P, tile.arms] += (read(tile.treated) - g0).double().cpu() * 2 / cells
             if tile.cell == cells:
-                a, b = half[:, :, tile.arms]
+                a, b = halves[:, :P, tile.arms]
                 sums[:, tile.arms] += torch.stack([a.sum(0), b.sum(0), (a + b).square().sum(0), (a * b).sum(0)])
+                halves[:, :, tile.arms] = 0
     a, b, square, product = sums / draws
     count = draws * cells
     mean, bessel = control[0] / count, draws / (draws - 1)
@@ -306,48 +305,50 @@ def _simulate(
     dose = dose[:, active]
     if covariates and "covariates" not in model.uses:
         left_out(f"{type(model).__name__} reads none", covariates=covariates)
-    lend = _lender(data, library, covariates)
+    draw_controls = _control_sampler(data, library, covariates)
+    none = dose.new_zeros(1, len(data.quality))
     for block, start in enumerate(range(0, particles, PARTICLES)):
         P = min(PARTICLES, particles - start)
         reseed(seed, block)
         shared = Trace(P, active={Plate.DOSE: active})
         model.infer_shared(shared)
-
-        def arm(rows: Tensor, given: Mapping[str, Tensor]) -> tuple[Trace, Tensor]:
-            t = Trace(P, given=given, active=shared.active)  # noqa: B023
-            n, flags = len(rows), rows.new_zeros(len(rows), len(data.quality))
-            c = Condition(rows, depth.expand(-1, n, -1), levels.expand(-1, n, -1), flags)  # noqa: B023
-            return t, model.generate(t, c).sample()
-
         for cell in cells:
             if cell:
                 reseed(seed, block, len(dose), cell)
-            depth, levels = (value.to(dose) for value in lend(P))
-            t, control = arm(dose.new_zeros(1, len(active)), shared.values)
+            depth, levels = (value.to(dose) for value in draw_controls(P))
+            untreated = Condition(dose.new_zeros(1, len(active)), depth, levels, none)
+            t, control = _draw_arms(model, untreated, shared, shared.values)
             held = {name: t[name] for name in model.exogenous} if hold else {}
             for i, first in enumerate(range(0, len(dose), ARMS)):
                 reseed(seed, block, i, cell)
                 rows = slice(first, min(first + ARMS, len(dose)))
                 n = rows.stop - first
+                c = Condition(dose[rows], depth.expand(-1, n, -1), levels.expand(-1, n, -1), none.expand(n, -1))
                 given = shared.values | {name: value.expand(-1, n, -1) for name, value in held.items()}
-                yield _Tile(rows, cell, arm(dose[rows], given)[1], control, depth.flatten())
+                yield _Tile(rows, cell, _draw_arms(model, c, shared, given)[1], control, depth.flatten())
 
 
-def _lender(
+def _draw_arms(model: Model, c: Condition, shared: Trace, given: Mapping[str, Tensor]) -> tuple[Trace, Tensor]:
+    """The trace of a pass with the shared latents' particles and rows, and x (P, n, G) drawn at its end."""
+    t = Trace(shared.particles, given=given, active=shared.active)
+    return t, model.generate(t, c).sample()
+
+
+def _control_sampler(
     data: PerturbationData, library: str | float, covariates: Sequence[str]
 ) -> Callable[[int], tuple[Tensor, Tensor]]:
     """P -> library (P, 1, 1) and covariate (P, 1, C) of P control cells drawn with replacement, or as they are set.
-    Data without controls lend from all cells."""
+    Without controls, any cells are drawn."""
     if isinstance(library, str) and library != "data" or not isinstance(library, str) and not library > 0:
         raise ValueError(f"library is {library!r}; give 'data' or a number of counts above 0.")
     levels = data.levels_of(covariates) if covariates else None
     untreated = np.flatnonzero(data.n_perturbations == 0)
     cells = untreated if len(untreated) else np.arange(len(data))
 
-    def lend(P: int) -> tuple[Tensor, Tensor]:
+    def draw(P: int) -> tuple[Tensor, Tensor]:
         at = cells[torch.randint(len(cells), (P,)).numpy()]
         depth = data.library[at] if library == "data" else np.full(P, float(library))
         chosen = torch.as_tensor(data.covariate[at]) if levels is None else levels.expand(P, -1)
         return torch.as_tensor(depth)[:, None, None], chosen[:, None]
 
-    return lend
+    return draw
