@@ -134,10 +134,9 @@ def pathway_prediction(
     shuffled = [rng.permutation(codes) for _ in range(permutations)]
     rows = []
     for name, classifier in _classifiers(trees, seed).items():
-        predict = lambda y, fit=classifier: _out_of_fold(fit, x, y[group], group, folds, seed)  # noqa: E731
-        predicted = predict(codes)
+        predicted, *by_chance = (_out_of_fold(classifier, x, y[group], group, folds, seed) for y in (codes, *shuffled))
         score = _balanced(codes[group], predicted)
-        null = [_balanced(y[group], predict(y)) for y in shuffled]
+        null = [_balanced(y[group], p) for y, p in zip(shuffled, by_chance, strict=True)]
         low, high = _over_genes(codes, group, predicted, resamples, np.random.default_rng(seed))
         p = _p_value(score, null) if permutations else np.nan
         rows += [(name, "observed", score, low, high, p)]
@@ -209,14 +208,15 @@ def guide_agreement(
     same = code[first] == code[second]
     require(same.any(), "No gene has two guides in the table; say with gene_of= which guides share one.")
     require(not same.all(), "All guides in the table are of one gene; nothing is there to compare them with.")
-    gap = lambda s: similarity[s].mean() - similarity[~s].mean()  # noqa: E731
+
+    def gap(code: np.ndarray) -> float:
+        same = code[first] == code[second]
+        return similarity[same].mean() - similarity[~same].mean()
+
     rng = np.random.default_rng(seed)
-    null = []
-    for _ in range(permutations):
-        moved = rng.permutation(code)
-        null.append(gap(moved[first] == moved[second]))
-    row = {"within": similarity[same].mean(), "between": similarity[~same].mean(), "difference": gap(same)}
-    row |= {"p_value": _p_value(gap(same), null), "pairs_within": same.sum(), "pairs_between": (~same).sum()}
+    null = [gap(rng.permutation(code)) for _ in range(permutations)]
+    row = {"within": similarity[same].mean(), "between": similarity[~same].mean(), "difference": gap(code)}
+    row |= {"p_value": _p_value(gap(code), null), "pairs_within": same.sum(), "pairs_between": (~same).sum()}
     return pd.DataFrame([row | {"genes": (np.bincount(code) > 1).sum()}])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,13 +16,6 @@ from samslib.cells import Condition
 from samslib.data.container import PerturbationData
 from samslib.evaluate.streams import evaluating
 from samslib.model import Model
-
-
-@runtime_checkable
-class Embeds(Protocol):
-    """A model that gives each condition one vector whatever the cell, as CPA does."""
-
-    def embed(self, c: Condition) -> Tensor: ...
 
 
 def distance_to_training(
@@ -45,7 +38,7 @@ def distance_to_training(
     Raises ValueError for a model without such embeddings, an unknown name, a level that is missing or given twice, or
     if no training condition has enough cells.
     """
-    if not isinstance(model, Embeds):
+    if not hasattr(model, "embed"):
         raise ValueError(f"{type(model).__name__} has no embedding of a condition apart from its cells; use CPA.")
     train = align(train, model)
     both = np.hstack([train.dose.toarray(), train.covariate])
@@ -56,11 +49,9 @@ def distance_to_training(
     T = len(train.perturbations)
     dose = torch.cat([train.dose_of(query) for query in queries])
     levels = train.levels_of(covariates)
-    with evaluating(model, 0) as like:
-        place = lambda d, u: Condition(d.to(like), d.new_ones(len(d), 1), u.to(like), d.new_zeros(len(d), 0))  # noqa: E731
-        known = model.embed(place(*torch.from_numpy(kinds[kept]).split([T, both.shape[1] - T], dim=1)))
-        asked = model.embed(place(dose, levels.expand(len(dose), -1)))
-    a, b = asked.double().cpu().numpy(), known.double().cpu().numpy()
+    trained = torch.from_numpy(kinds[kept])
+    a = _embeddings(model, dose, levels.expand(len(dose), -1))
+    b = _embeddings(model, trained[:, :T], trained[:, T:])
     euclidean, cosine = cdist(a, b), _cosine(a, b)
     names = np.array([train.describe(row[:T], row[T:]) for row in kinds[kept]], dtype=object)
     table: dict[str, object] = {}
@@ -69,6 +60,14 @@ def distance_to_training(
         table |= {what: distance[np.arange(len(a)), nearest], f"nearest_{what}": names[nearest]}
     index = [train.describe(row, levels[0].numpy()) for row in dose.numpy()]
     return pd.DataFrame(table, index=pd.Index(index, name="query"))
+
+
+def _embeddings(model: Any, dose: Tensor, covariate: Tensor) -> np.ndarray:
+    """(n, K) the model's vectors of conditions (n, T) and (n, C), in float64."""
+    n = len(dose)
+    with evaluating(model, 0) as like:
+        c = Condition(dose.to(like), like.new_ones(n, 1), covariate.to(like), like.new_zeros(n, 0))
+        return model.embed(c).double().cpu().numpy()
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
