@@ -27,16 +27,38 @@ def distance_to_training(
 ) -> pd.DataFrame:
     """Smallest cosine and Euclidean distance of each query's embedding to those of the training conditions.
 
-    A query is a condition's name, at its usual dose, or amounts by perturbation such as {"A": 0.5, "B": 2}; the order
-    of names does not matter. `covariates` are its levels, such as ["line=K562"], one for each covariate of the data.
-    A training condition is a set of doses with its covariates; those with more than `cells` cells count (CPA's score
-    and threshold, Lotfollahi et al. 2023). The basal state plays no part, so the score is the same for every cell.
+    The basal state plays no part, so the distance is the same for every cell.
 
-    Returns one row a query: "cosine", "nearest_cosine", "euclidean", "nearest_euclidean". Between a zero vector, such
-    as control without covariates, and another the cosine distance is 1. Of conditions that tie in one distance, the
-    one nearer by the other is named.
-    Raises ValueError for a model without such embeddings, an unknown name, a level that is missing or given twice, or
-    if no training condition has enough cells.
+    Parameters
+    ----------
+    model
+        A trained model that embeds a condition whatever the cell, such as CPA.
+    train
+        The cells it was trained on. A training condition is a set of doses with its covariates.
+    queries
+        Names of conditions, at their usual dose, or amounts by perturbation such as {"A": 0.5, "B": 2}.
+    covariates
+        The queries' levels, such as ["line=K562"], one for each covariate of the data.
+    cells
+        Only training conditions of more cells than this count.
+
+    Returns
+    -------
+    DataFrame
+        One row a query: "cosine", "nearest_cosine", "euclidean", "nearest_euclidean". Between a zero vector, such as
+        control without covariates, and another the cosine distance is 1. Of conditions that tie in one distance, the
+        one
+        nearer by the other is named.
+
+    Raises
+    ------
+    ValueError
+        For a model without such embeddings, an unknown name, a level that is missing or given twice, or if no training
+        condition has enough cells.
+
+    References
+    ----------
+    Lotfollahi et al. (2023), Predicting cellular responses to complex perturbations in high-throughput screens.
     """
     if not hasattr(model, "embed"):
         raise ValueError(f"{type(model).__name__} has no embedding of a condition apart from its cells; use CPA.")
