@@ -25,8 +25,7 @@ def held_out_iwelbo(model: Model, data: PerturbationData, particles: int = 100, 
     """Importance-weighted lower bound on log p(x) of every cell, given shared latents drawn from the posterior.
 
     One set of draws of the shared latents serves all cells, as published, and their divergence is not part of the
-    bound.
-    Neither memory nor numbers depend on how the work is cut.
+    bound. Neither memory nor numbers depend on how the work is cut.
 
     Parameters
     ----------
@@ -80,8 +79,8 @@ def bound_spread(
     Returns
     -------
     DataFrame
-        One row a repeat: "seed", "iwelbo" (mean over cells, nats) and "standard_error" of that mean over cells at fixed
-        draws. All cells share a set, so the spread of "iwelbo" between rows does not fall with more cells.
+        One row a repeat: "seed", "iwelbo" (mean over cells, nats) and "standard_error" of that mean over cells at
+        fixed draws. All cells share a set, so the spread of "iwelbo" between rows does not fall with more cells.
     """
     rows = []
     for s in range(seed, seed + repeats):
@@ -95,7 +94,8 @@ def bound_by_particles(
 ) -> pd.DataFrame:
     """The held-out bound as a function of the number of particles K, from one set of max(particles) draws.
 
-    The draws are cut into as many groups of K as fit, and the bound at K is the mean over groups, so that small K are
+    The draws are cut into as many groups of K as fit, and the bound at K is the mean over groups, so that small K
+    are
     not
     noisier than large ones. (max K, cells) weights are held in memory.
 
@@ -113,7 +113,8 @@ def bound_by_particles(
     Returns
     -------
     DataFrame
-        One row a K: "particles", "groups", "iwelbo" (mean over cells, nats), "standard_error" of that mean over cells.
+        One row a K: "particles", "groups", "iwelbo" (mean over cells, nats), "standard_error" of that mean over
+        cells.
 
     Raises
     ------

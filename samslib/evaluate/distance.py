@@ -45,16 +45,15 @@ def distance_to_training(
     Returns
     -------
     DataFrame
-        One row a query: "cosine", "nearest_cosine", "euclidean", "nearest_euclidean". Between a zero vector, such as
-        control without covariates, and another the cosine distance is 1. Of conditions that tie in one distance, the
-        one
-        nearer by the other is named.
+        One row a query: "cosine", "nearest_cosine", "euclidean", "nearest_euclidean". Between a zero vector, such
+        as control without covariates, and another the cosine distance is 1. Of conditions that tie in one distance,
+        the one nearer by the other is named.
 
     Raises
     ------
     ValueError
-        For a model without such embeddings, an unknown name, a level that is missing or given twice, or if no training
-        condition has enough cells.
+        For a model without such embeddings, an unknown name, a level that is missing or given twice, or if no
+        training condition has enough cells.
 
     References
     ----------

@@ -55,25 +55,54 @@ def average_effects(
 ) -> anndata.AnnData:
     """Average treatment effect of each perturbation against control, by simulation from the trained model.
 
-    ATE_t = E[g(x) | do(t)] - E[g(x) | do(control)] (paper, section 5), with g the readout. Each of the `particles` is
-    one independent experiment: a draw of the shared latents from the posterior, a control cell of the data that lends
-    its library size and covariates, and counts of that cell in every arm. With `hold`, the default, its exogenous
-    latents are drawn once for all arms, which is the causal reading and has less variance; without, or in a model that
-    has none, each arm draws its own.
-    perturbations: names, new combinations, or amounts such as {"A": 0.5, "B": 2} (default: every condition of the
-    data). library: "data", the default, for that of the control cell, or a number of counts. covariates: one level of
-    each, such as ["line=K562"], instead of the control cell's. as_published: the official estimator, which is
-    library=10,000 and hold=False.
+    ATE_t = E[g(x) | do(t)] - E[g(x) | do(control)], with g the readout. Each particle is one independent
+    experiment: a draw of the shared latents from the posterior, the library size and covariates of a control cell
+    of the data, and counts of that cell in every arm. Memory does not grow with particles, and numbers do not
+    depend on how the work is cut.
 
-    Returns AnnData, perturbations x genes: X the effect; layers "standard_error", its Monte Carlo error (the arms share
-    their control, so errors correlate between perturbations), and "variance" of g between cells of the arm;
-    obs "training_cells", how many cells the model was trained on of the arm's perturbations (of the rarest), and
-    "untrained", where that is 0 and the effect says nothing of cells (a warning too); var "control" and
-    "control_variance", mean and variance of g in the control arm; uns["samslib"] the settings, with the median library
-    size and the share of simulated cells without counts, which read as zero.
-    Memory does not grow with particles, and numbers do not depend on it. Raises ValueError for an unknown
-    perturbation, level or readout, fewer than 2 particles, the Perturb-seq readout of real values, covariates of a
-    model that reads none, or as_published with another `hold` or `library`.
+    Parameters
+    ----------
+    model
+        A trained model.
+    data
+        Data with the control cells.
+    perturbations
+        Names, new combinations, or amounts such as {"A": 0.5, "B": 2}. None: every condition of the data.
+    particles
+        Number of independent experiments, at least 2.
+    readout
+        The function g of expression; a name of `READOUTS`.
+    hold
+        Draw the exogenous latents once for all arms, which is the causal reading and has less variance. False, or a
+        model that has none: each arm draws its own. None: True, unless `as_published`.
+    library
+        "data" for the library size of the control cell, or a number of counts. None: "data", unless `as_published`.
+    covariates
+        One level of each covariate, such as ["line=K562"], in place of the control cell's.
+    as_published
+        The official estimator: library=10,000 and hold=False.
+    seed
+        Seed of the draws.
+
+    Returns
+    -------
+    AnnData
+        Perturbations x genes: X the effect; layers "standard_error", its Monte Carlo error (the arms share their
+        control, so errors correlate between perturbations), and "variance" of g between cells of the arm; obs
+        "training_cells", how many cells the model was trained on of the arm's perturbations (of the rarest), and
+        "untrained", where that is 0 and the effect says nothing of cells (a warning too); var "control" and
+        "control_variance", mean and variance of g in the control arm; uns["samslib"] the settings, with the median
+        library size and the share of simulated cells without counts, which read as zero.
+
+    Raises
+    ------
+    ValueError
+        For an unknown perturbation, level or readout, fewer than 2 particles, the Perturb-seq readout of real
+        values, covariates of a model that reads none, or `as_published` with another `hold` or `library`.
+
+    References
+    ----------
+    Bereket and Karaletsos (2023), the SAMS-VAE paper, section 5.
     """
     data = align(data, model)
     read = choose_readout(readout, data)
@@ -132,17 +161,44 @@ def posterior_effects(
 ) -> anndata.AnnData:
     """How uncertain the posterior leaves each average treatment effect: its variance over draws of the shared latents.
 
-    The standard error of `average_effects` is of its simulation and vanishes with more particles; this variance stays.
-    It is that of ATE_t(E, M) = E[g(x) | do(t), E, M] - E[g(x) | do(control), E, M] over (E, M) from the posterior. Each
-    of `draws` of the shared latents meets `cells` control cells, half of them for one estimate of its effect and half
-    for another; the covariance of the two over draws is the variance, because their simulation errors are independent.
-    Exogenous latents are held between arms; other arguments are those of `average_effects`.
+    The standard error of `average_effects` is of its simulation and vanishes with more particles; this variance
+    stays. It is that of ATE_t(E, M) = E[g(x) | do(t), E, M] - E[g(x) | do(control), E, M] over (E, M) from the
+    posterior. Each draw of the shared latents meets a number of control cells, half of them for one estimate of its
+    effect and half for another; the covariance of the two over draws is the variance, because their simulation
+    errors are independent. Exogenous latents are held between arms. Memory grows neither with draws nor with cells.
 
-    Returns the AnnData of `average_effects`, with layers "posterior_variance", unbiased and so a little negative where
-    there is next to none, and "standard_error", of X over draws. A model without shared latents, such as the
-    conditional VAE, has none of this variance; that of the weights is not in it for any model. Memory grows neither
-    with draws nor with cells. Raises ValueError for an odd number of cells, fewer than 2 draws, and as
-    `average_effects` does.
+    Parameters
+    ----------
+    model
+        A trained model.
+    data
+        Data with the control cells.
+    perturbations
+        As in `average_effects`.
+    draws
+        Number of draws of the shared latents, at least 2.
+    cells
+        Number of control cells for each draw; even.
+    readout
+        The function g of expression; a name of `READOUTS`.
+    library
+        "data" for the library size of the control cell, or a number of counts.
+    covariates
+        One level of each covariate, in place of the control cell's.
+    seed
+        Seed of the draws.
+
+    Returns
+    -------
+    AnnData
+        The table of `average_effects`, with layers "posterior_variance", unbiased and so a little negative where
+        there is next to none, and "standard_error", of X over draws. A model without shared latents, such as the
+        conditional VAE, has none of this variance; that of the weights is not in it for any model.
+
+    Raises
+    ------
+    ValueError
+        For an odd number of cells, fewer than 2 draws, and as `average_effects` does.
     """
     data = align(data, model)
     read = choose_readout(readout, data)
@@ -193,12 +249,35 @@ def sample_cells(
     *,
     seed: int = 0,
 ) -> anndata.AnnData:
-    """Cells drawn from the trained model, `cells` for each perturbation, each with shared latents, exogenous latents
-    and a lending control cell of its own; the arguments are those of `average_effects`, and the default is every
-    condition of the data with the control.
+    """Cells drawn from the trained model, each with latents and a control cell of its own.
 
-    Returns AnnData, cells x genes: X the counts (CSR) or real values, obs "perturbation". Raises ValueError as
-    `average_effects` does.
+    Parameters
+    ----------
+    model
+        A trained model.
+    data
+        Data with the control cells whose library sizes and covariates are used.
+    perturbations
+        Names, new combinations, or amounts such as {"A": 0.5, "B": 2}. None: every condition of the data, with
+        control.
+    cells
+        Number of cells drawn for each perturbation.
+    library
+        "data" for the library size of a control cell, or a number of counts for all.
+    covariates
+        One level of each covariate, such as ["line=K562"], in place of the control cell's.
+    seed
+        Seed of the draws.
+
+    Returns
+    -------
+    AnnData
+        Cells x genes: X the counts (CSR) or real values; obs "perturbation".
+
+    Raises
+    ------
+    ValueError
+        As `average_effects` does.
     """
     data, cells = align(data, model), whole("cells", cells, 1)
     labels, dose = arms(data, list(data.conditions().index) if perturbations is None else perturbations)
@@ -226,13 +305,36 @@ def counterfactual(
     *,
     seed: int = 0,
 ) -> np.ndarray:
-    """(n, G) expected expression of the observed cells had they received `perturbation` instead: a condition's name,
-    or amounts by perturbation.
+    """Expected expression of the observed cells, had they received another perturbation.
 
-    Abduction, action, prediction: each cell's exogenous latents are inferred under what it did receive, its dose is
-    then set (None keeps it), its quality flags are set to `qc` (None keeps them; 0 cleans a cell of its artifact), and
-    the decoder's mean is averaged over particles. Raises ValueError for a model without exogenous latents, such as
-    SVAE+: an intervention would redraw all that it knows of the cell; and for `qc` in a model that reads no flag.
+    Abduction, action, prediction: each cell's exogenous latents are inferred under what it did receive, its dose
+    and flags are then set, and the decoder's mean is averaged over particles.
+
+    Parameters
+    ----------
+    model
+        A trained model with exogenous latents.
+    data
+        The observed cells.
+    perturbation
+        A condition's name, or amounts by perturbation. None keeps each cell's own dose.
+    particles
+        Number of draws of the latents.
+    qc
+        Quality flags to be set: 0 cleans a cell of its artifact. None keeps each cell's own.
+    seed
+        Seed of the draws.
+
+    Returns
+    -------
+    ndarray
+        (n, G), in the units of x.
+
+    Raises
+    ------
+    ValueError
+        For a model without exogenous latents, such as SVAE+, where an intervention would redraw all that is known
+        of the cell; and for `qc` in a model that reads no flag.
     """
     if not model.exogenous:
         raise ValueError(
@@ -261,7 +363,24 @@ def counterfactual(
 
 
 def latents(model: Model, data: PerturbationData, particles: int = 20, *, seed: int = 0) -> dict[str, np.ndarray]:
-    """name -> (n, K) posterior mean of every cell latent, averaged over draws of the shared ones."""
+    """Posterior means of the latents of each cell, averaged over draws of the shared ones.
+
+    Parameters
+    ----------
+    model
+        A trained model.
+    data
+        The observed cells.
+    particles
+        Number of draws of the shared latents.
+    seed
+        Seed of the draws.
+
+    Returns
+    -------
+    dict
+        Name of the latent -> (n, K) means.
+    """
     data, particles = align(data, model), whole("particles", particles, 1)
     parts: dict[str, list[np.ndarray]] = {}
     with evaluating(model, seed) as like:

@@ -30,10 +30,10 @@ def shared_latents(model: Model, particles: int = 100, *, seed: int = 0) -> annd
     Returns
     -------
     AnnData
-        Perturbations x latent axes. X is E[M * E] (E[E] for a model without masks); layers "M" (mask probability), "E"
-        (mean of q(E | M) averaged over masks) and "E_given_M" (mean of E over the draws whose mask is on, missing where
-        none is), as far as the model has them. Where each cell draws its own mask, its probability stands for M.
-        uns["samslib"] has the settings.
+        Perturbations x latent axes. X is E[M * E] (E[E] for a model without masks); layers "M" (mask probability),
+        "E" (mean of q(E | M) averaged over masks) and "E_given_M" (mean of E over the draws whose mask is on,
+        missing where none is), as far as the model has them. Where each cell draws its own mask, its probability
+        stands for M. uns["samslib"] has the settings.
 
     Raises
     ------
