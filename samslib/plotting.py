@@ -167,7 +167,10 @@ def effect_map(table: Any, label: str = "effect", layer: str | None = None, ax: 
     from scipy.cluster.hierarchy import leaves_list, linkage
 
     frame = _frame(table, layer)
-    order = lambda v: leaves_list(linkage(v, "average", optimal_ordering=True)) if len(v) > 2 else np.arange(len(v))  # noqa: E731
+
+    def order(v: np.ndarray) -> np.ndarray:
+        return leaves_list(linkage(v, "average", optimal_ordering=True)) if len(v) > 2 else np.arange(len(v))
+
     values = frame.to_numpy(dtype=float)
     frame = frame.iloc[order(values), order(values.T)]
     limit = float(np.quantile(np.abs(values), 0.99)) or float(np.abs(values).max()) or 1.0

@@ -28,7 +28,7 @@ READERS = {
     "bound_spread": lambda m, d: samslib.bound_spread(m, d, particles=3, repeats=2)["iwelbo"].to_numpy(),
     "bound_by_particles": lambda m, d: samslib.bound_by_particles(m, d, [1, 4])["iwelbo"].to_numpy(),
     "predictive_check": lambda m, d: samslib.predictive_check(
-        m, d, ["effect"], ["gene0", "gene1"], replicates=4, bootstrap=4
+        m, d, ["effect"], ["gene0", "gene1"], replicates=4, resamples=4
     )["replicated_mean"],
     "validate": lambda m, d: np.array(list(training.validate(m, d, particles=2).values())),
     "fit": lambda m, d: samslib.fit(m, d, config=samslib.FitConfig(**QUICK))["loss"].to_numpy(),

@@ -38,18 +38,17 @@ def test_recovery_is_blind_to_the_order_of_axes():
     rng = np.random.default_rng(0)
     truth = rng.random((20, 5)) < 0.3
     shuffled = np.hstack([truth[:, [3, 1, 4, 0, 2]], np.zeros((20, 2))])
-    assert mask_recovery(truth, shuffled) == {"precision": 1, "recall": 1, "f1": 1}
+    assert mask_recovery(truth, shuffled).loc[0].to_dict() == {"precision": 1, "recall": 1, "f1": 1}
     effects = truth * rng.normal(size=(20, 5))
     assert effect_recovery(effects, -2 * effects[:, ::-1]) == pytest.approx(1)
 
 
 def test_recovery_counts():
     truth, found = np.array([[1, 0], [1, 0], [0, 1]]), np.array([[0.9, 0.2], [0.1, 0.9], [0.2, 0.5]])
-    scores = mask_recovery(
-        truth, found
-    )  # one half is off: one hit of two found and three true, however axes are matched
+    scores = mask_recovery(truth, found).loc[0].to_dict()
+    # one half is off: one hit of two found and three true, however axes are matched
     assert scores == {"precision": 1 / 2, "recall": 1 / 3, "f1": 2 / 5}
-    assert mask_recovery(truth, np.zeros((3, 2)))["f1"] == 0
+    assert mask_recovery(truth, np.zeros((3, 2)))["f1"].item() == 0
     assert effect_recovery(truth, np.zeros((3, 2))) == 0
 
 
@@ -243,14 +242,14 @@ def test_pathways_that_genes_share_are_found_though_genes_are_permuted():
 
 def test_planted_pathways_are_predicted():
     table, labels = screen(4)
-    scores = pathway_prediction(table, labels, gene_of, trees=20, permutations=5, bootstrap=100)
+    scores = pathway_prediction(table, labels, gene_of, trees=20, permutations=5, resamples=100)
     assert list(scores["classifier"].unique()) == ["logistic regression", "random forest"]
     observed, permuted = (scores[scores["labels"] == kind] for kind in ("observed", "permuted"))
     assert (observed["balanced_accuracy"] > 0.85).all() and (observed["p_value"] == 1 / 6).all()
     assert observed["balanced_accuracy"].between(observed["low"], observed["high"]).all()
     assert (permuted["balanced_accuracy"] < 0.55).all() and (scores["chance"] == 1 / 3).all()
     assert (scores["genes"] == 30).all() and (scores["perturbations"] == 60).all()
-    linear = pathway_prediction(table, labels, gene_of, trees=0, permutations=0, bootstrap=100)
+    linear = pathway_prediction(table, labels, gene_of, trees=0, permutations=0, resamples=100)
     assert linear["balanced_accuracy"].tolist() == observed["balanced_accuracy"].tolist()[:1]
 
 
@@ -262,9 +261,9 @@ def test_the_permuted_row_is_what_permuted_labels_score():
     for _ in range(3):
         moved = dict(zip(genes, rng.permutation(codes).astype(str), strict=True))
         wrong = {name: moved[gene_of(name)] for name in table.obs_names}
-        row = pathway_prediction(table, wrong, gene_of, trees=0, permutations=0, bootstrap=2, seed=5)
+        row = pathway_prediction(table, wrong, gene_of, trees=0, permutations=0, resamples=2, seed=5)
         scores.append(row["balanced_accuracy"].item())
-    found = pathway_prediction(table, labels, gene_of, trees=0, permutations=3, bootstrap=2, seed=5).iloc[1]
+    found = pathway_prediction(table, labels, gene_of, trees=0, permutations=3, resamples=2, seed=5).iloc[1]
     assert found["labels"] == "permuted" and found["balanced_accuracy"] == pytest.approx(np.mean(scores))
     assert found[["low", "high"]].tolist() == pytest.approx(np.quantile(scores, [0.025, 0.975]).tolist())
 
@@ -277,7 +276,7 @@ def test_rare_classes_and_small_scales_weigh_as_much_as_others():
     names = [f"G{i}_a" for i in range(36)]
     table = anndata.AnnData(np.c_[rng.normal(size=36) + 1.5 * rare, rng.normal(size=36)], pd.DataFrame(index=names))
     labels = dict(zip(names, rare.astype(str), strict=True))
-    fast = {"trees": 0, "permutations": 0, "bootstrap": 2, "folds": 3}
+    fast = {"trees": 0, "permutations": 0, "resamples": 2, "folds": 3}
     ask = lambda t, **o: pathway_prediction(t, labels, gene_of, **fast | o).iloc[0]  # noqa: E731
     found = ask(table)
     assert found["balanced_accuracy"] > 0.7
@@ -290,8 +289,8 @@ def test_guides_of_a_gene_never_straddle_the_folds():
     """Genes differ much and pathways not at all: with guides of a gene on both sides, prediction would be near
     perfect. By chance it is 1/3; 0.6 is three standard deviations of a mean of 30 genes away."""
     table, labels = screen(0, guides="abcd")
-    kept = pathway_prediction(table, labels, gene_of, trees=20, permutations=0, bootstrap=20)
-    leaking = pathway_prediction(table, labels, genes=lambda name: name, trees=20, permutations=0, bootstrap=20)
+    kept = pathway_prediction(table, labels, gene_of, trees=20, permutations=0, resamples=20)
+    leaking = pathway_prediction(table, labels, gene_of=lambda name: name, trees=20, permutations=0, resamples=20)
     forest = lambda t: t.set_index("classifier").loc["random forest", "balanced_accuracy"]  # noqa: E731
     assert forest(kept) < 0.6 and forest(leaking) > forest(kept) + 0.25
 
@@ -333,11 +332,11 @@ def test_enrichment_is_fishers_test_and_finds_the_planted_axis():
     assert first["expected"] == pytest.approx(on * 20 / 60) and len(found) == 18
     assert first["fold"] == pytest.approx(first["both"] / first["expected"]) and first["fold"] > 1
     np.testing.assert_allclose(found["fdr"], false_discovery_control(found["p_value"]))
-    by_gene = axis_enrichment(table, labels, genes=gene_of)
+    by_gene = axis_enrichment(table, labels, gene_of=gene_of)
     assert by_gene.iloc[0]["axis"] == "axis_2" and (by_gene["total"] == 30).all()
     assert by_gene.iloc[0]["p_value"] > first["p_value"]  # half as many independent draws
     series = pd.Series({name: gene_of(name) for name in table.obs_names})
-    pd.testing.assert_frame_equal(axis_enrichment(table, labels, genes=series), by_gene)
+    pd.testing.assert_frame_equal(axis_enrichment(table, labels, gene_of=series), by_gene)
 
 
 def test_an_effect_of_either_sign_is_on_an_axis_and_one_at_the_threshold_is_not():
@@ -345,7 +344,7 @@ def test_an_effect_of_either_sign_is_on_an_axis_and_one_at_the_threshold_is_not(
     names = ["G0_a", "G0_b", "G1_a", "G1_b", "G2_a", "G2_b"]
     table = anndata.AnnData(np.array([[1.0], [-1.0], [0.5], [0.5], [0.0], [-0.8]]), pd.DataFrame(index=names))
     labels = dict(zip(names, "xxyyyy", strict=True))
-    each, genes = (axis_enrichment(table, labels, genes=of, layer=None).iloc[0] for of in (None, gene_of))
+    each, genes = (axis_enrichment(table, labels, gene_of=of, layer=None).iloc[0] for of in (None, gene_of))
     assert (each["annotation"], each["on"], each["both"]) == ("x", 3, 2)
     assert (genes["annotation"], genes["on"], genes["both"]) == ("x", 1, 1)
 
@@ -372,7 +371,7 @@ def test_guides_of_one_gene_agree_where_they_do():
     shuffled = dict(
         zip(table.obs_names, np.random.default_rng(0).permutation([*range(30)] * 2).astype(str), strict=True)
     )
-    nothing = guide_agreement(table, genes=shuffled, permutations=99).loc[0]
+    nothing = guide_agreement(table, gene_of=shuffled, permutations=99).loc[0]
     assert abs(nothing["difference"]) < 0.4 and nothing["p_value"] > 0.01
 
 
@@ -406,7 +405,7 @@ def test_no_argument_is_ignored():
 
 
 CHECKS = {
-    "prediction": lambda table, labels, **o: pathway_prediction(table, labels, **{"genes": gene_of} | o),
+    "prediction": lambda table, labels, **o: pathway_prediction(table, labels, **{"gene_of": gene_of} | o),
     "enrichment": lambda table, labels, **o: axis_enrichment(table, labels, layer=None, **o),
 }
 
@@ -425,9 +424,9 @@ def test_bad_annotations_are_named(check):
         with pytest.raises(ValueError, match=message):
             check(table, wrong)
     with pytest.raises(ValueError, match="Guides of 'G00' have several labels"):
-        check(table, labels | {"G00_a": "pathway 1"}, genes=gene_of)
+        check(table, labels | {"G00_a": "pathway 1"}, gene_of=gene_of)
     with pytest.raises(ValueError, match=r"59 perturbations have no gene \(G00_b"):
-        check(table, labels, genes={"G00_a": "G00"})
+        check(table, labels, gene_of={"G00_a": "G00"})
     table.X[3] = np.nan
     with pytest.raises(ValueError, match=r"1 perturbations have missing values \(G01_b\)"):
         check(table, labels)
@@ -444,8 +443,8 @@ def test_what_cannot_be_compared_is_named():
         (lambda: cluster_agreement(pd.Series({"a": "0", "b": "1"}), {"c": "x"}), "name 'c'"),
         (lambda: cluster_agreement(labels, labels, groups={"G00_a": "G00"}), r"59 perturbations have no group \(G00_b"),
         (lambda: cluster_agreement(labels, labels, groups=lambda name: name[:1]), "Guides of 'G' have several labels"),
-        (lambda: guide_agreement(table, genes=lambda name: name), "No gene has two guides"),
-        (lambda: guide_agreement(table, genes=lambda name: "one"), "All guides in the table are of one gene"),
+        (lambda: guide_agreement(table, gene_of=lambda name: name), "No gene has two guides"),
+        (lambda: guide_agreement(table, gene_of=lambda name: "one"), "All guides in the table are of one gene"),
     ]
     for call, message in bad:
         with pytest.raises(ValueError, match=message):

@@ -62,7 +62,7 @@ def test_p_values_of_an_effect_are_uniform_over_data_sets(world):
     model, data = world
     keep = np.flatnonzero(np.isin(data.labels, ["control", "P03"]))
     p = [
-        predictive_check(model, drawn(model, data[keep], s), ["effect"], ["2"], replicates=99, bootstrap=2, seed=s)[
+        predictive_check(model, drawn(model, data[keep], s), ["effect"], ["2"], replicates=99, resamples=2, seed=s)[
             "p_above"
         ].item()
         for s in range(40)
@@ -96,7 +96,7 @@ def test_summaries_are_what_numpy_says():
     torch.manual_seed(0)
     model = samslib.CPAVAE(data.summary(), latent=3, decoder_width=8)
     sets = {"three": ["gene0", "gene4", "gene7"]}
-    table = predictive_check(model, data, list(checks.SUMMARIES), sets, ["A+B"], replicates=5, bootstrap=400)
+    table = predictive_check(model, data, list(checks.SUMMARIES), sets, ["A+B"], replicates=5, resamples=400)
     y = perturbseq(torch.from_numpy(data.x.toarray()).double()).numpy()[:, [0, 4, 7]]
     treated, control = (y[np.asarray(data.labels) == name] for name in ("A+B", "control"))
     r = np.corrcoef(treated.T)[np.triu_indices(3, 1)].mean()
@@ -145,9 +145,9 @@ def test_every_model_can_be_checked(model, data):
     def largest(treated, control):
         return treated.amax((1, 2)) - control.amax((1, 2))
 
-    table = predictive_check(model, data, ["effect", largest], replicates=3, bootstrap=2)
+    table = predictive_check(model, data, ["effect", largest], replicates=3, resamples=2)
     assert list(table["summary"].unique()) == ["effect", "largest"] and table["perturbation"].nunique() == 4
-    again = predictive_check(model, data, ["effect", largest], replicates=3, bootstrap=2)
+    again = predictive_check(model, data, ["effect", largest], replicates=3, resamples=2)
     pd.testing.assert_frame_equal(table, again)
 
 
@@ -155,7 +155,7 @@ def test_blocks_hold_little_at_once_and_change_no_law(monkeypatch, world):
     """Means of 300 replicates, drawn one at a time and in blocks, within five standard errors of each other."""
     model, data = world
     keep = np.flatnonzero(np.isin(data.labels, ["control", "P03", "P04"]))
-    run = lambda: predictive_check(model, data[keep], ["variance"], replicates=300, bootstrap=2)  # noqa: E731
+    run = lambda: predictive_check(model, data[keep], ["variance"], replicates=300, resamples=2)  # noqa: E731
     whole = run()
     sizes: list[int] = []
     real = model.generate
@@ -206,7 +206,7 @@ def test_bad_input_is_named(options, message):
     data = make_data(20)
     model = samslib.CPAVAE(data.summary(), latent=3, decoder_width=8)
     with pytest.raises(ValueError, match=message):
-        predictive_check(model, data, **{"replicates": 2, "bootstrap": 2} | options)
+        predictive_check(model, data, **{"replicates": 2, "resamples": 2} | options)
 
 
 def test_bad_cells_and_tables_are_named():

@@ -20,7 +20,7 @@ def test_every_model_and_predictor_has_its_rows(table):
     pooled = table[table["perturbation"] == "pooled"]
     assert set(pooled["model"]) == models | data_only
     counts = pooled[pooled["score"] == "pearson"].groupby("model")["reference"].apply(set)
-    assert all(found == {"official", "held out"} for found in counts)
+    assert all(found == {"all cells", "held out"} for found in counts)
     bounds = pooled[pooled["score"] == "iwelbo"].set_index("model")
     assert set(bounds.index) == models and (bounds["low"] < bounds["high"]).all() and (bounds["value"] < 0).all()
     assert set(pooled[pooled["score"] == "energy"]["model"]) == models
@@ -39,7 +39,7 @@ def test_the_text_shows_value_interval_and_ceiling(table):
     row = table.query("perturbation == 'pooled' and score == 'pearson' and model == 'linear'").set_index("reference")
     value, low, high = row.loc["held out", ["value", "low", "high"]]
     assert f"{value:.3f} [{low:.3f}, {high:.3f}]" in text
-    assert f"ceiling: held out {row.loc['held out', 'ceiling']:.3f}, official" in text
+    assert f"ceiling: held out {row.loc['held out', 'ceiling']:.3f}, all cells" in text
     assert text.index("\nlinear") < text.index("\ncontrol_mean") and "iwelbo" in text
 
 

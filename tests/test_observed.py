@@ -85,7 +85,7 @@ def test_the_reference_says_which_cells_count():
     for arguments, message in [
         ({"reference": "test"}, "part of a split"),
         ({"reference": "rest", "split": words}, "reference is 'rest'"),
-        ({"split": words}, "split is given, but reference='all' is no part of it"),
+        ({"split": words}, "split is given, but reference='all cells' is no part of it"),
         ({"reference": "test", "split": far}, "no control cells.*controls='val'"),
         ({"readout": "rank"}, "readout is 'rank'"),
     ]:

@@ -72,7 +72,7 @@ SPARSE = {
 
 
 def f1(truth, found):
-    return mask_recovery(truth, found)["f1"]
+    return mask_recovery(truth, found)["f1"].item()
 
 
 @pytest.mark.parametrize("name", SPARSE)
@@ -85,7 +85,13 @@ def test_sparse_models_recover_masks_and_effects(name):
     model = trained(kind, data, 0, {"steps": 600, "learning_rate": 0.01, "particles": 2}, **options)
     found, effect = shared_latents(model), true["M"] * true["E"]
     p_mask, p_effect = p_value(f1, true["M"], found.layers["M"]), p_value(effect_recovery, effect, found.X)
-    print(name, mask_recovery(true["M"], found.layers["M"]), p_mask, effect_recovery(effect, found.X), p_effect)
+    print(
+        name,
+        mask_recovery(true["M"], found.layers["M"]).loc[0].to_dict(),
+        p_mask,
+        effect_recovery(effect, found.X),
+        p_effect,
+    )
     assert max(p_mask, p_effect) <= 0.001
 
 

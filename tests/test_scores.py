@@ -272,7 +272,7 @@ def test_cells_without_counts_are_left_out_and_no_more_are_compared_than_asked()
     generated = anndata.AnnData(x, obs=names, var=pd.DataFrame(index=data.genes))
     whole, empty = (cell_scores(cells, data, resamples=20) for cells in (generated[3:], generated))
     pd.testing.assert_frame_equal(whole, empty)
-    few = cell_scores(generated, data, most=8, resamples=20)
+    few = cell_scores(generated, data, max_cells=8, resamples=20)
     assert (few["high"] - few["low"]).mean() > 1.5 * (whole["high"] - whole["low"]).mean()
 
 
@@ -282,21 +282,21 @@ def test_a_table_has_both_references_and_the_data_only_rows():
     table = score_table(*asked, resamples=10)
     alone = score_table(*asked, resamples=10, references=["held out"])
     pd.testing.assert_frame_equal(alone, table.query("reference == 'held out'").reset_index(drop=True))
-    with pytest.raises(ValueError, match=r"reference is 'test'; choose one of \['held out', 'official'\]"):
+    with pytest.raises(ValueError, match=r"reference is 'test'; choose one of \['all cells', 'held out'\]"):
         score_table(*asked, references=["test"])
     with pytest.raises(ValueError, match="controls is 'val', but only the reference 'held out' chooses controls"):
-        score_table(*asked, references=["official"], controls="val")
-    assert set(table["reference"]) == {"official", "held out"}
+        score_table(*asked, references=["all cells"], controls="val")
+    assert set(table["reference"]) == {"all cells", "held out"}
     assert set(table["model"]) == {"half"} | {
         f"data: {n}" for n in ("training cells", "mean effect", "shrunken", "low rank")
     }
     pooled = table.query("perturbation == 'pooled' and score == 'pearson'").set_index(["reference", "model"])
     memorised = pooled["value"][:, "data: training cells"]
-    assert memorised["official"] > pooled["ceiling"]["held out"].iloc[0] > memorised["held out"]
+    assert memorised["all cells"] > pooled["ceiling"]["held out"].iloc[0] > memorised["held out"]
     assert (pooled["low"] < pooled["value"]).all() and table.attrs["controls"] == "test"
 
 
-def test_the_official_reference_leaks_and_controls_may_be_of_validation():
+def test_the_reference_of_all_cells_leaks_and_controls_may_be_of_validation():
     data = screen(3, 400)
     split = samslib.splits.combinations(0.0, seed=0, test=1.0)
     table = score_table({}, data, split, resamples=5)

@@ -139,7 +139,7 @@ def compare(
         model, own = train_one(name, data, split, steps, seed=seed)
         tables[name] = average_effects(model, own, particles=particles, seed=seed)
         test = own[split == "test"]
-        bound = held_out_iwelbo(model, test, bound_particles, seed)["iwelbo"]
+        bound = held_out_iwelbo(model, test, bound_particles, seed=seed)["iwelbo"]
         half = 1.96 * bound.sem()
         interval = {"value": bound.mean(), "low": bound.mean() - half, "high": bound.mean() + half}
         rows.append(pd.DataFrame([{"model": name, "perturbation": "pooled", "score": "iwelbo"} | interval]))
@@ -178,12 +178,11 @@ def side_by_side(table: pd.DataFrame, scores: Sequence[str] = SHOWN) -> str:
         wide = shown.pivot(index="model", columns="reference", values="text")
         ascending = score.startswith(("rmse", "rank", "energy", "mmd"))
         order = rows[rows["reference"] == "held out"].sort_values("value", ascending=ascending)["model"]
-        wide = wide.loc[order, [r for r in ("held out", "official") if r in wide]].fillna("")
+        wide = wide.loc[order, [r for r in ("held out", "all cells") if r in wide]].fillna("")
         ceiling = rows.groupby("reference")["ceiling"].first().dropna()
-        ceilings = ", ".join(f"{reference} {value:.3f}" for reference, value in ceiling.items())
-        blocks.append(
-            f"{score}" + (f"   (ceiling: {ceilings})" if ceilings else "") + f"\n{wide.to_string(header=True)}"
-        )
+        ceilings = ", ".join(f"{reference} {ceiling[reference]:.3f}" for reference in wide if reference in ceiling)
+        head = f"{score}   (ceiling: {ceilings})" if ceilings else score
+        blocks.append(f"{head}\n{wide.to_string(header=True)}")
     return "\n\n".join(blocks)
 
 

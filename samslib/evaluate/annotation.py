@@ -25,7 +25,12 @@ def gene_of(name: str) -> str:
 
 
 def effect_clusters(
-    table: anndata.AnnData, layer: str | None = None, neighbors: int = 10, resolution: float = 1.0, seed: int = 0
+    table: anndata.AnnData,
+    neighbors: int = 10,
+    resolution: float = 1.0,
+    *,
+    layer: str | None = None,
+    seed: int = 0,
 ) -> anndata.AnnData:
     """A copy of a table of perturbations (latent or average effects, masks) with their clusters in obs["cluster"].
 
@@ -54,8 +59,9 @@ def cluster_agreement(
     clusters: Labels,
     annotations: Labels,
     permutations: int = 1000,
-    seed: int = 0,
     groups: Labels | Callable[[str], str] | None = None,
+    *,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Adjusted Rand index of clusters and annotations of the same perturbations (Hubert and Arabie 1985): one row.
 
@@ -73,7 +79,7 @@ def cluster_agreement(
     found = pd.Series(clusters).dropna()
     labels = _labels(found.index, annotations)
     found = found[labels.index]
-    of = _genes(labels.index, (lambda name: name) if groups is None else groups, "group")
+    of = _genes(labels.index, str if groups is None else groups, "group")
     label = _by_gene(labels, of)
     member = label.index.get_indexer(of)
     score = adjusted_rand_score(labels, found)
@@ -86,12 +92,13 @@ def cluster_agreement(
 def pathway_prediction(
     table: anndata.AnnData,
     annotations: Labels,
-    genes: Labels | Callable[[str], str],
+    gene_of: Labels | Callable[[str], str],
+    *,
     layer: str | None = None,
     folds: int = 5,
     permutations: int = 20,
     trees: int = 50,
-    bootstrap: int = 1000,
+    resamples: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
     """How well the rows of a table (masks, effects) tell the annotation of a perturbation, by cross-validation.
@@ -102,17 +109,17 @@ def pathway_prediction(
     (scikit-learn's StratifiedGroupKFold). The score is balanced accuracy, the mean over classes of the share
     recovered, of all out-of-fold predictions.
 
-    genes: name -> gene, or a function of the name, such as `gene_of` where guides are named so. Returns two rows a
-    "classifier": "labels" is "observed", with the
-    95% bootstrap interval over genes "low" to "high" and "p_value", the share of permutations that do as well; or
-    "permuted", the mean and the central 95% of as many runs with the annotations permuted over genes, which is what
-    the table tells by chance. Also "chance" = 1 / classes, "classes", "genes", "perturbations".
+    gene_of: name -> gene, or a function of the name, such as `annotation.gene_of` where guides are named so.
+    Returns two rows a "classifier": "labels" is "observed", with the 95% bootstrap interval over genes "low" to "high"
+    and "p_value", the share of permutations that do as well; or "permuted", the mean and the central 95% of as many
+    runs with the annotations permuted over genes, which is what the table tells by chance. Also "chance" = 1 / classes,
+    "classes", "genes", "perturbations".
     The source paper's own definition of this analysis is not known to us; this one is ours.
 
     Raises ValueError for unknown perturbations, no overlap, a single label, a gene with two labels or without a name,
     labels of fewer genes than folds, or missing values.
     """
-    values, labels, of = _annotated(table, layer, annotations, genes)
+    values, labels, of = _annotated(table, layer, annotations, gene_of)
     per_gene = _by_gene(labels, of)
     sizes = per_gene.value_counts()
     require(folds > 1, f"folds is {folds}; at least 2 are needed.")
@@ -127,11 +134,10 @@ def pathway_prediction(
     shuffled = [rng.permutation(codes) for _ in range(permutations)]
     rows = []
     for name, classifier in _classifiers(trees, seed).items():
-        predict = lambda y, fit=classifier: _out_of_fold(fit, x, y[group], group, folds, seed)  # noqa: E731
-        predicted = predict(codes)
+        predicted, *by_chance = (_out_of_fold(classifier, x, y[group], group, folds, seed) for y in (codes, *shuffled))
         score = _balanced(codes[group], predicted)
-        null = [_balanced(y[group], predict(y)) for y in shuffled]
-        low, high = _over_genes(codes, group, predicted, bootstrap, np.random.default_rng(seed))
+        null = [_balanced(y[group], p) for y, p in zip(shuffled, by_chance, strict=True)]
+        low, high = _over_genes(codes, group, predicted, resamples, np.random.default_rng(seed))
         p = _p_value(score, null) if permutations else np.nan
         rows += [(name, "observed", score, low, high, p)]
         if permutations:
@@ -144,7 +150,8 @@ def pathway_prediction(
 def axis_enrichment(
     table: anndata.AnnData,
     annotations: Labels,
-    genes: Labels | Callable[[str], str] | None = None,
+    gene_of: Labels | Callable[[str], str] | None = None,
+    *,
     layer: str | None = "M",
     threshold: float = 0.5,
 ) -> pd.DataFrame:
@@ -154,13 +161,13 @@ def axis_enrichment(
     the axis, K have the annotation and k both: "p_value" is the hypergeometric P(>= k), "fdr" its Benjamini-Hochberg
     adjustment over all rows; "expected" = n K / N, "fold" = k / expected. Axes with no annotated perturbation on are
     left out, since nothing can be found there.
-    genes: where several guides hit one gene they are no independent draws; with name -> gene the rows of a gene are
+    gene_of: where several guides hit one gene they are no independent draws; with name -> gene the rows of a gene are
     averaged first and all counts are of genes.
 
     Raises ValueError for unknown perturbations, no overlap, a single label, missing values, an unknown layer, or if
     nothing is on.
     """
-    values, labels, of = _annotated(table, layer, annotations, (lambda name: name) if genes is None else genes)
+    values, labels, of = _annotated(table, layer, annotations, str if gene_of is None else gene_of)
     values, labels = values.abs().groupby(of.to_numpy()).mean(), _by_gene(labels, of).sort_index()
     on = values.to_numpy() > threshold
     require(on.any(), f"No value is above the threshold of {threshold}; lower it, or choose another layer.")
@@ -178,12 +185,13 @@ def axis_enrichment(
 
 def guide_agreement(
     table: anndata.AnnData,
-    genes: Labels | Callable[[str], str],
+    gene_of: Labels | Callable[[str], str],
+    *,
     layer: str | None = None,
     permutations: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Are guides of one gene more alike than guides of different genes? One row. genes: as in `pathway_prediction`.
+    """Are guides of one gene more alike than guides of different genes? One row. gene_of: as in `pathway_prediction`.
 
     Similarity is the cosine of two rows (0 with a row of zeros). "within" and "between" are its means over pairs of
     guides of one gene and of two genes, "difference" theirs; "p_value" is the share of permutations of the genes over
@@ -193,21 +201,22 @@ def guide_agreement(
     from sklearn.metrics.pairwise import cosine_similarity
 
     values = _values(table, layer)
-    of = _genes(values.index, genes).to_numpy()
+    of = _genes(values.index, gene_of).to_numpy()
     first, second = np.triu_indices(len(of), 1)
     similarity = cosine_similarity(values)[first, second]
     code = np.unique(of, return_inverse=True)[1]
     same = code[first] == code[second]
-    require(same.any(), "No gene has two guides in the table; say with genes= which guides share one.")
+    require(same.any(), "No gene has two guides in the table; say with gene_of= which guides share one.")
     require(not same.all(), "All guides in the table are of one gene; nothing is there to compare them with.")
-    gap = lambda s: similarity[s].mean() - similarity[~s].mean()  # noqa: E731
+
+    def gap(code: np.ndarray) -> float:
+        same = code[first] == code[second]
+        return similarity[same].mean() - similarity[~same].mean()
+
     rng = np.random.default_rng(seed)
-    null = []
-    for _ in range(permutations):
-        moved = rng.permutation(code)
-        null.append(gap(moved[first] == moved[second]))
-    row = {"within": similarity[same].mean(), "between": similarity[~same].mean(), "difference": gap(same)}
-    row |= {"p_value": _p_value(gap(same), null), "pairs_within": same.sum(), "pairs_between": (~same).sum()}
+    null = [gap(rng.permutation(code)) for _ in range(permutations)]
+    row = {"within": similarity[same].mean(), "between": similarity[~same].mean(), "difference": gap(code)}
+    row |= {"p_value": _p_value(gap(code), null), "pairs_within": same.sum(), "pairs_between": (~same).sum()}
     return pd.DataFrame([row | {"genes": (np.bincount(code) > 1).sum()}])
 
 
@@ -246,7 +255,7 @@ def _genes(names: pd.Index, genes: Labels | Callable[[str], str], what: str = "g
     of = pd.Series([genes(n) for n in names], names) if callable(genes) else pd.Series(genes).reindex(names)
     wrong = of.index[of.isna()]
     few = ", ".join(wrong[:3])
-    require(not len(wrong), f"{len(wrong)} perturbations have no {what} ({few}); add them to {what}s.")
+    require(not len(wrong), f"{len(wrong)} perturbations have no {what} ({few}); give each of them one.")
     return of.astype(str)
 
 
@@ -293,7 +302,7 @@ def _balanced(y: np.ndarray, predicted: np.ndarray, weight: np.ndarray | None = 
     return float((right[total > 0] / total[total > 0]).mean())
 
 
-def _over_genes(codes, group, predicted, bootstrap: int, rng: np.random.Generator) -> np.ndarray:
+def _over_genes(codes, group, predicted, resamples: int, rng: np.random.Generator) -> np.ndarray:
     """(2,) 95% interval of the balanced accuracy over genes drawn with replacement."""
-    times = rng.multinomial(len(codes), np.full(len(codes), 1 / len(codes)), size=bootstrap)
+    times = rng.multinomial(len(codes), np.full(len(codes), 1 / len(codes)), size=resamples)
     return np.quantile([_balanced(codes[group], predicted, w[group].astype(float)) for w in times], [0.025, 0.975])

@@ -21,13 +21,36 @@ from samslib.validation import whole
 PARTICLES, CELLS = 25, 128  # draws and cells of a tile: fixed, so that no number depends on how the work is cut
 
 
-def held_out_iwelbo(model: Model, data: PerturbationData, particles: int = 100, seed: int = 0) -> pd.DataFrame:
-    """Importance-weighted bound on log p(x) of every cell, shared latents taken from the posterior and not charged.
+def held_out_iwelbo(model: Model, data: PerturbationData, particles: int = 100, *, seed: int = 0) -> pd.DataFrame:
+    """Importance-weighted lower bound on log p(x) of every cell, given shared latents drawn from the posterior.
 
-    One set of `particles` draws of the shared latents serves all cells, as published. Returns one row a cell, indexed
-    by its name: "perturbation", "iwelbo" in nats (natural logarithm, summed over genes). Numbers with different
-    `particles` do not compare: the bound rises with them. Memory grows neither with cells nor with particles, and
-    numbers do not depend on it. Raises ValueError for fewer than one particle.
+    One set of draws of the shared latents serves all cells, as published, and their divergence is not part of the
+    bound. Neither memory nor numbers depend on how the work is cut.
+
+    Parameters
+    ----------
+    model
+        A trained model.
+    data
+        The cells to be scored, usually the test part of a split.
+    particles
+        Number of draws of the latents, at least 1. The bound rises with it, so compare only equal numbers.
+    seed
+        Seed of the draws.
+
+    Returns
+    -------
+    DataFrame
+        One row a cell, indexed by its name: "perturbation" and "iwelbo", in nats, summed over genes.
+
+    Raises
+    ------
+    ValueError
+        For fewer than one particle.
+
+    References
+    ----------
+    Burda et al. (2016), Importance weighted autoencoders.
     """
     particles, total = whole("particles", particles, 1), np.full(len(data), -np.inf)
     for _, rows, weights in _tiles(model, data, particles, seed):
@@ -36,28 +59,67 @@ def held_out_iwelbo(model: Model, data: PerturbationData, particles: int = 100, 
 
 
 def bound_spread(
-    model: Model, data: PerturbationData, particles: int = 100, repeats: int = 5, seed: int = 0
+    model: Model, data: PerturbationData, particles: int = 100, repeats: int = 5, *, seed: int = 0
 ) -> pd.DataFrame:
-    """How much the held-out bound owes to its draws: `held_out_iwelbo` with `repeats` independent sets of them.
+    """How much the held-out bound varies with the draws of the shared latents.
 
-    Returns one row a repeat: "seed", "iwelbo" (mean over cells, nats) and "standard_error" of that mean over cells at
-    fixed draws. All cells share a set, so the spread of "iwelbo" between rows does not fall with more cells.
+    Parameters
+    ----------
+    model
+        A trained model.
+    data
+        The cells to be scored.
+    particles
+        Number of draws of each repeat; see `held_out_iwelbo`.
+    repeats
+        Number of independent sets of draws.
+    seed
+        Seed of the first repeat; the others have the seeds that follow.
+
+    Returns
+    -------
+    DataFrame
+        One row a repeat: "seed", "iwelbo" (mean over cells, nats) and "standard_error" of that mean over cells at
+        fixed draws. All cells share a set, so the spread of "iwelbo" between rows does not fall with more cells.
     """
     rows = []
     for s in range(seed, seed + repeats):
-        scores = held_out_iwelbo(model, data, particles, s)["iwelbo"]
+        scores = held_out_iwelbo(model, data, particles, seed=s)["iwelbo"]
         rows.append({"seed": s, "iwelbo": scores.mean(), "standard_error": scores.sem()})
     return pd.DataFrame(rows)
 
 
 def bound_by_particles(
-    model: Model, data: PerturbationData, particles: Sequence[int] = (1, 2, 5, 10, 20, 50, 100), seed: int = 0
+    model: Model, data: PerturbationData, particles: Sequence[int] = (1, 2, 5, 10, 20, 50, 100), *, seed: int = 0
 ) -> pd.DataFrame:
     """The held-out bound as a function of the number of particles K, from one set of max(particles) draws.
 
-    Those draws are cut into as many groups of K as fit, and the bound at K is the mean over the groups, so that small
-    K are not noisier than large ones. Returns one row a K: "particles", "groups", "iwelbo" (mean over cells, nats),
-    "standard_error" of that mean over cells. Holds (max K, cells) weights in memory. Raises ValueError for a K below 1.
+    The draws are cut into as many groups of K as fit, and the bound at K is the mean over groups, so that small K
+    are
+    not
+    noisier than large ones. (max K, cells) weights are held in memory.
+
+    Parameters
+    ----------
+    model
+        A trained model.
+    data
+        The cells to be scored.
+    particles
+        The numbers K, each at least 1.
+    seed
+        Seed of the draws.
+
+    Returns
+    -------
+    DataFrame
+        One row a K: "particles", "groups", "iwelbo" (mean over cells, nats), "standard_error" of that mean over
+        cells.
+
+    Raises
+    ------
+    ValueError
+        For a K below 1.
     """
     particles = [whole("particles", K, 1) for K in particles]
     weights = np.empty((max(particles), len(data)))

@@ -62,7 +62,8 @@ def predictive_check(
     perturbations: Sequence[str] | None = None,
     readout: str | None = None,
     replicates: int = 200,
-    bootstrap: int = 200,
+    resamples: int = 200,
+    *,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Observed summaries T(x) beside their posterior predictive law, for every perturbation (Gelman et al. 1996).
@@ -88,7 +89,7 @@ def predictive_check(
     Raises DataError for unknown genes or perturbations, no controls, or a condition of one cell; ValueError for an
     unknown summary or readout, for fewer than 2 replicates, or for a summary that is not finite.
     """
-    replicates, bootstrap = whole("replicates", replicates, 2), whole("bootstrap", bootstrap, 2)
+    replicates, resamples = whole("replicates", replicates, 2), whole("resamples", resamples, 2)
     data = align(data, model)
     read = choose("readout", readout or ("perturbseq" if data.counts else "mean"), READOUTS)
     chosen = {s if isinstance(s, str) else s.__name__: _summary(s) for s in summaries}
@@ -102,7 +103,7 @@ def predictive_check(
         return torch.stack([f(*pair) for f in chosen.values() for pair in pairs], -1).double()
 
     with evaluating(model, seed) as like:
-        observed = _observe(data, members, read, summarise, bootstrap, like)
+        observed = _observe(data, members, read, summarise, resamples, like)
         replicated = _replicate(model, data, members, read, summarise, replicates, like)
     kinds = [(name, s, g) for name in members for s in chosen for g in sets if name != data.control]
     labels = pd.DataFrame(kinds, columns=["perturbation", "summary", "genes"])
@@ -178,15 +179,15 @@ def _blocks(members: Mapping[str, np.ndarray], draws: int, genes: int) -> Iterat
     return (min(size, draws - start) for start in range(0, draws, size))
 
 
-def _observe(data, members, read, summarise, bootstrap: int, like: Tensor) -> np.ndarray:
-    """(1 + bootstrap, rows): the observed summaries, then those of cells drawn with replacement."""
+def _observe(data, members, read, summarise, resamples: int, like: Tensor) -> np.ndarray:
+    """(1 + resamples, rows): the observed summaries, then those of cells drawn with replacement."""
     (_, control_rows), *treated_rows = members.items()
     y0 = read(data.batch(control_rows, like.dtype).x.to(like.device))
     parts = []
     for _, rows in treated_rows:
         y = read(data.batch(rows, like.dtype).x.to(like.device))
         values = [summarise(y[None], y0[None])]
-        for size in _blocks({"control": control_rows, "treated": rows}, bootstrap, len(data.genes)):
+        for size in _blocks({"control": control_rows, "treated": rows}, resamples, len(data.genes)):
             draw, draw0 = (torch.randint(len(v), (size, len(v)), device=like.device) for v in (y, y0))
             values.append(summarise(y[draw], y0[draw0]))
         parts.append(torch.cat(values))
@@ -220,7 +221,7 @@ def _replicate(model: Model, data, members, read, summarise, replicates: int, li
 
 
 def _compare(observed: np.ndarray, resampled: np.ndarray, replicated: np.ndarray, labels: pd.DataFrame) -> pd.DataFrame:
-    """The columns of a check from (rows,), (bootstrap, rows) and (replicates, rows)."""
+    """The columns of a check from (rows,), (resamples, rows) and (replicates, rows)."""
     if (bad := ~(np.isfinite(observed) & np.isfinite(replicated).all(0))).any():
         name, summary, genes = labels.loc[bad, ["perturbation", "summary", "genes"]].iloc[0]
         raise ValueError(f"Summary {summary!r} of {genes!r} is not finite in {name!r}; define it for every sample.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,13 +18,6 @@ from samslib.evaluate.streams import evaluating
 from samslib.model import Model
 
 
-@runtime_checkable
-class Embeds(Protocol):
-    """A model that gives each condition one vector whatever the cell, as CPA does."""
-
-    def embed(self, c: Condition) -> Tensor: ...
-
-
 def distance_to_training(
     model: Model,
     train: PerturbationData,
@@ -34,18 +27,39 @@ def distance_to_training(
 ) -> pd.DataFrame:
     """Smallest cosine and Euclidean distance of each query's embedding to those of the training conditions.
 
-    A query is a condition's name, at its usual dose, or amounts by perturbation such as {"A": 0.5, "B": 2}; the order
-    of names does not matter. `covariates` are its levels, such as ["line=K562"], one for each covariate of the data.
-    A training condition is a set of doses with its covariates; those with more than `cells` cells count (CPA's score
-    and threshold, Lotfollahi et al. 2023). The basal state plays no part, so the score is the same for every cell.
+    The basal state plays no part, so the distance is the same for every cell.
 
-    Returns one row a query: "cosine", "nearest_cosine", "euclidean", "nearest_euclidean". Between a zero vector, such
-    as control without covariates, and another the cosine distance is 1. Of conditions that tie in one distance, the
-    one nearer by the other is named.
-    Raises ValueError for a model without such embeddings, an unknown name, a level that is missing or given twice, or
-    if no training condition has enough cells.
+    Parameters
+    ----------
+    model
+        A trained model that embeds a condition whatever the cell, such as CPA.
+    train
+        The cells it was trained on. A training condition is a set of doses with its covariates.
+    queries
+        Names of conditions, at their usual dose, or amounts by perturbation such as {"A": 0.5, "B": 2}.
+    covariates
+        The queries' levels, such as ["line=K562"], one for each covariate of the data.
+    cells
+        Only training conditions of more cells than this count.
+
+    Returns
+    -------
+    DataFrame
+        One row a query: "cosine", "nearest_cosine", "euclidean", "nearest_euclidean". Between a zero vector, such
+        as control without covariates, and another the cosine distance is 1. Of conditions that tie in one distance,
+        the one nearer by the other is named.
+
+    Raises
+    ------
+    ValueError
+        For a model without such embeddings, an unknown name, a level that is missing or given twice, or if no
+        training condition has enough cells.
+
+    References
+    ----------
+    Lotfollahi et al. (2023), Predicting cellular responses to complex perturbations in high-throughput screens.
     """
-    if not isinstance(model, Embeds):
+    if not hasattr(model, "embed"):
         raise ValueError(f"{type(model).__name__} has no embedding of a condition apart from its cells; use CPA.")
     train = align(train, model)
     both = np.hstack([train.dose.toarray(), train.covariate])
@@ -56,11 +70,9 @@ def distance_to_training(
     T = len(train.perturbations)
     dose = torch.cat([train.dose_of(query) for query in queries])
     levels = train.levels_of(covariates)
-    with evaluating(model, 0) as like:
-        place = lambda d, u: Condition(d.to(like), d.new_ones(len(d), 1), u.to(like), d.new_zeros(len(d), 0))  # noqa: E731
-        known = model.embed(place(*torch.from_numpy(kinds[kept]).split([T, both.shape[1] - T], dim=1)))
-        asked = model.embed(place(dose, levels.expand(len(dose), -1)))
-    a, b = asked.double().cpu().numpy(), known.double().cpu().numpy()
+    trained = torch.from_numpy(kinds[kept])
+    a = _embeddings(model, dose, levels.expand(len(dose), -1))
+    b = _embeddings(model, trained[:, :T], trained[:, T:])
     euclidean, cosine = cdist(a, b), _cosine(a, b)
     names = np.array([train.describe(row[:T], row[T:]) for row in kinds[kept]], dtype=object)
     table: dict[str, object] = {}
@@ -69,6 +81,14 @@ def distance_to_training(
         table |= {what: distance[np.arange(len(a)), nearest], f"nearest_{what}": names[nearest]}
     index = [train.describe(row, levels[0].numpy()) for row in dose.numpy()]
     return pd.DataFrame(table, index=pd.Index(index, name="query"))
+
+
+def _embeddings(model: Any, dose: Tensor, covariate: Tensor) -> np.ndarray:
+    """(n, K) the model's vectors of conditions (n, T) and (n, C), in float64."""
+    n = len(dose)
+    with evaluating(model, 0) as like:
+        c = Condition(dose.to(like), like.new_ones(n, 1), covariate.to(like), like.new_zeros(n, 0))
+        return model.embed(c).double().cpu().numpy()
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:

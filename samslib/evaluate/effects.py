@@ -50,29 +50,59 @@ def average_effects(
     library: str | float | None = None,
     covariates: Sequence[str] = (),
     as_published: bool = False,
+    *,
     seed: int = 0,
 ) -> anndata.AnnData:
     """Average treatment effect of each perturbation against control, by simulation from the trained model.
 
-    ATE_t = E[g(x) | do(t)] - E[g(x) | do(control)] (paper, section 5), with g the readout. Each of the `particles` is
-    one independent experiment: a draw of the shared latents from the posterior, a control cell of the data that lends
-    its library size and covariates, and counts of that cell in every arm. With `hold`, the default, its exogenous
-    latents are drawn once for all arms, which is the causal reading and has less variance; without, or in a model that
-    has none, each arm draws its own.
-    perturbations: names, new combinations, or amounts such as {"A": 0.5, "B": 2} (default: every condition of the
-    data). library: "data", the default, for that of the control cell, or a number of counts. covariates: one level of
-    each, such as ["line=K562"], instead of the control cell's. as_published: the official estimator, which is
-    library=10,000 and hold=False.
+    ATE_t = E[g(x) | do(t)] - E[g(x) | do(control)], with g the readout. Each particle is one independent
+    experiment: a draw of the shared latents from the posterior, the library size and covariates of a control cell
+    of the data, and counts of that cell in every arm. Memory does not grow with particles, and numbers do not
+    depend on how the work is cut.
 
-    Returns AnnData, perturbations x genes: X the effect; layers "standard_error", its Monte Carlo error (the arms share
-    their control, so errors correlate between perturbations), and "variance" of g between cells of the arm;
-    obs "training_cells", how many cells the model was trained on of the arm's perturbations (of the rarest), and
-    "untrained", where that is 0 and the effect says nothing of cells (a warning too); var "control" and
-    "control_variance", mean and variance of g in the control arm; uns["samslib"] the settings, with the median library
-    size and the share of simulated cells without counts, which read as zero.
-    Memory does not grow with particles, and numbers do not depend on it. Raises ValueError for an unknown
-    perturbation, level or readout, fewer than 2 particles, the Perturb-seq readout of real values, covariates of a
-    model that reads none, or as_published with another `hold` or `library`.
+    Parameters
+    ----------
+    model
+        A trained model.
+    data
+        Data with the control cells.
+    perturbations
+        Names, new combinations, or amounts such as {"A": 0.5, "B": 2}. None: every condition of the data.
+    particles
+        Number of independent experiments, at least 2.
+    readout
+        The function g of expression; a name of `READOUTS`.
+    hold
+        Draw the exogenous latents once for all arms, which is the causal reading and has less variance. False, or a
+        model that has none: each arm draws its own. None: True, unless `as_published`.
+    library
+        "data" for the library size of the control cell, or a number of counts. None: "data", unless `as_published`.
+    covariates
+        One level of each covariate, such as ["line=K562"], in place of the control cell's.
+    as_published
+        The official estimator: library=10,000 and hold=False.
+    seed
+        Seed of the draws.
+
+    Returns
+    -------
+    AnnData
+        Perturbations x genes: X the effect; layers "standard_error", its Monte Carlo error (the arms share their
+        control, so errors correlate between perturbations), and "variance" of g between cells of the arm; obs
+        "training_cells", how many cells the model was trained on of the arm's perturbations (of the rarest), and
+        "untrained", where that is 0 and the effect says nothing of cells (a warning too); var "control" and
+        "control_variance", mean and variance of g in the control arm; uns["samslib"] the settings, with the median
+        library size and the share of simulated cells without counts, which read as zero.
+
+    Raises
+    ------
+    ValueError
+        For an unknown perturbation, level or readout, fewer than 2 particles, the Perturb-seq readout of real
+        values, covariates of a model that reads none, or `as_published` with another `hold` or `library`.
+
+    References
+    ----------
+    Bereket and Karaletsos (2023), the SAMS-VAE paper, section 5.
     """
     data = align(data, model)
     read = choose_readout(readout, data)
@@ -126,21 +156,49 @@ def posterior_effects(
     readout: str = "perturbseq",
     library: str | float = "data",
     covariates: Sequence[str] = (),
+    *,
     seed: int = 0,
 ) -> anndata.AnnData:
     """How uncertain the posterior leaves each average treatment effect: its variance over draws of the shared latents.
 
-    The standard error of `average_effects` is of its simulation and vanishes with more particles; this variance stays.
-    It is that of ATE_t(E, M) = E[g(x) | do(t), E, M] - E[g(x) | do(control), E, M] over (E, M) from the posterior. Each
-    of `draws` of the shared latents meets `cells` control cells, half of them for one estimate of its effect and half
-    for another; the covariance of the two over draws is the variance, because their simulation errors are independent.
-    Exogenous latents are held between arms; other arguments are those of `average_effects`.
+    The standard error of `average_effects` is of its simulation and vanishes with more particles; this variance
+    stays. It is that of ATE_t(E, M) = E[g(x) | do(t), E, M] - E[g(x) | do(control), E, M] over (E, M) from the
+    posterior. Each draw of the shared latents meets a number of control cells, half of them for one estimate of its
+    effect and half for another; the covariance of the two over draws is the variance, because their simulation
+    errors are independent. Exogenous latents are held between arms. Memory grows neither with draws nor with cells.
 
-    Returns the AnnData of `average_effects`, with layers "posterior_variance", unbiased and so a little negative where
-    there is next to none, and "standard_error", of X over draws. A model without shared latents, such as the
-    conditional VAE, has none of this variance; that of the weights is not in it for any model. Memory grows neither
-    with draws nor with cells. Raises ValueError for an odd number of cells, fewer than 2 draws, and as
-    `average_effects` does.
+    Parameters
+    ----------
+    model
+        A trained model.
+    data
+        Data with the control cells.
+    perturbations
+        As in `average_effects`.
+    draws
+        Number of draws of the shared latents, at least 2.
+    cells
+        Number of control cells for each draw; even.
+    readout
+        The function g of expression; a name of `READOUTS`.
+    library
+        "data" for the library size of the control cell, or a number of counts.
+    covariates
+        One level of each covariate, in place of the control cell's.
+    seed
+        Seed of the draws.
+
+    Returns
+    -------
+    AnnData
+        The table of `average_effects`, with layers "posterior_variance", unbiased and so a little negative where
+        there is next to none, and "standard_error", of X over draws. A model without shared latents, such as the
+        conditional VAE, has none of this variance; that of the weights is not in it for any model.
+
+    Raises
+    ------
+    ValueError
+        For an odd number of cells, fewer than 2 draws, and as `average_effects` does.
     """
     data = align(data, model)
     read = choose_readout(readout, data)
@@ -150,21 +208,20 @@ def posterior_effects(
     labels, dose = arms(data, perturbations)
     obs = training_cells(model, labels, dose)
     G = len(data.genes)
-    sums = torch.zeros(
-        4, len(dose), G, dtype=torch.float64
-    )  # of both halves, of their squared sum and of their product
+    halves = torch.zeros(2, min(draws, PARTICLES), len(dose), G, dtype=torch.float64)  # two estimates of each draw
+    sums = torch.zeros(4, len(dose), G, dtype=torch.float64)  # of both, of their squared sum and of their product
     control = torch.zeros(2, G, dtype=torch.float64)
     with evaluating(model, seed) as like:
         for tile in _simulate(model, data, dose.to(like), draws, True, library, covariates, seed, range(1, cells + 1)):
             g0 = read(tile.control)
             if tile.arms.start == 0:
                 control += torch.stack([g0.sum((0, 1)), g0.square().sum((0, 1))]).double().cpu()
-                if tile.cell == 1:
-                    half = torch.zeros(2, len(tile.library), len(dose), G, dtype=torch.float64)
-            half[tile.cell % 2, :, tile.arms] += (read(tile.treated) - g0).double().cpu() * 2 / cells
+            P = len(tile.library)  # fewer draws in the last block
+            halves[tile.cell % 2, :P, tile.arms] += (read(tile.treated) - g0).double().cpu() * 2 / cells
             if tile.cell == cells:
-                a, b = half[:, :, tile.arms]
+                a, b = halves[:, :P, tile.arms]
                 sums[:, tile.arms] += torch.stack([a.sum(0), b.sum(0), (a + b).square().sum(0), (a * b).sum(0)])
+                halves[:, :, tile.arms] = 0
     a, b, square, product = sums / draws
     count = draws * cells
     mean, bessel = control[0] / count, draws / (draws - 1)
@@ -189,14 +246,38 @@ def sample_cells(
     cells: int = 100,
     library: str | float = "data",
     covariates: Sequence[str] = (),
+    *,
     seed: int = 0,
 ) -> anndata.AnnData:
-    """Cells drawn from the trained model, `cells` for each perturbation, each with shared latents, exogenous latents
-    and a lending control cell of its own; the arguments are those of `average_effects`, and the default is every
-    condition of the data with the control.
+    """Cells drawn from the trained model, each with latents and a control cell of its own.
 
-    Returns AnnData, cells x genes: X the counts (CSR) or real values, obs "perturbation". Raises ValueError as
-    `average_effects` does.
+    Parameters
+    ----------
+    model
+        A trained model.
+    data
+        Data with the control cells whose library sizes and covariates are used.
+    perturbations
+        Names, new combinations, or amounts such as {"A": 0.5, "B": 2}. None: every condition of the data, with
+        control.
+    cells
+        Number of cells drawn for each perturbation.
+    library
+        "data" for the library size of a control cell, or a number of counts for all.
+    covariates
+        One level of each covariate, such as ["line=K562"], in place of the control cell's.
+    seed
+        Seed of the draws.
+
+    Returns
+    -------
+    AnnData
+        Cells x genes: X the counts (CSR) or real values; obs "perturbation".
+
+    Raises
+    ------
+    ValueError
+        As `average_effects` does.
     """
     data, cells = align(data, model), whole("cells", cells, 1)
     labels, dose = arms(data, list(data.conditions().index) if perturbations is None else perturbations)
@@ -220,16 +301,40 @@ def counterfactual(
     data: PerturbationData,
     perturbation: str | Mapping[str, float] | None,
     particles: int = 20,
-    seed: int = 0,
     qc: int | None = None,
+    *,
+    seed: int = 0,
 ) -> np.ndarray:
-    """(n, G) expected expression of the observed cells had they received `perturbation` instead: a condition's name,
-    or amounts by perturbation.
+    """Expected expression of the observed cells, had they received another perturbation.
 
-    Abduction, action, prediction: each cell's exogenous latents are inferred under what it did receive, its dose is
-    then set (None keeps it), its quality flags are set to `qc` (None keeps them; 0 cleans a cell of its artifact), and
-    the decoder's mean is averaged over particles. Raises ValueError for a model without exogenous latents, such as
-    SVAE+: an intervention would redraw all that it knows of the cell; and for `qc` in a model that reads no flag.
+    Abduction, action, prediction: each cell's exogenous latents are inferred under what it did receive, its dose
+    and flags are then set, and the decoder's mean is averaged over particles.
+
+    Parameters
+    ----------
+    model
+        A trained model with exogenous latents.
+    data
+        The observed cells.
+    perturbation
+        A condition's name, or amounts by perturbation. None keeps each cell's own dose.
+    particles
+        Number of draws of the latents.
+    qc
+        Quality flags to be set: 0 cleans a cell of its artifact. None keeps each cell's own.
+    seed
+        Seed of the draws.
+
+    Returns
+    -------
+    ndarray
+        (n, G), in the units of x.
+
+    Raises
+    ------
+    ValueError
+        For a model without exogenous latents, such as SVAE+, where an intervention would redraw all that is known
+        of the cell; and for `qc` in a model that reads no flag.
     """
     if not model.exogenous:
         raise ValueError(
@@ -257,8 +362,25 @@ def counterfactual(
     return out
 
 
-def latents(model: Model, data: PerturbationData, particles: int = 20, seed: int = 0) -> dict[str, np.ndarray]:
-    """name -> (n, K) posterior mean of every cell latent, averaged over draws of the shared ones."""
+def latents(model: Model, data: PerturbationData, particles: int = 20, *, seed: int = 0) -> dict[str, np.ndarray]:
+    """Posterior means of the latents of each cell, averaged over draws of the shared ones.
+
+    Parameters
+    ----------
+    model
+        A trained model.
+    data
+        The observed cells.
+    particles
+        Number of draws of the shared latents.
+    seed
+        Seed of the draws.
+
+    Returns
+    -------
+    dict
+        Name of the latent -> (n, K) means.
+    """
     data, particles = align(data, model), whole("particles", particles, 1)
     parts: dict[str, list[np.ndarray]] = {}
     with evaluating(model, seed) as like:
@@ -302,48 +424,50 @@ def _simulate(
     dose = dose[:, active]
     if covariates and "covariates" not in model.uses:
         left_out(f"{type(model).__name__} reads none", covariates=covariates)
-    lend = _lender(data, library, covariates)
+    draw_controls = _control_sampler(data, library, covariates)
+    none = dose.new_zeros(1, len(data.quality))
     for block, start in enumerate(range(0, particles, PARTICLES)):
         P = min(PARTICLES, particles - start)
         reseed(seed, block)
         shared = Trace(P, active={Plate.DOSE: active})
         model.infer_shared(shared)
-
-        def arm(rows: Tensor, given: Mapping[str, Tensor]) -> tuple[Trace, Tensor]:
-            t = Trace(P, given=given, active=shared.active)  # noqa: B023
-            n, flags = len(rows), rows.new_zeros(len(rows), len(data.quality))
-            c = Condition(rows, depth.expand(-1, n, -1), levels.expand(-1, n, -1), flags)  # noqa: B023
-            return t, model.generate(t, c).sample()
-
         for cell in cells:
             if cell:
                 reseed(seed, block, len(dose), cell)
-            depth, levels = (value.to(dose) for value in lend(P))
-            t, control = arm(dose.new_zeros(1, len(active)), shared.values)
+            depth, levels = (value.to(dose) for value in draw_controls(P))
+            untreated = Condition(dose.new_zeros(1, len(active)), depth, levels, none)
+            t, control = _draw_arms(model, untreated, shared, shared.values)
             held = {name: t[name] for name in model.exogenous} if hold else {}
             for i, first in enumerate(range(0, len(dose), ARMS)):
                 reseed(seed, block, i, cell)
                 rows = slice(first, min(first + ARMS, len(dose)))
                 n = rows.stop - first
+                c = Condition(dose[rows], depth.expand(-1, n, -1), levels.expand(-1, n, -1), none.expand(n, -1))
                 given = shared.values | {name: value.expand(-1, n, -1) for name, value in held.items()}
-                yield _Tile(rows, cell, arm(dose[rows], given)[1], control, depth.flatten())
+                yield _Tile(rows, cell, _draw_arms(model, c, shared, given)[1], control, depth.flatten())
 
 
-def _lender(
+def _draw_arms(model: Model, c: Condition, shared: Trace, given: Mapping[str, Tensor]) -> tuple[Trace, Tensor]:
+    """The trace of a pass with the shared latents' particles and rows, and x (P, n, G) drawn at its end."""
+    t = Trace(shared.particles, given=given, active=shared.active)
+    return t, model.generate(t, c).sample()
+
+
+def _control_sampler(
     data: PerturbationData, library: str | float, covariates: Sequence[str]
 ) -> Callable[[int], tuple[Tensor, Tensor]]:
     """P -> library (P, 1, 1) and covariate (P, 1, C) of P control cells drawn with replacement, or as they are set.
-    Data without controls lend from all cells."""
+    Without controls, any cells are drawn."""
     if isinstance(library, str) and library != "data" or not isinstance(library, str) and not library > 0:
         raise ValueError(f"library is {library!r}; give 'data' or a number of counts above 0.")
     levels = data.levels_of(covariates) if covariates else None
     untreated = np.flatnonzero(data.n_perturbations == 0)
     cells = untreated if len(untreated) else np.arange(len(data))
 
-    def lend(P: int) -> tuple[Tensor, Tensor]:
+    def draw(P: int) -> tuple[Tensor, Tensor]:
         at = cells[torch.randint(len(cells), (P,)).numpy()]
         depth = data.library[at] if library == "data" else np.full(P, float(library))
         chosen = torch.as_tensor(data.covariate[at]) if levels is None else levels.expand(P, -1)
         return torch.as_tensor(depth)[:, None, None], chosen[:, None]
 
-    return lend
+    return draw

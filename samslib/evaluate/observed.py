@@ -31,33 +31,34 @@ class Moments(NamedTuple):
 
 def reference_cells(
     data: PerturbationData,
-    reference: str = "all",
+    reference: str = "all cells",
     split: Splitter | np.ndarray | None = None,
     controls: str = "same",
 ) -> PerturbationData:
     """The cells that effects are taken from: the perturbed ones of `reference` and the control ones of `controls`.
 
-    reference: "all", the official choice, which also holds cells that trained a model; or "train", "val" or "test", a
-    part of `split` (a splitter of `samslib.splits`, or its words). controls: "same" part, or another by name.
+    reference: "all cells", as published, which also holds cells that trained a model; or "train", "val" or "test",
+    a part of `split` (a splitter of `samslib.splits`, or the part of each cell).
+    controls: "same" part, or another by name.
     Raises DataError for an unknown part, a part without a split or a split without a part, or a part without control
     or perturbed cells.
     """
     check_data(data, "reference_cells")
-    parts = ("all", "train", "val", "test")
+    parts = ("all cells", "train", "val", "test")
     controls = reference if controls == "same" else controls
     for name, part in (("reference", reference), ("controls", controls)):
         if part not in parts:
             raise DataError(f"{name} is {part!r}; choose one of {parts}.")
-        if part != "all" and split is None:
+        if part != "all cells" and split is None:
             raise DataError(f"{name} is {part!r}, a part of a split; give the split too.")
-    if split is not None and reference == controls == "all":
-        raise DataError("A split is given, but reference='all' is no part of it; name a part, or leave the split out.")
+    if split is not None and reference == controls == "all cells":
+        raise DataError("A split is given, but reference='all cells' is no part of it; name a part, or give no split.")
     word = None if split is None else split_labels(data, split)
-    inside = {part: np.ones(len(data), bool) if part == "all" else word == part for part in (reference, controls)}
+    inside = {part: np.ones(len(data), bool) if part == "all cells" else word == part for part in (reference, controls)}
     untreated = data.n_perturbations == 0
     kept = np.where(untreated, inside[controls], inside[reference])
     if not (kept & untreated).any():
-        remedy = "choose controls='val' or 'all'" if data.control is not None else "effects need a control label"
+        remedy = "choose controls='val' or 'all cells'" if data.control is not None else "effects need a control label"
         raise DataError(f"There are no control cells ({controls}) to compare with; {remedy}.")
     if not (kept & ~untreated).any():
         raise DataError(f"There are no perturbed cells ({reference}); choose another reference.")
@@ -67,14 +68,14 @@ def reference_cells(
 def data_effects(
     data: PerturbationData,
     readout: str = "perturbseq",
-    reference: str = "all",
+    reference: str = "all cells",
     split: Splitter | np.ndarray | None = None,
     controls: str = "same",
     within: str | Sequence[str] = (),
 ) -> anndata.AnnData:
     """Average treatment effect of each condition against control, from cells: the difference of the means of g(x).
 
-    With "all" cells these are the official reference values, also where a model was trained on the same cells; see
+    With "all cells" these are the official reference values, also where a model was trained on the same cells; see
     `reference_cells` for the others. Conditions are canonical names.
 
     within: covariates of the data, such as "line". Cells are then compared with the controls of their own level (or
@@ -175,7 +176,7 @@ def _warn_of_confounding(data: PerturbationData, within: Sequence[str]) -> None:
 
 
 def replicates(
-    data: PerturbationData, readout: str, resamples: int, seed: int = 0, within: Sequence[str] = ()
+    data: PerturbationData, readout: str, resamples: int, within: Sequence[str] = (), *, seed: int = 0
 ) -> Iterator[Moments]:
     """Moments in bootstrap resamples: as many cells of each condition (and level), drawn from it with replacement. A
     resample is one product with a sparse matrix of multinomial weights; no cell is copied."""
@@ -186,7 +187,7 @@ def replicates(
 
 
 def halves(
-    data: PerturbationData, readout: str, repeats: int, seed: int = 0, within: Sequence[str] = ()
+    data: PerturbationData, readout: str, repeats: int, within: Sequence[str] = (), *, seed: int = 0
 ) -> Iterator[tuple[Moments, Moments]]:
     """Moments in two random halves of the cells of every condition (and level), `repeats` times; those of a condition
     of one cell are not a number in the second half."""

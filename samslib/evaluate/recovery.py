@@ -15,13 +15,30 @@ from samslib.trace import Trace
 from samslib.validation import choose, require
 
 
-def shared_latents(model: Model, particles: int = 100, seed: int = 0) -> anndata.AnnData:
-    """Posterior means of what perturbations do in latent space: AnnData, perturbations x latent axes.
+def shared_latents(model: Model, particles: int = 100, *, seed: int = 0) -> anndata.AnnData:
+    """Posterior means of what perturbations do in latent space.
 
-    X is E[M * E] (E[E] for a model without masks); layers "M" (mask probability), "E" (mean of q(E | M) averaged
-    over masks) and "E_given_M" (mean of E over the draws whose mask is on, missing where none is), as far as the model
-    has them. Where each cell draws its own mask, its probability stands for M. uns["samslib"] has the settings.
-    Raises ValueError for a model that shares no latents between cells.
+    Parameters
+    ----------
+    model
+        A trained model.
+    particles
+        Number of draws of masks and embeddings.
+    seed
+        Seed of the draws.
+
+    Returns
+    -------
+    AnnData
+        Perturbations x latent axes. X is E[M * E] (E[E] for a model without masks); layers "M" (mask probability),
+        "E" (mean of q(E | M) averaged over masks) and "E_given_M" (mean of E over the draws whose mask is on,
+        missing where none is), as far as the model has them. Where each cell draws its own mask, its probability
+        stands for M. uns["samslib"] has the settings.
+
+    Raises
+    ------
+    ValueError
+        For a model that shares no latents between cells.
     """
     with evaluating(model, seed):
         t = Trace(particles)
@@ -44,35 +61,82 @@ def shared_latents(model: Model, particles: int = 100, seed: int = 0) -> anndata
     )
 
 
-def mask_recovery(truth: np.ndarray, inferred: np.ndarray) -> dict[str, float]:
-    """Precision, recall and F1 of a (T, K') mask against the true (T, K) one.
+def mask_recovery(truth: np.ndarray, inferred: np.ndarray) -> pd.DataFrame:
+    """Precision, recall and F1 of an inferred mask against the true one.
 
     Latent axes have no order, so they are matched one to one to maximise the number of entries that are on in both
-    (optimal assignment). An inferred entry is on above one half.
+    (optimal assignment).
+
+    Parameters
+    ----------
+    truth
+        (T, K) true mask of T perturbations.
+    inferred
+        (T, K') inferred mask or its probabilities. An entry is on above one half.
+
+    Returns
+    -------
+    DataFrame
+        One row: "precision", "recall", "f1".
     """
     true, found = np.asarray(truth) != 0, np.asarray(inferred) > 0.5
     both = true.T.astype(float) @ found
     rows, columns = linear_sum_assignment(-both)
     hits = both[rows, columns].sum()
-    return {
+    row = {
         "precision": hits / max(found.sum(), 1),
         "recall": hits / max(true.sum(), 1),
         "f1": 2 * hits / max(found.sum() + true.sum(), 1),
     }
+    return pd.DataFrame([row])
 
 
 def effect_recovery(truth: np.ndarray, inferred: np.ndarray) -> float:
-    """`mean_correlation` of the inferred (T, K') latent effects and the true (T, K) ones."""
+    """Mean absolute correlation of inferred and true latent effects, axes matched; see `mean_correlation`.
+
+    Parameters
+    ----------
+    truth
+        (T, K) true effects of T perturbations.
+    inferred
+        (T, K') inferred effects.
+
+    Returns
+    -------
+    float
+        Between 0 and 1, which is best.
+    """
     return mean_correlation(truth, inferred)
 
 
 def mean_correlation(truth: np.ndarray, inferred: np.ndarray, method: str = "pearson") -> float:
-    """MCC: mean absolute correlation between matched columns of true (n, K) and inferred (n, K') latents.
+    """Mean absolute correlation (MCC) between matched columns of true and inferred latents.
 
     Axes are matched one to one to maximise it (optimal assignment), because neither their order nor their sign is
-    identified. A true axis that never varies is left out; one that is left without a partner counts as 0. method:
-    "pearson", or "spearman" for agreement up to a monotone change of each axis. Source: Lachapelle et al. 2022.
-    Raises ValueError for tables of other lengths, missing values or an unknown method.
+    identified. A true axis that never varies is left out; one without a partner counts as 0.
+
+    Parameters
+    ----------
+    truth
+        (n, K) true latents.
+    inferred
+        (n, K') inferred latents of the same rows.
+    method
+        "pearson", or "spearman" for agreement up to a monotone change of each axis.
+
+    Returns
+    -------
+    float
+        Between 0 and 1, which is best.
+
+    Raises
+    ------
+    ValueError
+        For tables of other lengths, missing values or an unknown method.
+
+    References
+    ----------
+    Lachapelle et al. (2022), Disentanglement via mechanism sparsity regularization.
     """
     true, found = _paired(truth, inferred)
     if choose("method", method, {"pearson": False, "spearman": True}):
@@ -84,10 +148,30 @@ def mean_correlation(truth: np.ndarray, inferred: np.ndarray, method: str = "pea
 
 
 def linear_r2(truth: np.ndarray, inferred: np.ndarray) -> float:
-    """R2 of the true latents (n, K) by least squares on the inferred ones (n, K'), mean over true axes.
+    """R2 of the true latents by least squares on the inferred ones, mean over true axes.
 
-    Fitted and scored on the same rows, as published (sVAE+, Lopez et al. 2023), so n should be far above K'. Raises
-    ValueError as `mean_correlation` does, or if no true axis varies.
+    Fitted and scored on the same rows, as published, so n should be far above K'.
+
+    Parameters
+    ----------
+    truth
+        (n, K) true latents of n cells.
+    inferred
+        (n, K') inferred latents of the same cells.
+
+    Returns
+    -------
+    float
+        At most 1, which is best.
+
+    Raises
+    ------
+    ValueError
+        For tables of other lengths, missing values, or if no true axis varies.
+
+    References
+    ----------
+    Lopez et al. (2023), Learning causal representations of single cells via sparse mechanism shift modeling.
     """
     from sklearn.linear_model import LinearRegression
 
@@ -96,7 +180,7 @@ def linear_r2(truth: np.ndarray, inferred: np.ndarray) -> float:
     return float(LinearRegression().fit(found, true).score(found, true))
 
 
-def dci(truth: np.ndarray, inferred: np.ndarray, trees: int = 20, seed: int = 0) -> pd.DataFrame:
+def dci(truth: np.ndarray, inferred: np.ndarray, trees: int = 20, *, seed: int = 0) -> pd.DataFrame:
     """Disentanglement, completeness and informativeness (Eastwood and Williams 2018): one row, 1 is best in each.
 
     R (K', K) holds how much each inferred axis matters in a random forest that predicts each true axis (leaves of five
@@ -125,10 +209,27 @@ def dci(truth: np.ndarray, inferred: np.ndarray, trees: int = 20, seed: int = 0)
     return pd.DataFrame([row])
 
 
-def latent_recovery(truth: np.ndarray, inferred: np.ndarray, seed: int = 0) -> pd.DataFrame:
-    """One row with every score of inferred (n, K') latents against the true (n, K) ones.
+def latent_recovery(truth: np.ndarray, inferred: np.ndarray, *, seed: int = 0) -> pd.DataFrame:
+    """Every score of inferred latents against the true ones, in one row.
 
-    "mcc", "mcc_spearman" (`mean_correlation`), "linear_r2", and the columns of `dci`. Raises ValueError as these do.
+    Parameters
+    ----------
+    truth
+        (n, K) true latents of n cells.
+    inferred
+        (n, K') inferred latents of the same cells.
+    seed
+        Seed of the forests of `dci`.
+
+    Returns
+    -------
+    DataFrame
+        One row: "mcc", "mcc_spearman" (`mean_correlation`), "linear_r2", and the columns of `dci`.
+
+    Raises
+    ------
+    ValueError
+        As these functions do.
     """
     mcc = {"mcc": mean_correlation(truth, inferred), "mcc_spearman": mean_correlation(truth, inferred, "spearman")}
     row = mcc | {"linear_r2": linear_r2(truth, inferred)}

@@ -36,6 +36,7 @@ def effect_scores(
     perturbations: Sequence[str] | None = None,
     resamples: int = 200,
     level: float = 0.95,
+    *,
     seed: int = 0,
 ) -> pd.DataFrame:
     """How well predicted effects agree with observed ones: tables of `average_effects`, `data_effects` or `predictors`.
@@ -75,8 +76,9 @@ def noise_ceiling(
     readout: str = "perturbseq",
     perturbations: Sequence[str] | None = None,
     repeats: int = 20,
-    seed: int = 0,
     within: str | Sequence[str] = (),
+    *,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """What the true effects would score against the effects of these cells, from random halves of every condition.
 
@@ -93,7 +95,7 @@ def noise_ceiling(
     names = observed.obs_names if perturbations is None else perturbations
     trial = _Trial.of(observed, observed, [n for n in names if n not in observed.obs_names[observed.obs["cells"] < 2]])
     found: dict[Key, list[float]] = {}
-    for a, b in halves(cells, readout, repeats, seed, _levels(observed)):
+    for a, b in halves(cells, readout, repeats, _levels(observed), seed=seed):
         one = replace(trial, predicted=_view_of(a, observed))
         for key, value in one.score(_view_of(b, observed)).items():
             found.setdefault(key, []).append(value)
@@ -110,14 +112,15 @@ def score_table(
     controls: str | None = None,
     data_only: bool = True,
     resamples: int = 200,
-    seed: int = 0,
-    references: Sequence[str] = ("official", "held out"),
+    references: Sequence[str] = ("all cells", "held out"),
     gene_of: Mapping[str, str] | Callable[[str], str] | None = None,
     within: str | Sequence[str] = (),
+    *,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Models side by side, on the perturbations that occur in a part of the split, against two references.
 
-    "official": the effects of all cells, training cells included, as published. "held out": of that part's cells only;
+    "all cells": the effects of all cells, training cells included, as published. "held out": of that part's cells only;
     its controls are the part's own, or if it has none the validation split's (`controls` names another part). One of
     `references` alone takes half the time. With `data_only`, the predictors from training cells stand in the table as
     "data: ..."; with `gene_of` (guide -> gene, or a function) also the one that pools the guides of a gene. Effects of
@@ -138,7 +141,7 @@ def score_table(
         made = predictors(data[word == "train"], data[word == "val"], data, None, readout, gene_of, within)
         tables |= {f"data: {name}": table for name, table in made.items()}
     parts = []
-    known = {"official": lambda: data, "held out": lambda: reference_cells(data, part, word, controls)}
+    known = {"all cells": lambda: data, "held out": lambda: reference_cells(data, part, word, controls)}
     for reference in references:
         cells = choose("reference", reference, known)()
         observed = data_effects(cells, readout, within=within)
@@ -224,15 +227,16 @@ def cell_scores(
     cells: PerturbationData,
     readout: str = "perturbseq",
     components: int = 50,
-    most: int = 500,
+    max_cells: int = 500,
     resamples: int = 200,
     level: float = 0.95,
+    *,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Distances between the distributions of generated (`sample_cells`) and observed cells of each perturbation.
 
     Cells are compared by their readouts' first `components` singular vectors, those of the observed cells, with at most
-    `most` cells of each kind. "energy": twice the mean
+    `max_cells` cells of each kind. "energy": twice the mean
     distance between the two kinds less the mean distances within each, Euclidean and unbiased (Szekely and Rizzo).
     "mmd": the squared discrepancy of CPA's code, the sum of 19 kernels exp(-d^2 / 2a), biased; there it is taken of
     latent states. Energy
@@ -259,7 +263,7 @@ def cell_scores(
     values, spread = np.empty((2, len(names))), np.empty((2, len(names), resamples))
     for i, name in enumerate(names):
         x, y = observed[cells.labels == name], simulated[labels[kept] == name]
-        x, y = (rng.permutation(a)[:most] for a in (x, y))
+        x, y = (rng.permutation(a)[:max_cells] for a in (x, y))
         values[:, i], spread[:, i] = _distances(x, y, resamples, rng)
     found: dict[tuple[str, str], tuple[float, np.ndarray]] = {}
     for s, score in enumerate(("energy", "mmd")):
@@ -367,7 +371,7 @@ def _resamples(cells: PerturbationData | None, observed: anndata.AnnData, resamp
     same = data_effects(cells, readout, within=within)
     if list(same.obs_names) != list(observed.obs_names) or not np.allclose(same.X, observed.X, atol=1e-6):
         raise ValueError("`cells` do not have the observed effects; give the cells that `observed` was taken from.")
-    for moments in replicates(cells, readout, resamples, seed, within):
+    for moments in replicates(cells, readout, resamples, within, seed=seed):
         yield _view_of(moments, observed)
 
 
