@@ -388,20 +388,20 @@ def test_no_argument_is_ignored():
     assert not ignored(effect_clusters, {"table": table, "seed": 0}, layer="other", neighbors=3, resolution=3)
     base = {"clusters": effect_clusters(table).obs["cluster"], "annotations": labels, "permutations": 30}
     assert not ignored(cluster_agreement, base, permutations=40, seed=1, groups=gene_of)
-    base = {"table": table, "annotations": labels, "permutations": 1, "trees": 2, "bootstrap": 5}
-    base["genes"] = gene_of
-    options = {"folds": 3, "permutations": 2, "trees": 3, "bootstrap": 6, "seed": 1}
-    assert not ignored(pathway_prediction, base, genes=lambda name: name, layer="other", **options)
+    base = {"table": table, "annotations": labels, "permutations": 1, "trees": 2, "resamples": 5}
+    base["gene_of"] = gene_of
+    options = {"folds": 3, "permutations": 2, "trees": 3, "resamples": 6, "seed": 1}
+    assert not ignored(pathway_prediction, base, gene_of=lambda name: name, layer="other", **options)
     assert not ignored(
         axis_enrichment,
         {"table": table, "annotations": labels, "layer": None},
-        genes=gene_of,
+        gene_of=gene_of,
         layer="other",
         threshold=1,
     )
     moved = dict(zip(table.obs_names, np.random.default_rng(0).permutation([*range(30)] * 2).astype(str), strict=True))
-    base = {"table": table, "genes": moved, "permutations": 30}
-    assert not ignored(guide_agreement, base, genes=gene_of, layer="other", permutations=40, seed=1)
+    base = {"table": table, "gene_of": moved, "permutations": 30}
+    assert not ignored(guide_agreement, base, gene_of=gene_of, layer="other", permutations=40, seed=1)
 
 
 CHECKS = {

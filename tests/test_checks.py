@@ -180,9 +180,9 @@ def test_replicates_are_of_the_observed_cells_own_conditions():
 
 def test_no_argument_is_ignored():
     data = make_data(60)
-    base = {"model": make_model("sams_vae", data.summary()), "data": data, "replicates": 3, "bootstrap": 3}
+    base = {"model": make_model("sams_vae", data.summary()), "data": data, "replicates": 3, "resamples": 3}
     options = {"summaries": ["variance"], "genes": ["gene1"], "perturbations": ["A"], "readout": "mean"}
-    assert not ignored(predictive_check, base, **options, replicates=4, bootstrap=4, seed=1)
+    assert not ignored(predictive_check, base, **options, replicates=4, resamples=4, seed=1)
     assert not ignored(calibration, {"table": predictive_check(**base)}, p="p_above", level=0.6)
 
 

@@ -324,14 +324,14 @@ def test_no_argument_is_ignored(pair):
     held = base | {"data_only": True, "references": ["held out"]}
     assert not ignored(score_table, held, **options, **changes)
     official = base | {"data_only": True, "controls": None}
-    assert not ignored(score_table, official, part="val", readout="mean", references=["official"], **changes)
+    assert not ignored(score_table, official, part="val", readout="mean", references=["all cells"], **changes)
     one = base | {"predicted": {"other": observed}, "part": "val", "controls": "val", "references": ["held out"]}
     assert not ignored(score_table, one | {"readout": "perturbseq"}, data_only=False, **changes)
     generated = anndata.AnnData(
         screen(1).x, pd.DataFrame({"perturbation": screen(1).labels}, screen(1).cells), pd.DataFrame(index=data.genes)
     )
     base = {"generated": generated, "cells": data, **few}
-    assert not ignored(cell_scores, base, readout="mean", components=3, most=8, level=0.5, **changes)
+    assert not ignored(cell_scores, base, readout="mean", components=3, max_cells=8, level=0.5, **changes)
 
 
 def test_moments_of_all_cells_are_the_observed_table(pair):
