@@ -20,9 +20,19 @@ from samslib.validation import DataError, did_you_mean
 
 
 class Moments(NamedTuple):
-    """mean and sample variance (conditions, G) of g(x) over the cells of a condition, and their number (conditions,);
-    the control first. Within levels of covariates, a condition's mean is the control's plus the effect: see
-    `data_effects`."""
+    """Mean and variance of g(x) over the cells of each condition, the control first.
+
+    Within levels of covariates, a condition's mean is the control's plus the effect: see `data_effects`.
+
+    Parameters
+    ----------
+    mean
+        (conditions, G) means of g(x).
+    variance
+        (conditions, G) sample variances of g(x) between cells.
+    size
+        (conditions,) numbers of cells.
+    """
 
     mean: np.ndarray
     variance: np.ndarray
@@ -37,11 +47,28 @@ def reference_cells(
 ) -> PerturbationData:
     """The cells that effects are taken from: the perturbed ones of `reference` and the control ones of `controls`.
 
-    reference: "all cells", as published, which also holds cells that trained a model; or "train", "val" or "test",
-    a part of `split` (a splitter of `samslib.splits`, or the part of each cell).
-    controls: "same" part, or another by name.
-    Raises DataError for an unknown part, a part without a split or a split without a part, or a part without control
-    or perturbed cells.
+    Parameters
+    ----------
+    data
+        All cells.
+    reference
+        "all cells", as published, which also holds cells that trained a model; or "train", "val" or "test", a part of
+        `split`.
+    split
+        A splitter of `samslib.splits`, or the part of each cell. None: no split, for "all cells" only.
+    controls
+        The part of the control cells: "same" as `reference`, or another by name.
+
+    Returns
+    -------
+    PerturbationData
+        The chosen cells, in the order of the data.
+
+    Raises
+    ------
+    DataError
+        For an unknown part, a part without a split or a split without a part, or a part without control or perturbed
+        cells.
     """
     check_data(data, "reference_cells")
     parts = ("all cells", "train", "val", "test")
@@ -78,19 +105,37 @@ def data_effects(
     With "all cells" these are the official reference values, also where a model was trained on the same cells; see
     `reference_cells` for the others. Conditions are canonical names.
 
-    within: covariates of the data, such as "line". Cells are then compared with the controls of their own level (or
-    combination of levels), and the differences averaged with the shares of the condition's cells in each level as
-    weights. Without, a perturbation that was given more often in one line is charged with the difference between lines,
-    so that a warning names the covariates in whose levels the shares of a condition's cells differ from its controls'
-    (a chi-square test of each condition, false in 1 of 1,000 data sets without such differences).
+    Parameters
+    ----------
+    data
+        All cells.
+    readout
+        The function g of expression; a name of `READOUTS`.
+    reference, split, controls
+        Which cells count, as in `reference_cells`; by default all.
+    within
+        Covariates of the data, such as "line". Cells are then compared with the controls of their own level (or
+        combination of levels), and the differences averaged with the shares of the condition's cells in each level as
+        weights. Without, a perturbation that was given more often in one line is charged with the difference between
+        lines, so that a warning names the covariates in whose levels the shares of a condition's cells differ from its
+        controls' (a chi-square test of each condition, false in 1 of 1,000 data sets without such differences).
 
-    Returns AnnData, perturbations x genes, in the form of `average_effects`: X the effect; layers "standard_error",
-    sqrt(s_t^2 / n_t + s_c^2 / n_c) with sample variances over cells, and "variance", s_t^2 (both not a number where a
-    condition has one cell); obs "cells"; var "control" and "control_variance"; uns["samslib"] the settings. Within
-    levels, the variances of the standard error are those within levels, and 1 / n_c is the sum over levels of the
-    squared weight over the number of controls.
-    Raises DataError for cells without counts, for a covariate that the data lack, and for a level with perturbed cells
-    but no control, besides what `reference_cells` raises; ValueError for an unknown readout.
+    Returns
+    -------
+    AnnData
+        Perturbations x genes, in the form of `average_effects`: X the effect; layers "standard_error",
+        sqrt(s_t^2 / n_t + s_c^2 / n_c) with sample variances over cells, and "variance", s_t^2 (both not a number where
+        a condition has one cell); obs "cells"; var "control" and "control_variance"; uns["samslib"] the settings.
+        Within levels, the variances of the standard error are those within levels, and 1 / n_c is the sum over
+        levels of the squared weight over the number of controls.
+
+    Raises
+    ------
+    DataError
+        For cells without counts, for a covariate that the data lack, and for a level with perturbed cells but no
+        control, besides what `reference_cells` raises.
+    ValueError
+        For an unknown readout.
     """
     cells = reference_cells(data, reference, split, controls)
     names, _ = conditions(cells)
@@ -114,7 +159,27 @@ def data_effects(
 
 
 def readouts(data: PerturbationData, readout: str = "perturbseq") -> Any:
-    """(n, G) g(x) of every cell, sparse where the data are. Raises DataError for cells on disk or without counts."""
+    """The readout g(x) of every cell.
+
+    Parameters
+    ----------
+    data
+        Cells in memory.
+    readout
+        A name of `READOUTS`: "perturbseq" is log2(1 + 10,000 x / sum of x), "mean" is x.
+
+    Returns
+    -------
+    ndarray or csr_matrix
+        (n, G), sparse where the data are.
+
+    Raises
+    ------
+    DataError
+        For cells on disk or without counts.
+    ValueError
+        For an unknown readout, or "perturbseq" of real values.
+    """
     choose_readout(readout, check_data(data, "readouts"))
     if isinstance(data.x, OnDisk):
         raise DataError("The readouts of all cells are held in memory; choose cells, and read them with to_memory().")
@@ -129,7 +194,19 @@ def readouts(data: PerturbationData, readout: str = "perturbseq") -> Any:
 
 
 def conditions(data: PerturbationData) -> tuple[list[str], np.ndarray]:
-    """Names of the conditions, the control first and then in order, and (n,) the position of each cell's."""
+    """The conditions of the data, the control first.
+
+    Parameters
+    ----------
+    data
+        The cells.
+
+    Returns
+    -------
+    tuple
+        Names of the conditions, the control and then the others in alphabetical order; and (n,) the position of each
+        cell's condition among them.
+    """
     treated = data.n_perturbations > 0
     names = sorted(set(data.labels[treated]))
     code = np.zeros(len(data), dtype=int)
@@ -138,8 +215,25 @@ def conditions(data: PerturbationData) -> tuple[list[str], np.ndarray]:
 
 
 def strata(data: PerturbationData, within: Sequence[str]) -> np.ndarray:
-    """(n,) the combination of levels of each cell, such as "line=K562, batch=1", of the covariates that are named; one
-    and the same text without any. Raises DataError for a covariate that the data lack."""
+    """The combination of covariate levels of each cell, such as "line=K562, batch=1".
+
+    Parameters
+    ----------
+    data
+        The cells.
+    within
+        Names of covariates. None named: every cell has the same empty text.
+
+    Returns
+    -------
+    ndarray
+        (n,) texts.
+
+    Raises
+    ------
+    DataError
+        For a covariate that the data lack.
+    """
     levels = np.array(data.covariates, dtype=object)
     known = sorted({level.split("=")[0] for level in levels})
     parts = []
@@ -178,8 +272,28 @@ def _warn_of_confounding(data: PerturbationData, within: Sequence[str]) -> None:
 def replicates(
     data: PerturbationData, readout: str, resamples: int, within: Sequence[str] = (), *, seed: int = 0
 ) -> Iterator[Moments]:
-    """Moments in bootstrap resamples: as many cells of each condition (and level), drawn from it with replacement. A
-    resample is one product with a sparse matrix of multinomial weights; no cell is copied."""
+    """Moments in bootstrap resamples: as many cells of each condition (and level), drawn from it with replacement.
+
+    A resample is one product with a sparse matrix of multinomial weights; no cell is copied.
+
+    Parameters
+    ----------
+    data
+        The cells, in memory.
+    readout
+        The function g of expression; a name of `READOUTS`.
+    resamples
+        Number of bootstrap resamples.
+    within
+        Covariates within whose levels cells are drawn and effects taken, as in `data_effects`; by default none.
+    seed
+        Seed of the resamples.
+
+    Returns
+    -------
+    Iterator
+        The `Moments` of each resample.
+    """
     cells = _Cells(data, readout, within)
     rng = np.random.default_rng(seed)
     for _ in range(resamples):
@@ -189,8 +303,26 @@ def replicates(
 def halves(
     data: PerturbationData, readout: str, repeats: int, within: Sequence[str] = (), *, seed: int = 0
 ) -> Iterator[tuple[Moments, Moments]]:
-    """Moments in two random halves of the cells of every condition (and level), `repeats` times; those of a condition
-    of one cell are not a number in the second half."""
+    """Moments in two random halves of the cells of every condition (and level).
+
+    Parameters
+    ----------
+    data
+        The cells, in memory.
+    readout
+        The function g of expression; a name of `READOUTS`.
+    repeats
+        Number of random splits into halves.
+    within
+        Covariates within whose levels cells are halved and effects taken, as in `data_effects`; by default none.
+    seed
+        Seed of the splits.
+
+    Returns
+    -------
+    Iterator
+        A pair of `Moments` for each repeat; those of a condition of one cell are not a number in the second half.
+    """
     cells = _Cells(data, readout, within)
     rng = np.random.default_rng(seed)
     for _ in range(repeats):
