@@ -39,7 +39,7 @@ def effect_scores(
     *,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """How well predicted effects agree with observed ones: tables of `average_effects`, `data_effects` or `predictors`.
+    """How well predicted effects agree with observed ones, by perturbation and pooled.
 
     Per perturbation, over genes, u predicted and w observed:
 
@@ -57,15 +57,40 @@ def effect_scores(
     flattened, the CPA scores as a mean over conditions of more than 30 cells, all others as a mean over perturbations.
     "median" is the median over perturbations: the flattened numbers are ruled by the strongest.
 
-    `cells`, those of which `observed` are the effects, gives intervals: the value plus the `level` quantiles of its
-    deviation from the mean over bootstrap resamples of cells within conditions. They say how far another sample of as
-    many cells would move it. Resampled effects carry noise twice, so their own mean lies lower, and most intervals are
-    rather too wide: in 60 simulated repeats those of 95% for correlations, R2 and errors covered the mean score in 98%
-    or more, but those of jaccard_top20, which moves in steps, in 85%.
+    An interval is the value plus the `level` quantiles of its deviation from the mean over bootstrap resamples of cells
+    within conditions. It says how far another sample of as many cells would move the value. Resampled effects carry
+    noise twice, so their own mean lies lower, and most intervals are rather too wide: in 60 simulated repeats those of
+    95% for correlations, R2 and errors covered the mean score in 98% or more, but those of jaccard_top20, which moves
+    in steps, in 85%.
 
-    Returns tidy columns perturbation, score, value, low, high; what is undefined (a constant effect, no variance
-    predicted, no pair) is left out. Raises ValueError for tables of different genes or readouts, for perturbations that
-    a table lacks, and for cells that do not have the observed effects.
+    Parameters
+    ----------
+    predicted
+        Table of effects, perturbations x genes, of `average_effects` or `predictors`.
+    observed
+        Table of effects of `data_effects`, of the same genes and readout.
+    cells
+        The cells of which `observed` are the effects, for intervals. None: no intervals.
+    perturbations
+        Names of the perturbations to score. None: all that both tables have.
+    resamples
+        Number of bootstrap resamples.
+    level
+        Coverage of the intervals, between 0 and 1.
+    seed
+        Seed of the resamples.
+
+    Returns
+    -------
+    DataFrame
+        Tidy columns perturbation, score, value, low, high; what is undefined (a constant effect, no variance predicted,
+        no pair) is left out.
+
+    Raises
+    ------
+    ValueError
+        For tables of different genes or readouts, for perturbations that a table lacks, and for cells that do not have
+        the observed effects.
     """
     table = _scored({"": predicted}, observed, cells, perturbations, resamples, level, seed)
     return table.drop(columns="model")
@@ -86,10 +111,33 @@ def noise_ceiling(
     sqrt(2 c / (1 + c)), the Spearman-Brown reliability of all cells under a root, because the truth has no noise of its
     own; that of an R2 is 2 c / (1 + c) with c = (1 + R2 of the halves) / 2; that of a root mean square error is half of
     the halves', for their difference has four times the variance. Ranks and overlaps have no such formula: theirs is
-    the halves' own score, which all cells would exceed. A c below 0 counts as 0. Conditions of one cell
-    have no halves and no ceiling. Effects are taken within levels of the covariates `within`, as in `data_effects`.
+    the halves' own score, which all cells would exceed. A c below 0 counts as 0. Conditions of one cell have no halves
+    and no ceiling.
 
-    Returns tidy columns perturbation, score, ceiling. Raises ValueError for a perturbation that the cells lack.
+    Parameters
+    ----------
+    cells
+        The cells of which the observed effects are taken.
+    readout
+        The function of expression; a name of `READOUTS`.
+    perturbations
+        Names of the perturbations. None: all of the cells'.
+    repeats
+        Number of random splits into halves.
+    within
+        Covariates within whose levels effects are taken, as in `data_effects`.
+    seed
+        Seed of the splits into halves.
+
+    Returns
+    -------
+    DataFrame
+        Tidy columns perturbation, score, ceiling; the names of `effect_scores`.
+
+    Raises
+    ------
+    ValueError
+        For a perturbation that the cells lack.
     """
     observed = data_effects(cells, readout, within=within)
     names = observed.obs_names if perturbations is None else perturbations
@@ -120,15 +168,46 @@ def score_table(
 ) -> pd.DataFrame:
     """Models side by side, on the perturbations that occur in a part of the split, against two references.
 
-    "all cells": the effects of all cells, training cells included, as published. "held out": of that part's cells only;
-    its controls are the part's own, or if it has none the validation split's (`controls` names another part). One of
-    `references` alone takes half the time. With `data_only`, the predictors from training cells stand in the table as
-    "data: ..."; with `gene_of` (guide -> gene, or a function) also the one that pools the guides of a gene. Effects of
-    cells are taken within levels of the covariates `within`, as in `data_effects`.
+    Parameters
+    ----------
+    predicted
+        Tables of effects by name of the model.
+    data
+        All cells.
+    split
+        A splitter of `samslib.splits`, or the part of each cell: (n,) "train", "val" or "test", in order or by name.
+    part
+        The part whose perturbations are scored.
+    readout
+        The function of expression; a name of `READOUTS`.
+    controls
+        The part whose control cells the reference "held out" compares with. None: the part's own, or if it has none the
+        validation split's.
+    data_only
+        Also score the `predictors` from training cells, as "data: ...".
+    resamples
+        Number of bootstrap resamples for the 95% intervals.
+    references
+        "all cells": the effects of all cells, training cells included, as published. "held out": of that part's cells
+        only. One of the two alone takes half the time.
+    gene_of
+        The gene that each guide targets (guide -> gene, or a function of the guide's name), for the predictor that
+        pools the guides of a gene. None: without that predictor.
+    within
+        Covariates within whose levels effects of cells are taken, as in `data_effects`.
+    seed
+        Seed of resamples and halves.
 
-    Returns the columns of `effect_scores` with reference, model and the `noise_ceiling`; attrs["controls"] says whose
-    controls were used. Raises ValueError for an unknown reference, for controls that no reference uses, and as
-    `effect_scores` and `reference_cells` do.
+    Returns
+    -------
+    DataFrame
+        The columns of `effect_scores` with reference, model and the `noise_ceiling`; attrs["controls"] says whose
+        controls were used.
+
+    Raises
+    ------
+    ValueError
+        For an unknown reference, for controls that no reference uses, and as `effect_scores` and `reference_cells` do.
     """
     word = in_order(split(data) if callable(split) else split, data.cells, "cells")
     inside = data[word == part]
@@ -155,10 +234,19 @@ def score_table(
 
 
 def interactions(effects: anndata.AnnData) -> anndata.AnnData:
-    """How far the effects of pairs are from the sum of their parts': AnnData, pairs x genes.
+    """How far the effects of pairs are from the sum of their parts' effects.
 
-    X is the residual effect_AB - effect_A - effect_B; layers "effect" and "additive" (the sum); obs "pearson" of these
-    two over genes, and "rms" of the residual. Pairs of which a part has no effect of its own in the table are left out.
+    Parameters
+    ----------
+    effects
+        A table of effects, perturbations x genes, of a model or of cells.
+
+    Returns
+    -------
+    AnnData
+        Pairs x genes: X the residual effect_AB - effect_A - effect_B; layers "effect" and "additive" (the sum); obs
+        "pearson" of these two over genes, and "rms" of the residual. Pairs of which a part has no effect of its own in
+        the table are left out.
     """
     pairs = _pairs(list(effects.obs_names), effects.uns["samslib"]["separator"])
     X = np.asarray(effects.X)
@@ -180,7 +268,19 @@ def interaction_classes(effects: anndata.AnnData, alike: float = 0.6, part: floa
     The words are those of Norman et al. 2019, the rule and its limits are ours. The interval allows errors of unequal
     size (White), but takes genes as independent, and noise in the parts pulls s towards 0.
 
-    Returns a row a pair of `interactions`: "s", "low", "high", "cosine" of the parts, "class".
+    Parameters
+    ----------
+    effects
+        A table of effects, perturbations x genes, of a model or of cells.
+    alike
+        Cosine above which two parts count as alike.
+    part
+        The s below which a pair of such parts is redundant.
+
+    Returns
+    -------
+    DataFrame
+        A row a pair of `interactions`: "s", "low", "high", "cosine" of the parts, "class".
     """
     pairs = _pairs(list(effects.obs_names), effects.uns["samslib"]["separator"])
     X = np.asarray(effects.X)
@@ -201,14 +301,26 @@ def interaction_classes(effects: anndata.AnnData, alike: float = 0.6, part: floa
 def posterior_errors(predicted: anndata.AnnData, observed: anndata.AnnData) -> pd.DataFrame:
     """Errors of predicted effects beside what the posterior and the samples allow for.
 
-    predicted: a table of `posterior_effects`; observed: one of `data_effects` of cells that the model has not seen,
-    with at least the same perturbations.
+    Parameters
+    ----------
+    predicted
+        A table of `posterior_effects`.
+    observed
+        A table of `data_effects`, of cells that the model has not seen, with at least the same perturbations.
 
-    Returns a row a perturbation and gene: "error", predicted less observed; "posterior", the posterior variance of the
-    effect; "noise", the squared standard errors of observed and predicted effect; "p_noise" and "p_posterior",
-    two-sided Normal p-values of the error if noise is all there is, and if posterior (at least 0) and noise add. An
-    interval of 95% covers where p is above 0.05. Noise and p are missing where the observed effect has no standard
-    error: one cell, or a gene without counts. Raises ValueError as `effect_scores` does.
+    Returns
+    -------
+    DataFrame
+        A row a perturbation and gene: "error", predicted less observed; "posterior", the posterior variance of the
+        effect; "noise", the squared standard errors of observed and predicted effect; "p_noise" and "p_posterior",
+        two-sided Normal p-values of the error if noise is all there is, and if posterior (at least 0) and noise add. An
+        interval of 95% covers where p is above 0.05. Noise and p are missing where the observed effect has no standard
+        error: one cell, or a gene without counts.
+
+    Raises
+    ------
+    ValueError
+        As `effect_scores` does.
     """
     names = _chosen(predicted, observed, list(predicted.obs_names))
     seen, made = observed[names], predicted[names]
@@ -233,17 +345,42 @@ def cell_scores(
     *,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Distances between the distributions of generated (`sample_cells`) and observed cells of each perturbation.
+    """Distances between the distributions of generated and observed cells of each perturbation.
 
-    Cells are compared by their readouts' first `components` singular vectors, those of the observed cells, with at most
-    `max_cells` cells of each kind. "energy": twice the mean
-    distance between the two kinds less the mean distances within each, Euclidean and unbiased (Szekely and Rizzo).
-    "mmd": the squared discrepancy of CPA's code, the sum of 19 kernels exp(-d^2 / 2a), biased; there it is taken of
-    latent states. Energy
-    is 0 on average for equal distributions; the biased mmd is above 0 and falls with cells, so compare equal numbers.
+    "energy" is twice the mean distance between the two kinds less the mean distances within each, Euclidean and
+    unbiased (Szekely and Rizzo). "mmd" is the squared discrepancy of CPA's code, the sum of 19 kernels exp(-d^2 / 2a),
+    biased; there it is taken of latent states. Energy is 0 on average for equal distributions; the biased mmd is above
+    0 and falls with cells, so compare equal numbers.
 
-    Returns columns perturbation, score, value, low, high as `effect_scores`, with "pooled" the mean and "median";
-    intervals are over observed and generated cells. Raises ValueError if they share no condition or genes.
+    Parameters
+    ----------
+    generated
+        Cells of `sample_cells`, cells x genes, with obs "perturbation".
+    cells
+        The observed cells, of the same genes.
+    readout
+        The function of expression; a name of `READOUTS`.
+    components
+        Cells are compared by so many of the first singular vectors of their readouts, those of the observed cells.
+    max_cells
+        Most cells of each kind and perturbation that are compared; drawn at random where there are more.
+    resamples
+        Number of bootstrap resamples, of observed and generated cells.
+    level
+        Coverage of the intervals, between 0 and 1.
+    seed
+        Seed of the choice of cells and of the resamples.
+
+    Returns
+    -------
+    DataFrame
+        Columns perturbation, score, value, low, high as `effect_scores`, with "pooled" the mean over perturbations and
+        "median".
+
+    Raises
+    ------
+    ValueError
+        If generated and observed cells share no condition, or have different genes.
     """
     from sklearn.decomposition import TruncatedSVD
 
