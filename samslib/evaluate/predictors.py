@@ -23,7 +23,7 @@ def predictors(
     gene_of: Mapping[str, str] | Callable[[str], str] | None = None,
     within: str | Sequence[str] = (),
 ) -> dict[str, anndata.AnnData]:
-    """Tables of effects by name, of the conditions of `data` or those named, in the form of `average_effects`:
+    """Effects predicted from training cells alone, in several ways.
 
     - "training cells": x_t, the effect in training cells, which is to memorise;
     - "mean effect": m, the mean of x_t over training conditions, for every perturbation;
@@ -31,15 +31,40 @@ def predictors(
       cells of a condition, pooled over conditions, n_t the number of cells and tau^2 the variance of x_t over
       conditions less the mean of v / n_t, if above 0;
     - "guides pooled": the mean of x_t over the guides of one gene, weighted by cells; there only if `gene_of` says
-      which gene each guide targets (guide -> gene, or a function of the guide's name), and some gene has several;
+      which gene each guide targets, and some gene has several;
     - "low rank": x_t cut to the first singular vectors of the rows sqrt(n_t) x_t, as many as have the smallest squared
       error, weighted by cells, against the effects of the validation cells (uns["samslib"]["rank"]).
 
     A combination without training cells is predicted as the sum of its parts, of which unseen ones count as 0; so does
-    an unseen perturbation; the mean effect is the same for all. The controls are the training ones; effects are taken
-    within levels of the covariates `within`, as in `data_effects`. Raises DataError where training or validation cells
-    lack control or perturbed cells, where the three have different genes, for a name with a part that `data` do not
-    know, and for a guide without a gene.
+    an unseen perturbation; the mean effect is the same for all. The controls are the training ones.
+
+    Parameters
+    ----------
+    train
+        Training cells, with controls.
+    val
+        Validation cells, with controls; they choose the rank of "low rank".
+    data
+        All cells, whose conditions are predicted.
+    perturbations
+        Names of the conditions to predict. None: every condition of `data`.
+    readout
+        The function of expression; a name of `READOUTS`.
+    gene_of
+        The gene that each guide targets: guide -> gene, or a function of the guide's name. None: no "guides pooled".
+    within
+        Covariates within whose levels effects are taken, as in `data_effects`; by default none.
+
+    Returns
+    -------
+    dict
+        Name of the predictor -> table of effects, in the form of `average_effects`.
+
+    Raises
+    ------
+    DataError
+        Where training or validation cells lack control or perturbed cells, where the three have different genes, for a
+        name with a part that `data` do not know, and for a guide without a gene.
     """
     if not data.genes == train.genes == val.genes:
         raise DataError("Training, validation and all cells have different genes; give parts of the same data.")
