@@ -17,7 +17,18 @@ Named = str | Mapping[str, float]  # a condition's name, or amounts by perturbat
 
 
 def perturbseq(x: Tensor) -> Tensor:
-    """(..., G) counts -> log2(1 + 10,000 x / sum of x), the published readout; a cell without counts reads as zero."""
+    """The published readout of Perturb-seq counts: log2(1 + 10,000 x / sum of x).
+
+    Parameters
+    ----------
+    x
+        (..., G) counts.
+
+    Returns
+    -------
+    Tensor
+        (..., G), on the log2 scale; a cell without counts reads as zero.
+    """
     return (1e4 * x / x.sum(-1, keepdim=True).clamp(min=1)).log1p() / np.log(2)
 
 
@@ -25,15 +36,51 @@ READOUTS = {"perturbseq": perturbseq, "mean": lambda x: x}
 
 
 def choose_readout(readout: str, data: PerturbationData) -> Callable[[Tensor], Tensor]:
-    """The readout of that name. Raises ValueError for another name, or for shares of counts where there are none."""
+    """The readout of that name.
+
+    Parameters
+    ----------
+    readout
+        A name of `READOUTS`.
+    data
+        The data that it is to be taken of.
+
+    Returns
+    -------
+    Callable
+        From expression (..., G) to the readout of the same shape.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, or for "perturbseq", shares of counts, where the data are real values.
+    """
     if not data.counts and readout == "perturbseq":
         raise ValueError("The readout 'perturbseq' is of counts, and these data are real values; give readout='mean'.")
     return choose("readout", readout, READOUTS)
 
 
 def arms(data: PerturbationData, perturbations: Sequence[Named] | None) -> tuple[list[str], Tensor]:
-    """Labels and doses (arms, T) of perturbations given by name or by amounts (default: all conditions). A label says
-    the dose where it is not 1, so that no two rows of a table are called the same."""
+    """Labels and doses of perturbations given by name or by amounts.
+
+    Parameters
+    ----------
+    data
+        The data whose perturbations they are.
+    perturbations
+        Names of conditions, or amounts by perturbation such as {"A": 0.5, "B": 2}. None: all conditions but control.
+
+    Returns
+    -------
+    tuple
+        Labels, which say the dose where it is not 1, so that no two rows of a table are called the same; and doses
+        (arms, T).
+
+    Raises
+    ------
+    ValueError
+        For a single text in place of a list, an empty list, or a condition that is named twice.
+    """
     asked = perturbations if perturbations is not None else [c for c in data.conditions().index if c != data.control]
     if isinstance(asked, str):
         raise ValueError(f"perturbations is {asked!r}; give a list of names.")
@@ -54,8 +101,28 @@ def effect_table(
     control: tuple[np.ndarray, np.ndarray],
     settings: Mapping[str, object],
 ) -> anndata.AnnData:
-    """The form of every table of effects, of a model or of cells: see `average_effects`. obs: names of the rows, or a
-    table indexed by them."""
+    """The form of every table of effects, of a model or of cells: see `average_effects`.
+
+    Parameters
+    ----------
+    data
+        The data, for the names of genes and the separator of combinations.
+    obs
+        Names of the rows, or a table indexed by them.
+    effect
+        (rows, G) effects.
+    layers
+        Further (rows, G) matrices by name.
+    control
+        Mean and variance (G,) of the readout in the control cells.
+    settings
+        What the table was made with, for uns["samslib"].
+
+    Returns
+    -------
+    AnnData
+        Perturbations x genes.
+    """
     return anndata.AnnData(
         np.asarray(effect, dtype=np.float64),
         obs=obs if isinstance(obs, pd.DataFrame) else pd.DataFrame(index=pd.Index(obs, name="perturbation")),
