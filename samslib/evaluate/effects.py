@@ -26,8 +26,22 @@ PARTICLES, ARMS = 25, 32  # draws and arms of a tile: fixed, so that no number d
 
 
 def training_cells(model: Model, labels: Sequence[str], dose: Tensor) -> pd.DataFrame:
-    """What the model saw of each arm's perturbations, as columns of obs: see `average_effects`. Warns of arms with a
-    perturbation that it never saw."""
+    """What the model saw of each arm's perturbations, as columns of obs; warns of arms with one that it never saw.
+
+    Parameters
+    ----------
+    model
+        A trained model.
+    labels
+        Names of the arms.
+    dose
+        (arms, T) doses.
+
+    Returns
+    -------
+    DataFrame
+        A row an arm: "training_cells" and "untrained", see `average_effects`.
+    """
     counts = torch.tensor(model.summary.n_treated)
     cells = torch.where(dose.cpu() != 0, counts, model.summary.n_cells).amin(1).numpy()
     table = pd.DataFrame(
