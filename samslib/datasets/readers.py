@@ -53,7 +53,18 @@ class DatasetError(DataError):
 
 
 def fingerprint(names: Iterable[str]) -> str:
-    """sha256 of the distinct names, sorted and joined by newlines: the same for lists that say the same."""
+    """The checksum of a list of names: the same for lists that say the same.
+
+    Parameters
+    ----------
+    names
+        The names; order and repetition do not matter.
+
+    Returns
+    -------
+    str
+        sha256 in hexadecimal digits of the distinct names, sorted and joined by newlines.
+    """
     return hashlib.sha256("\n".join(sorted(set(names))).encode()).hexdigest()
 
 
@@ -101,8 +112,21 @@ def _name_by_columns(adata: AnnData, columns: Mapping[str, str]) -> AnnData:
 def norman(path: Path) -> AnnData:
     """Norman et al. as processed in the sc-pert collection: counts from their layer, names from 0/1 guide columns.
 
-    var["highly_variable"] marks the genes of the SAMS-VAE paper, obs["guide_identity"] the names its splits go by.
-    Raises DatasetError for guide columns that hold anything but 0 and 1.
+    Parameters
+    ----------
+    path
+        The published file, HDF5.
+
+    Returns
+    -------
+    AnnData
+        Cells x genes: X the counts (CSR); obs "perturbation".
+        var["highly_variable"] marks the genes of the SAMS-VAE paper, obs["guide_identity"] the names its splits go by.
+
+    Raises
+    ------
+    DatasetError
+        For guide columns that hold anything but 0 and 1.
     """
     adata = _table(path, "layers/counts")
     guides = [c for c in adata.obs if "guide_" in c and c not in ("guide_identity", "guide_ids")]
@@ -110,7 +134,18 @@ def norman(path: Path) -> AnnData:
 
 
 def norman_scperturb(path: Path) -> AnnData:
-    """Norman et al. by scPerturb: KLF1_MAP2K6 is KLF1+MAP2K6, as in PerturBench."""
+    """Norman et al. by scPerturb: KLF1_MAP2K6 is KLF1+MAP2K6, as in PerturBench.
+
+    Parameters
+    ----------
+    path
+        The published file, HDF5.
+
+    Returns
+    -------
+    AnnData
+        Cells x genes: X the counts (CSR); obs "perturbation".
+    """
     adata = _table(path)
     return _name(adata, adata.obs["perturbation"].astype(str).str.replace("_", "+"))
 
@@ -119,7 +154,22 @@ def dixit(path: Path) -> AnnData:
     """Dixit et al. as in CRADLE-VAE: names from 0/1 columns of genes, cells of more than two left out.
 
     A column of a gene is one of 0 and 1, not 1 throughout, whose name holds neither "_" nor "INTERGENIC", the control
-    guides. Raises DatasetError if there is none.
+    guides.
+
+    Parameters
+    ----------
+    path
+        The published file, HDF5.
+
+    Returns
+    -------
+    AnnData
+        Cells x genes: X the counts (CSR); obs "perturbation".
+
+    Raises
+    ------
+    DatasetError
+        If there is no column of a gene.
     """
     adata = _table(path)
     numbers = adata.obs.select_dtypes(["number", "bool"])
@@ -134,6 +184,16 @@ def adamson(path: Path) -> AnnData:
     """Adamson et al. by scPerturb, as in CRADLE-VAE: names up to the first "_", guides with "(mod)" are controls.
 
     Cells of the guide "*" or with anything missing are left out, then genes that are seen in fewer than 20 cells.
+
+    Parameters
+    ----------
+    path
+        The published file, HDF5.
+
+    Returns
+    -------
+    AnnData
+        Cells x genes: X the counts (CSR); obs "perturbation".
     """
     adata = _table(path)
     known = ~adata.obs.isna().any(axis=1) & (adata.obs["perturbation"].astype(str) != "*")
@@ -147,6 +207,16 @@ def sciplex(path: Path) -> AnnData:
     """sci-Plex by scPerturb: a dose of 0 is a control; obs["dose"] is the share of the drug's highest dose, as in CPA.
 
     Cells without a drug, a cell line or, unless they are controls, a dose are left out.
+
+    Parameters
+    ----------
+    path
+        The published file, HDF5.
+
+    Returns
+    -------
+    AnnData
+        Cells x genes: X the counts (CSR); obs "perturbation" and "dose", 1 for controls.
     """
     adata = _table(path)
     known = adata.obs[["perturbation", "cell_line"]].notna().all(axis=1)
@@ -162,13 +232,38 @@ def sciplex(path: Path) -> AnnData:
 
 
 def kang(path: Path) -> AnnData:
-    """Kang et al. by pertpy: "stim" is interferon beta, "ctrl" the control."""
+    """Kang et al. by pertpy: "stim" is interferon beta, "ctrl" the control.
+
+    Parameters
+    ----------
+    path
+        The published file, HDF5.
+
+    Returns
+    -------
+    AnnData
+        Cells x genes: X the counts (CSR); obs "perturbation".
+    """
     adata = _table(path)
     return _name(adata, adata.obs["label"].astype(str).replace("ctrl", "control"))
 
 
 def devel(study: str, smallest_is_one: bool) -> Callable[[Path], AnnData]:
-    """Reader of one study in PerturBench's development file."""
+    """Reader of one study in PerturBench's development file.
+
+    Parameters
+    ----------
+    study
+        Name of the study in obs["dataset"], such as "norman19".
+    smallest_is_one
+        Whether the smallest value of every cell is one count; else `ncounts` of obs tells one from two.
+
+    Returns
+    -------
+    Callable
+        From the path of the file to AnnData, cells x genes: X the counts (CSR); obs "perturbation". It raises
+        DatasetError for counts that are not whole numbers.
+    """
 
     def read(path: Path) -> AnnData:
         adata = _table(path, dtype=np.float64)
@@ -198,7 +293,17 @@ def _counts(adata: AnnData, smallest_is_one: bool) -> sp.csr_matrix:
 
 @dataclass(frozen=True)
 class Lists:
-    """The published choice of the genome-wide screen: target genes, measured genes, and pathways of targets."""
+    """The published choice of the genome-wide screen: target genes, measured genes, and pathways of targets.
+
+    Parameters
+    ----------
+    targets
+        Names of the target genes.
+    genes
+        Names of the measured genes.
+    pathways
+        Name of the pathway -> its target genes.
+    """
 
     targets: frozenset[str]
     genes: frozenset[str]
@@ -208,7 +313,20 @@ class Lists:
 def published_lists(notebook: Path) -> Lists:
     """The lists that a published notebook assigns in its code cells, known by their sums whatever they are called.
 
-    The notebook is parsed, never run. Raises DatasetError if a list is not there as published.
+    Parameters
+    ----------
+    notebook
+        The notebook, which is parsed, never run.
+
+    Returns
+    -------
+    Lists
+        Targets, genes and pathways.
+
+    Raises
+    ------
+    DatasetError
+        If the file is no notebook, or a list is not there as published.
     """
     try:
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
@@ -257,7 +375,20 @@ def _with_pathways(adata: AnnData, pathways: Mapping[str, Iterable[str]]) -> Ann
 def replogle(path: Path) -> AnnData:
     """Replogle et al. as prepared for SAMS-VAE: a name is a pair of guides; pathways come with the file.
 
-    Raises DatasetError if the pathways are not the published ones.
+    Parameters
+    ----------
+    path
+        The published file, HDF5.
+
+    Returns
+    -------
+    AnnData
+        Cells x genes: X the counts (CSR); obs "perturbation" and "pathway" of each cell's target; uns "pathways".
+
+    Raises
+    ------
+    DatasetError
+        If the pathways are not the published ones.
     """
     from anndata.io import read_elem
 
@@ -270,7 +401,24 @@ def replogle_raw(path: Path, notebook: Path) -> AnnData:
     """The published choice of cells and genes from the genome-wide file, which is read in blocks of rows.
 
     Kept are the cells of the listed targets, 2,000 non-targeting cells drawn as published, and the listed genes, all in
-    the order of the file. Raises DatasetError if the notebook has not the published lists.
+    the order of the file.
+
+    Parameters
+    ----------
+    path
+        The genome-wide file, HDF5.
+    notebook
+        The published notebook with the lists.
+
+    Returns
+    -------
+    AnnData
+        Cells x genes: X the counts (CSR); obs "perturbation" and "pathway" of each cell's target; uns "pathways".
+
+    Raises
+    ------
+    DatasetError
+        If the notebook has not the published lists.
     """
     import anndata
 
