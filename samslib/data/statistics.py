@@ -19,24 +19,72 @@ BLOCK = 4_000_000  # entries made dense at a time while reading or averaging, 32
 
 
 def row_totals(block: Any) -> np.ndarray:
-    """(n,) sum of each row."""
+    """The sum of each row.
+
+    Parameters
+    ----------
+    block
+        (n, G) values, dense or sparse.
+
+    Returns
+    -------
+    ndarray
+        (n,) sums, in float64.
+    """
     return block @ np.ones(block.shape[1])  # in float64
 
 
 def row_blocks(x: Any) -> Iterator[tuple[int, Any]]:
-    """Blocks of rows that fit into memory, each with the position of its first row: one if x is there already."""
+    """Blocks of rows that fit into memory.
+
+    Parameters
+    ----------
+    x
+        (n, G) values, in memory or on disk.
+
+    Returns
+    -------
+    Iterator
+        Position of a block's first row, and the block; one block of all rows if x is in memory already.
+    """
     return x.blocks() if isinstance(x, OnDisk) else iter([(0, x)])
 
 
 def row_product(of: sp.csr_matrix, x: Any) -> np.ndarray:
-    """(k, G) product of a sparse matrix (k, n) with x (n, G)."""
+    """Product of a sparse matrix with x, a block of rows at a time.
+
+    Parameters
+    ----------
+    of
+        (k, n) sparse matrix.
+    x
+        (n, G) values, in memory or on disk.
+
+    Returns
+    -------
+    ndarray
+        (k, G) product.
+    """
     parts = (of[:, start : start + block.shape[0]] @ block for start, block in row_blocks(x))
     return sum(part.toarray() if sp.issparse(part) else part for part in parts)
 
 
 def gene_moments(x: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each gene of x and of log(1 + x), blocks of rows merged pairwise in
-    float64."""
+    """Mean and standard deviation of each gene, of x and of log(1 + x).
+
+    Blocks of rows are merged pairwise in float64.
+
+    Parameters
+    ----------
+    x
+        (n, G) values, in memory or on disk, at least 2 rows.
+
+    Returns
+    -------
+    tuple
+        Four arrays (G,): mean and sample standard deviation of x, then those of log(1 + x). The deviation of a gene
+        that is constant but for rounding is 1; log(1 + x) is not a number where x is -1 or less.
+    """
     genes = x.shape[1]
     mean, squares = np.zeros((2, genes)), np.zeros((2, genes))
     step = max(2, BLOCK // genes)
@@ -56,7 +104,27 @@ def gene_moments(x: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray
 
 
 def summarise(data: Any, train: Any, pseudobulk: bool) -> DataSummary:
-    """Names of data and statistics of their training cells; see `PerturbationData.summary`."""
+    """Names of data and statistics of their training cells; see `PerturbationData.summary`.
+
+    Parameters
+    ----------
+    data
+        A `PerturbationData`.
+    train
+        Its training cells, at least 2.
+    pseudobulk
+        Also keep the counts summed by condition, as in `condition_sums`.
+
+    Returns
+    -------
+    DataSummary
+        What a model needs to know of its data.
+
+    Raises
+    ------
+    DataError
+        If the training cells have other names than the data or are fewer than 2, and for the pseudobulk of real values.
+    """
     columns = ("genes", "perturbations", "covariates", "quality")
     if other := [name for name in columns if getattr(data, name) != getattr(train, name)]:
         remedy = "use a part of the data"
@@ -84,6 +152,11 @@ def digest(data: Any) -> dict[str, str]:
     ----------
     data
         A `PerturbationData`. Of its x, only the sums of cells and of genes count; it is read once.
+
+    Returns
+    -------
+    dict
+        Kind, such as "cells" -> number and the first 12 digits of a sha256, as text.
     """
     sums = row_product(sp.csr_matrix(np.ones((1, len(data)))), data.x).astype(np.float32)
     doses = data.dose.tocsr(copy=True)
@@ -125,6 +198,11 @@ def condition_sums(x: Any, labels: np.ndarray, dose: sp.csr_matrix, library: np.
         (n, T) doses.
     library
         (n,) total counts.
+
+    Returns
+    -------
+    Pseudobulk
+        Counts (conditions, G), mean doses (conditions, T), numbers of cells (conditions,) and concentrations (G,).
     """
     code, names = pd.factorize(labels, sort=True)
     cells = len(labels)
