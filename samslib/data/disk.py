@@ -23,9 +23,19 @@ WINDOW = 2**24  # stored values held in memory while training, 128 MB
 
 
 def canonical(x: Any) -> sp.csr_matrix:
-    """A matrix as CSR float64, entries in pieces summed, explicit zeros left out, masked ones NaN; `x` stays as it is.
+    """A matrix in one form: CSR float64, entries in pieces summed, explicit zeros left out, masked ones NaN.
 
     It is made float64 first: two pieces of 200 are 400, which a byte does not hold.
+
+    Parameters
+    ----------
+    x
+        (n, G) matrix, dense, masked or sparse; it stays as it is.
+
+    Returns
+    -------
+    csr_matrix
+        (n, G), a new one.
     """
     x = x.astype(np.float64)
     x = sp.csr_matrix(x if sp.issparse(x) else np.ma.filled(x, np.nan))
@@ -41,7 +51,15 @@ class OnDisk:
     reading. A matrix with explicit zeros or with entries in pieces is read as if it had none. Memory: what was asked
     for, twice while it is put together, and a few times `PIECE`.
 
-    Reading raises OSError, which names the file, if it was closed, or its folder if a zarr store is gone.
+    Parameters
+    ----------
+    source
+        The matrix in its open file or store, as anndata gives it.
+
+    Raises
+    ------
+    OSError
+        On reading, with the name of the file, if it was closed, or its folder if a zarr store is gone.
     """
 
     def __init__(self, source: CSRDataset):
@@ -54,10 +72,22 @@ class OnDisk:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """Numbers of chosen rows and columns, (n, G)."""
         return len(self.rows), len(self.genes)
 
     def select(self, rows: Any = slice(None), genes: Any = slice(None)) -> OnDisk:
-        """The chosen rows and columns, still on disk."""
+        """The chosen rows and columns, still on disk.
+
+        Parameters
+        ----------
+        rows, genes
+            A slice, a mask or positions among the present ones. By default all.
+
+        Returns
+        -------
+        OnDisk
+            A view on the same file.
+        """
         chosen = copy(self)
         chosen.rows, chosen.genes = self.rows[rows], self.genes[genes]
         return chosen
@@ -68,17 +98,36 @@ class OnDisk:
         return x if np.array_equal(back, np.arange(len(wanted))) else x[back]
 
     def blocks(self) -> Iterator[tuple[int, sp.csr_matrix]]:
-        """All rows in order, a `PIECE` at a time: the position of a block's first row, and the block."""
+        """All rows in order, about `PIECE` stored values at a time.
+
+        Returns
+        -------
+        Iterator
+            The position of a block's first row, and the block, CSR float32.
+        """
         start = 0
         for piece in self._pieces(self.rows):
             yield start, self[start : start + len(piece)]
             start += len(piece)
 
     def sum(self) -> float:
+        """Sum of all values.
+
+        Returns
+        -------
+        float
+            The sum, in float64.
+        """
         return sum(float(block.sum(dtype=np.float64)) for _, block in self.blocks())
 
     def window(self) -> int:
-        """How many of these rows have `WINDOW` stored values, on average."""
+        """How many of these rows have `WINDOW` stored values, on average.
+
+        Returns
+        -------
+        int
+            Number of rows.
+        """
         return int(len(self.rows) * WINDOW / max(1, self.stored[self.rows].sum(dtype=np.int64)))
 
     def _pieces(self, rows: np.ndarray) -> list[np.ndarray]:
