@@ -35,7 +35,17 @@ class _LogLines:
 
 
 class Progress:
-    """`with Progress(total) as bar: bar.advance(); bar.note({"val_loss": ...})`."""
+    """A progress bar of steps: `with Progress(total) as bar: bar.advance(); bar.note({"val_loss": ...})`.
+
+    Parameters
+    ----------
+    total
+        Number of steps.
+    shown
+        Whether anything is drawn.
+    done
+        Number of steps that were made before.
+    """
 
     def __init__(self, total: int, shown: bool = True, done: int = 0):
         options: dict[str, Any] = {"total": total, "initial": done, "disable": not shown, "unit": "step", "ncols": 100}
@@ -49,15 +59,34 @@ class Progress:
         self._bar.close()
 
     def advance(self) -> None:
+        """Count one step."""
         self._bar.update()
 
     def note(self, numbers: dict[str, float]) -> None:
+        """Show "loss" and "val_loss" beside the bar, from its next drawing on.
+
+        Parameters
+        ----------
+        numbers
+            Values by name; other names are not shown.
+        """
         shown = {k: f"{numbers[k]:.2f}" for k in ("loss", "val_loss") if k in numbers}
         self._bar.set_postfix(shown, refresh=False)
 
 
 def download_bar(name: str) -> tqdm:
-    """A bar of bytes, whose total the downloader sets once the server has answered."""
+    """A bar of bytes, whose total the downloader sets once the server has answered.
+
+    Parameters
+    ----------
+    name
+        Name of the file, shown before the bar.
+
+    Returns
+    -------
+    tqdm
+        The bar, to be closed by the caller.
+    """
     options: dict[str, Any] = {"desc": name, "total": 1, "unit": "B", "unit_scale": True, "ncols": 100}
     return tqdm(**options, **_where({"mininterval": 30}))
 
