@@ -25,6 +25,11 @@ def choose(what: str, value: Any, options: dict[str, Any] | tuple[Any, ...]) -> 
     options
         What exists: a tuple of values, or values by name.
 
+    Returns
+    -------
+    Any
+        The value of that name, or `value` itself where options are a tuple.
+
     Raises
     ------
     ValueError
@@ -36,14 +41,19 @@ def choose(what: str, value: Any, options: dict[str, Any] | tuple[Any, ...]) -> 
 
 
 def above(low: float, below: float = inf, /, **values: float) -> None:
-    """Raises ValueError that names the first value that is not strictly between two limits.
+    """Check that values lie strictly between two limits.
 
     Parameters
     ----------
     low, below
-        The limits.
+        The limits. By default there is no upper one.
     values
         Arguments by name.
+
+    Raises
+    ------
+    ValueError
+        That names the first value that does not.
     """
     for name, value in values.items():
         if not low < value < below:
@@ -52,7 +62,7 @@ def above(low: float, below: float = inf, /, **values: float) -> None:
 
 
 def at_least(low: float, /, **values: float) -> None:
-    """Raises ValueError that names the first value that is below a limit.
+    """Check that values are not below a limit.
 
     Parameters
     ----------
@@ -60,6 +70,11 @@ def at_least(low: float, /, **values: float) -> None:
         The limit.
     values
         Arguments by name.
+
+    Raises
+    ------
+    ValueError
+        That names the first value that is below.
     """
     for name, value in values.items():
         if not value >= low:
@@ -67,12 +82,17 @@ def at_least(low: float, /, **values: float) -> None:
 
 
 def share(**values: float) -> None:
-    """Raises ValueError that names the first value that is not between 0 and 1.
+    """Check that values lie between 0 and 1, both allowed.
 
     Parameters
     ----------
     values
         Arguments by name.
+
+    Raises
+    ------
+    ValueError
+        That names the first value that does not.
     """
     for name, value in values.items():
         if not 0 <= value <= 1:
@@ -89,7 +109,12 @@ def whole(name: str, value: Any, low: float = -inf) -> int:
     value
         What was given for it.
     low
-        The least that is allowed.
+        The least that is allowed. By default there is no limit.
+
+    Returns
+    -------
+    int
+        The number.
 
     Raises
     ------
@@ -105,7 +130,25 @@ def whole(name: str, value: Any, low: float = -inf) -> int:
 
 
 def number(name: str, value: Any) -> float:
-    """A finite number, from any scalar. Raises ValueError that names the argument for anything else."""
+    """A finite number, from any scalar.
+
+    Parameters
+    ----------
+    name
+        Of the argument.
+    value
+        What was given for it.
+
+    Returns
+    -------
+    float
+        The number; an int stays one.
+
+    Raises
+    ------
+    ValueError
+        That names the argument, for anything else.
+    """
     value = value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
     if isinstance(value, bool) or not isinstance(value, Real) or not isfinite(value):
         raise ValueError(f"{name} is {value!r}; it must be a finite number.")
@@ -113,14 +156,43 @@ def number(name: str, value: Any) -> float:
 
 
 def left_out(why: str, /, **values: Any) -> None:
-    """Raises ValueError for the first value that is not None, which would change nothing, because of `why`."""
+    """Check that arguments that would change nothing are None.
+
+    Parameters
+    ----------
+    why
+        Why they would change nothing, for the message.
+    values
+        Arguments by name.
+
+    Raises
+    ------
+    ValueError
+        That names the first value that is not None.
+    """
     for name, value in values.items():
         if value is not None:
             raise ValueError(f"{name} is {value!r}, but {why}; leave {name} out.")
 
 
 def choose_device(name: str) -> torch.device:
-    """ "auto" is the first CUDA GPU if there is one, else the CPU. Raises ValueError for a device that is not there."""
+    """The device of that name.
+
+    Parameters
+    ----------
+    name
+        Such as "cpu" or "cuda:1"; "auto" is the first CUDA GPU if there is one, else the CPU.
+
+    Returns
+    -------
+    device
+        The device of PyTorch.
+
+    Raises
+    ------
+    ValueError
+        For a device that is not there.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -135,18 +207,55 @@ class DataError(ValueError):
 
 
 def count_cells(count: int) -> str:
-    """ "1 cell", "2 cells", for a message."""
+    """A number of cells in words: "1 cell", "2 cells".
+
+    Parameters
+    ----------
+    count
+        The number.
+
+    Returns
+    -------
+    str
+        Text for a message.
+    """
     return "1 cell" if count == 1 else f"{count} cells"
 
 
 def quoted(names: Sequence[Any], most: int = 6) -> str:
-    """A few names quoted, for a message."""
+    """A few names in quotes, for a message.
+
+    Parameters
+    ----------
+    names
+        The names.
+    most
+        How many are written out; the others are counted.
+
+    Returns
+    -------
+    str
+        Such as "'A', 'B' and 3 more".
+    """
     rest = len(names) - most
     return ", ".join(repr(str(n)) for n in names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """'; did you mean ...?' with the known name that looks most like `name`, or an empty string."""
+    """A hint for a misspelt name.
+
+    Parameters
+    ----------
+    name
+        What was given.
+    known
+        The names that exist.
+
+    Returns
+    -------
+    str
+        "; did you mean ...?" with the known name that looks most like `name`, or an empty text.
+    """
     spelt = {str(k).lower(): str(k) for k in known}
     close = difflib.get_close_matches(str(name).lower(), list(spelt), n=1, cutoff=0.5)
     close += [k for k in spelt if k.startswith(str(name).lower()) or str(name).lower().startswith(k)]
@@ -164,6 +273,11 @@ def in_order(values: Any, names: Sequence[str] | np.ndarray, of: str) -> np.ndar
         Of all cells or genes.
     of
         What they are, for messages: "cells" or "genes".
+
+    Returns
+    -------
+    ndarray
+        The values in the order of the names.
 
     Raises
     ------
@@ -184,6 +298,19 @@ def in_order(values: Any, names: Sequence[str] | np.ndarray, of: str) -> np.ndar
 
 
 def require(valid: object, message: str) -> None:
-    """Raises ValueError with `message` unless `valid`."""
+    """Check a condition.
+
+    Parameters
+    ----------
+    valid
+        Whether it holds.
+    message
+        What to say if it does not.
+
+    Raises
+    ------
+    ValueError
+        With the message, unless it holds.
+    """
     if not valid:
         raise ValueError(message)
