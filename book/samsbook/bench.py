@@ -28,7 +28,20 @@ GENES, PERTURBATIONS, CELLS, PARTICLES, LATENT, WIDTH = 1187, 722, 512, 5, 100, 
 def example(
     device: str, genes: int = GENES, perturbations: int = PERTURBATIONS, cells: int = CELLS
 ) -> tuple[DataSummary, Batch, torch.Tensor]:
-    """Counts and one-hot doses, by default at the Replogle shapes; 100 cells a perturbation in the training split."""
+    """Counts and one-hot doses drawn at random, with 100 cells a perturbation in the training split.
+
+    Parameters
+    ----------
+    device
+        Where the batch lies, such as "cpu".
+    genes, perturbations, cells
+        Sizes; by default the Replogle shapes of the paper and its batch of 512 cells.
+
+    Returns
+    -------
+    tuple
+        Summary of the data, batch, and (T,) numbers of training cells of each perturbation.
+    """
     torch.manual_seed(0)
     zero, one = torch.zeros(genes), torch.ones(genes)
     summary = DataSummary(
@@ -44,7 +57,22 @@ def example(
 
 
 def textbook_loss(model, batch, counts):
-    """The same loss for SAMS-VAE with the correlated posterior, or for CPA-VAE, from their equations."""
+    """The same loss for SAMS-VAE with the correlated posterior, or for CPA-VAE, from their equations.
+
+    Parameters
+    ----------
+    model
+        A model of one of the two kinds.
+    batch
+        Cells, x (n, G) and one-hot doses (n, T).
+    counts
+        (T,) number of training cells of each perturbation, by which the terms of its latents are divided.
+
+    Returns
+    -------
+    Tensor
+        The loss, a scalar with gradients.
+    """
     x, dose, library = batch.x, batch.condition.dose, batch.condition.library
     P, n, T = PARTICLES, len(x), dose.shape[1]
     terms = []
@@ -82,6 +110,20 @@ def textbook_loss(model, batch, counts):
 
 
 def plain_trunk(trunk, h):
+    """The layers of a trunk, one after another, with residual connections from the second on.
+
+    Parameters
+    ----------
+    trunk
+        The network whose layers are taken.
+    h
+        (rows, inputs) values.
+
+    Returns
+    -------
+    Tensor
+        (rows, width) values.
+    """
     for i, layer in enumerate(trunk.layers):
         out = torch.nn.functional.leaky_relu(layer(h))
         h = out if i == 0 else h + out
@@ -89,11 +131,39 @@ def plain_trunk(trunk, h):
 
 
 def plain_normal(net, inputs):
+    """The Normal distribution that a network gives.
+
+    Parameters
+    ----------
+    net
+        The network, with its trunk, mean and log variance.
+    inputs
+        (..., inputs) values.
+
+    Returns
+    -------
+    Normal
+        (..., K); 1e-4 is added to its variance.
+    """
     h = plain_trunk(net.trunk, inputs.reshape(-1, inputs.shape[-1])).reshape(*inputs.shape[:-1], -1)
     return Normal(net.mean(h), (net.log_var(h).exp() + 1e-4).sqrt())
 
 
 def seconds(step: Callable[[Batch], Any], batch: Batch) -> float:
+    """How long one step takes.
+
+    Parameters
+    ----------
+    step
+        The step, a function of the batch.
+    batch
+        The cells; if they lie on a GPU, its work is waited for before and after.
+
+    Returns
+    -------
+    float
+        Seconds.
+    """
     if batch.x.is_cuda:
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -104,7 +174,24 @@ def seconds(step: Callable[[Batch], Any], batch: Batch) -> float:
 
 
 def compare(model, batch: Batch, counts: torch.Tensor, steps: int) -> tuple[float, float]:
-    """Median seconds of a textbook step and of one of ours; they take turns, and the first two of each warm up."""
+    """Median seconds of a textbook step and of one of ours; they take turns, and the first two of each warm up.
+
+    Parameters
+    ----------
+    model
+        SAMS-VAE or CPA-VAE; both kinds of step train it.
+    batch
+        The cells of every step.
+    counts
+        (T,) number of training cells of each perturbation.
+    steps
+        Number of timed steps of each kind.
+
+    Returns
+    -------
+    tuple
+        Seconds of the textbook step, and of ours.
+    """
     config = FitConfig(particles=PARTICLES)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
 
@@ -120,6 +207,7 @@ def compare(model, batch: Batch, counts: torch.Tensor, steps: int) -> tuple[floa
 
 
 def main() -> None:
+    """Read the command line, time both kinds of step for each model, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=10, help="timed steps of each kind")
     parser.add_argument("--threads", type=int, default=1)
