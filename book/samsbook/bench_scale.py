@@ -29,7 +29,19 @@ SIZES = {  # name: latent axes, width, particles
 
 
 def write(path: Path, cells: int, genes: int, density: float, perturbations: int) -> None:
-    """Sparse counts as float32 with int32 indices, without compression, appended by blocks."""
+    """Write simulated sparse counts, as float32 with int32 indices, without compression, appended by blocks.
+
+    Parameters
+    ----------
+    path
+        Where to write, an h5ad file. Its cells are sorted by perturbation, the controls (one in 20) first.
+    cells, genes
+        Numbers of rows and columns.
+    density
+        Share of the entries that are not zero.
+    perturbations
+        Number of perturbations besides control.
+    """
     import anndata as ad
     import h5py
     import numpy as np
@@ -62,18 +74,38 @@ def write(path: Path, cells: int, genes: int, density: float, perturbations: int
 
 
 def peak() -> float:
-    """GB of the largest resident set of this process so far."""
+    """The largest resident set of this process so far.
+
+    Returns
+    -------
+    float
+        GB.
+    """
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
 def forget(path: Path) -> None:
-    """Drop a file from the page cache, so that it is read from the disk."""
+    """Drop a file from the page cache, so that it is read from the disk.
+
+    Parameters
+    ----------
+    path
+        The file.
+    """
     with path.open("rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def train(path: Path, steps: int) -> None:
-    """What a user runs, with time and memory after each part."""
+    """What a user runs, with time and memory printed after each part.
+
+    Parameters
+    ----------
+    path
+        The file of simulated cells, of `write`.
+    steps
+        Number of training steps.
+    """
     start = time.perf_counter()
 
     import anndata as ad
@@ -99,7 +131,17 @@ def train(path: Path, steps: int) -> None:
 
 
 def compare(path: Path, subset: int) -> None:
-    """Steps on the file and on a part of it in memory take turns; as many as one window of the file has batches."""
+    """Time steps on the file and on a part of it in memory, which take turns, and print both.
+
+    There are as many steps as one window of the file has batches.
+
+    Parameters
+    ----------
+    path
+        The file of simulated cells, of `write`.
+    subset
+        About how many cells to hold in memory.
+    """
     import anndata as ad
     import torch
 
@@ -135,8 +177,16 @@ def compare(path: Path, subset: int) -> None:
 
 
 def shuffle(path: Path) -> None:
-    """What a batch of 512 holds with all cells shuffled, in windows and as they lie (means over the first epoch), and
-    by how much a perturbation's share differs between windows (standard deviation over mean)."""
+    """Print how well cells are shuffled: all of them, in windows, and as they lie.
+
+    What a batch of 512 holds is a mean over the first epoch; the spread is by how much a perturbation's share differs
+    between windows (standard deviation over mean).
+
+    Parameters
+    ----------
+    path
+        The file of simulated cells, of `write`.
+    """
     import anndata as ad
     import numpy as np
 
@@ -169,6 +219,7 @@ def shuffle(path: Path) -> None:
 
 
 def main() -> None:
+    """Read the command line and run each part in a process of its own, or the one part that is asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cells", type=int, default=1_000_000)
     parser.add_argument("--genes", type=int, default=2_000)
