@@ -38,7 +38,24 @@ ROW_KB = 41  # a row with provenance, notebook and log: 72 of them took 2.9 MB
 
 
 def seconds_a_step(p: dict[str, Any], shape: tuple[int, int], device: str, steps: int) -> float:
-    """Median seconds of a step, forward, backward and Adam, for the parameters of one run."""
+    """Median seconds of a step, forward, backward and Adam, for the parameters of one run.
+
+    Parameters
+    ----------
+    p
+        Parameters of the run, as a preset of the grid gives them.
+    shape
+        Numbers of genes and perturbations.
+    device
+        "cpu" or a CUDA device. On a CPU the seconds are those of one core, on a GPU those of the clock.
+    steps
+        Number of timed steps, after two to warm up.
+
+    Returns
+    -------
+    float
+        Seconds.
+    """
     genes, perturbations = shape
     summary, batch, counts = example(device, genes, perturbations, p["batch_size"])
     kinds = torch.cat([torch.zeros(1, perturbations), torch.eye(perturbations)])  # control, and one a perturbation
@@ -64,6 +81,7 @@ def seconds_a_step(p: dict[str, Any], shape: tuple[int, int], device: str, steps
 
 
 def main() -> None:
+    """Read the command line, time each kind of run, and print or write the table of costs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "preset", nargs="?", default="full", help="a preset of book/grid.yaml at the shapes of full data"
