@@ -40,7 +40,20 @@ FOREST = RandomForestClassifier(50, min_samples_leaf=5, random_state=0)
 
 
 def plain_screen(seed: int, cells: int, genes: int = 15) -> PerturbationData:
-    """Poisson counts of control, A, B and C, each of which moves every gene's log rate by N(0, 0.5)."""
+    """Poisson counts of control, A, B and C, each of which moves every gene's log rate by N(0, 0.5).
+
+    Parameters
+    ----------
+    seed
+        Seed of the simulation.
+    cells, genes
+        Numbers of cells and genes; the four conditions take turns.
+
+    Returns
+    -------
+    PerturbationData
+        The simulated cells.
+    """
     rng = np.random.default_rng(seed)
     kind = np.arange(cells) % 4
     rate = rng.normal(1.5, 0.3, genes) + 0.5 * rng.normal(size=(cells, 2)) @ rng.normal(size=(2, genes))
@@ -54,7 +67,21 @@ def screen_with_artifact(
 ) -> tuple[PerturbationData, np.ndarray]:
     """Poisson counts of control, A, B and C; failing cells, more or fewer by perturbation, share one artifact.
 
-    Returns the data and the true effects (3, G) of clean cells at 600 counts a cell, from 4,000 draws."""
+    Parameters
+    ----------
+    seed
+        Seed of the simulation.
+    failing
+        Share of failing cells in control, A, B and C.
+    cells, genes
+        Numbers of cells and genes; the four conditions take turns.
+
+    Returns
+    -------
+    tuple
+        The data, with the quality flag "fails"; and the true effects (3, G) of clean cells at 600 counts a cell, log2
+        fold changes, from 4,000 draws.
+    """
     rng = np.random.default_rng(seed)
     loadings, base = rng.normal(0, 0.4, (3, genes)), rng.normal(0, 0.5, genes)
     shift, artifact = np.zeros((4, genes)), np.zeros(genes)
@@ -83,7 +110,22 @@ def _adata(x: np.ndarray, kind: np.ndarray, **obs: np.ndarray) -> AnnData:
 
 
 def perturbation_probe(seed: int, adversary_weight: float, held_out: int = 1000) -> dict[str, float]:
-    """CPA on 400 cells; the probe learns on the same cells and tells control, A, B and C of others."""
+    """CPA on 400 cells; the probe learns on the same cells and tells control, A, B and C of others.
+
+    Parameters
+    ----------
+    seed
+        Seed of the screen, the weights and the training.
+    adversary_weight
+        Weight of CPA's adversary; 0 is off.
+    held_out
+        Number of cells that the probe is tested on.
+
+    Returns
+    -------
+    dict
+        Name of the measure -> value.
+    """
     data = plain_screen(seed, 400 + held_out)
     train, test = data[:400], data[400:]
     torch.manual_seed(seed)
@@ -102,7 +144,28 @@ def perturbation_probe(seed: int, adversary_weight: float, held_out: int = 1000)
 def trained(
     kind: Any, train: PerturbationData, seed: int = 0, steps: int = 250, particles: int = 2, **options: Any
 ) -> Any:
-    """A small model of this kind, trained for `steps`."""
+    """A small model of this kind, trained on the CPU.
+
+    Parameters
+    ----------
+    kind
+        Class of the model.
+    train
+        Training cells.
+    seed
+        Seed of the weights and the training.
+    steps
+        Number of training steps.
+    particles
+        Number of draws of the latents a step.
+    options
+        Further options of the model.
+
+    Returns
+    -------
+    Model
+        The trained model.
+    """
     torch.manual_seed(seed)
     model = kind(train.summary(), **CRADLE, **options)
     config = FitConfig(
@@ -113,12 +176,44 @@ def trained(
 
 
 def flag_auc(model: samslib.CRADLEVAE, test: PerturbationData, fails: np.ndarray, probe: Any = LOGISTIC) -> float:
-    """Area under the ROC curve with which a probe tells which held-out cells fail, by five-fold cross-validation."""
+    """Area under the ROC curve with which a probe tells which held-out cells fail, by five-fold cross-validation.
+
+    Parameters
+    ----------
+    model
+        A trained CRADLE-VAE.
+    test
+        Held-out cells, n of them.
+    fails
+        (n,) which of them fail.
+    probe
+        The classifier of scikit-learn that reads z_basal. By default logistic regression.
+
+    Returns
+    -------
+    float
+        Mean area over the folds; one half is chance.
+    """
     return cross_val_score(probe, latents(model, test)["z_basal"], fails, cv=5, scoring="roc_auc").mean()
 
 
 def flag_probe(seed: int, auxiliary_weight: float, as_published: bool = False) -> dict[str, float]:
-    """CRADLE-VAE on 1,500 cells, of which three in ten fail in every treatment; 1,500 other cells are probed."""
+    """CRADLE-VAE on 1,500 cells, of which three in ten fail in every treatment; 1,500 other cells are probed.
+
+    Parameters
+    ----------
+    seed
+        Seed of the screen, the weights and the training.
+    auxiliary_weight
+        Weight of the auxiliary term; 0 is off.
+    as_published
+        Twins and model as the published code has them.
+
+    Returns
+    -------
+    dict
+        Name of the measure -> value.
+    """
     data, truth = screen_with_artifact(seed, (0.3,) * 4, cells=3000)
     train, test = samslib.quality.with_twins(data[:1500], as_published=as_published), data[1500:]
     model = trained(samslib.CRADLEVAE, train, seed, 400, auxiliary_weight=auxiliary_weight, as_published=as_published)
@@ -134,13 +229,41 @@ def flag_probe(seed: int, auxiliary_weight: float, as_published: bool = False) -
 
 
 def interval(differences: list[float]) -> tuple[float, float, float]:
-    """Mean and 95 % t interval."""
+    """Mean and 95 % t interval.
+
+    Parameters
+    ----------
+    differences
+        Paired differences, 2 or more.
+
+    Returns
+    -------
+    tuple
+        Mean, lower and upper end.
+    """
     half = stats.t.ppf(0.975, len(differences) - 1) * stats.sem(differences)
     return float(np.mean(differences)), float(np.mean(differences) - half), float(np.mean(differences) + half)
 
 
 def compare(model: str, part: str, measure: Callable[..., dict[str, float]], weight: float, seeds: int) -> pd.DataFrame:
-    """A row a measure: means with the part off and on, and the paired difference on - off."""
+    """Measures with a part of a model off and on, and the paired difference on - off.
+
+    Parameters
+    ----------
+    model, part
+        Names for the table.
+    measure
+        From a seed and the part's weight to values by name.
+    weight
+        Weight of the part where it is on.
+    seeds
+        Number of seeds, 2 or more.
+
+    Returns
+    -------
+    DataFrame
+        A row a measure: means "off" and "on", "difference" with its 95 % t interval "low" and "high", and "verdict".
+    """
     off, on = (pd.DataFrame([measure(seed, w) for seed in range(seeds)]) for w in (0.0, weight))
     rows = []
     for name in off:
@@ -152,6 +275,7 @@ def compare(model: str, part: str, measure: Callable[..., dict[str, float]], wei
 
 
 def main() -> None:
+    """Read the command line, run all comparisons, and write and print the probes' table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=6, help="simulated screens for each row, 2 or more")
     seeds = parser.parse_args().seeds
