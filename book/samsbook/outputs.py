@@ -14,12 +14,35 @@ from nbformat import NotebookNode
 
 
 def place(root: Path, chapter: str) -> Path:
-    """Where the outputs of a chapter, such as "chapters/02_inference", are kept: its notebook as it was run."""
+    """Where the outputs of a chapter are kept: its notebook as it was run.
+
+    Parameters
+    ----------
+    root
+        Folder of the book.
+    chapter
+        Name of the chapter's page, such as "chapters/02_inference".
+
+    Returns
+    -------
+    Path
+        The file.
+    """
     return root / "_build" / "executed" / f"{chapter}.ipynb"
 
 
 def keep(executed: NotebookNode, path: Path, inputs: str) -> None:
-    """Write an executed notebook to `path`, with the checksum of what its code read besides itself; whole or not."""
+    """Write an executed notebook, whole or not at all.
+
+    Parameters
+    ----------
+    executed
+        The notebook as it was run; the checksum is put into its metadata.
+    path
+        Where to write.
+    inputs
+        Checksum of what its code read besides itself.
+    """
     executed.metadata["inputs"] = inputs
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
@@ -28,7 +51,22 @@ def keep(executed: NotebookNode, path: Path, inputs: str) -> None:
 
 
 def current(path: Path, notebook: NotebookNode, inputs: str) -> bool:
-    """Whether `path` holds what the code of `notebook` gives with these inputs, whatever became of its prose."""
+    """Whether a file holds what the code of a notebook gives with these inputs, whatever became of its prose.
+
+    Parameters
+    ----------
+    path
+        The file of kept outputs, which need not exist.
+    notebook
+        The notebook as it is now.
+    inputs
+        Checksum of what its code reads besides itself.
+
+    Returns
+    -------
+    bool
+        True if code and inputs are the same.
+    """
     if not path.is_file():
         return False
     executed = nbformat.read(path, as_version=4)
@@ -36,9 +74,19 @@ def current(path: Path, notebook: NotebookNode, inputs: str) -> bool:
 
 
 def merge(notebook: NotebookNode, executed: NotebookNode) -> None:
-    """Give the code cells of `notebook` the outputs that they have in `executed`; prose, captions and tags stay.
+    """Give the code cells of a notebook the outputs that they have in another; prose, captions and tags stay.
 
-    Raises ValueError if the two differ in their code.
+    Parameters
+    ----------
+    notebook
+        The notebook that gets the outputs.
+    executed
+        The same as it was run.
+
+    Raises
+    ------
+    ValueError
+        If the two differ in their code.
     """
     if _code(notebook) != _code(executed):
         raise ValueError("the outputs are of other code")
