@@ -18,6 +18,18 @@ TESTS = "contract in tests/test_models.py, published numbers in tests/test_offic
 
 
 def example(kind: type[Model]) -> Model:
+    """A model of this kind at its default widths, for 1,000 genes, 50 perturbations and 20 latent axes.
+
+    Parameters
+    ----------
+    kind
+        Class of the model.
+
+    Returns
+    -------
+    Model
+        An untrained model.
+    """
     zero, one = torch.zeros(GENES), torch.ones(GENES)
     names = tuple(f"gene_{i}" for i in range(GENES)), tuple(f"perturbation_{i}" for i in range(PERTURBATIONS))
     conditions = PERTURBATIONS + 1
@@ -29,13 +41,31 @@ def example(kind: type[Model]) -> Model:
 
 
 def sites_and_law(model: Model) -> tuple[str, str]:
-    """name:plate of every latent variable, in the order of the generative program, and the class of the likelihood."""
+    """Latent variables and likelihood of a model.
+
+    Parameters
+    ----------
+    model
+        The model, of the sizes of `example`.
+
+    Returns
+    -------
+    tuple
+        name:plate of every latent variable, in the order of the generative program; and the class of the likelihood.
+    """
     t, flags = Trace(1), torch.zeros(1, len(model.summary.quality))
     law = model.generate(t, Condition(torch.zeros(1, PERTURBATIONS), torch.ones(1, 1), torch.zeros(1, 0), flags))
     return " ".join(f"{name}:{site.plate.value}" for name, site in t.sites.items()), type(law).__name__
 
 
 def rows() -> list[tuple[str, ...]]:
+    """The table of models.
+
+    Returns
+    -------
+    list
+        The heading, then a row of texts a model.
+    """
     table: list[tuple[str, ...]] = [
         ("model", "class", "file", "lines", "parameters", "combinations", "uses", "sites", "likelihoods", "source")
     ]
