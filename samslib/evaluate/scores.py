@@ -66,9 +66,9 @@ def effect_scores(
     Parameters
     ----------
     predicted
-        Table of effects, perturbations x genes, of `average_effects` or `predictors`.
+        Table of effects, perturbations x genes, of `average_effects`, `predictors` or `data_effects`.
     observed
-        Table of effects of `data_effects`, of the same genes and readout.
+        Table of effects in the same form, usually of `data_effects`, of the same genes and readout.
     cells
         The cells of which `observed` are the effects, for intervals. None: no intervals.
     perturbations
