@@ -219,8 +219,7 @@ def read_covariates(adata: Any, columns: tuple[str, ...]) -> tuple[np.ndarray, t
     Raises
     ------
     DataError
-        If a column is absent, has missing values, a '=' in its name, values that are not whole numbers or too many
-        levels.
+        If a column is absent, or has missing values, a '=' in its name, numbers that are not whole or too many levels.
     """
     blocks, levels = [np.zeros((adata.n_obs, 0), dtype=np.float32)], []
     for column in columns:
