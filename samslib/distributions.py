@@ -17,8 +17,11 @@ from torch.nn.functional import logsigmoid
 
 
 class Likelihood(Protocol):
-    """What `Model.generate` returns: a law over (P, n, G) that can score cells and draw them. Its `support` is that of
-    `torch.distributions`: discrete for counts, real for real values."""
+    """Protocol of what `Model.generate` returns: a law over (P, n, G) that can score cells and draw them.
+
+    P is the number of particles, n of cells, G of genes. Its `support` is that of `torch.distributions`: discrete for
+    counts, real for real values.
+    """
 
     @property
     def support(self) -> Any: ...
@@ -30,27 +33,75 @@ class Likelihood(Protocol):
 
 
 class Normal(torch.distributions.Normal):
-    """Normal(loc, scale), for latents and for real-valued expression."""
+    """Normal(loc, scale), for latents and for real-valued expression.
+
+    Parameters
+    ----------
+    loc
+        Mean; of any shape, (P, n, G) for expression.
+    scale
+        Standard deviation, positive; of a shape that broadcasts with `loc`.
+    """
 
     def __init__(self, loc, scale):
         super().__init__(loc, scale, validate_args=False)
 
     def attach(self, draw: Tensor) -> Tensor:
+        """A given draw as a function of the parameters, its noise (draw - loc) / scale held fixed.
+
+        Parameters
+        ----------
+        draw
+            A draw of this law, of the law's shape.
+
+        Returns
+        -------
+        Tensor
+            The same numbers, with the gradient of the reparameterisation.
+        """
         return self.loc + self.scale * ((draw - self.loc) / self.scale).detach()
 
     def cell_log_prob(self, x: Tensor) -> Tensor:
-        """(n, G) -> (P, n) nats, summed over genes."""
+        """Log-density of each cell.
+
+        Parameters
+        ----------
+        x
+            (n, G) expression.
+
+        Returns
+        -------
+        Tensor
+            (P, n) nats, summed over genes.
+        """
         return self.log_prob(x).sum(-1)
 
 
 def inside_unit(p: Tensor) -> Tensor:
-    """A probability kept off 0 and 1 by one rounding step, where its logarithms would be infinite."""
+    """A probability kept off 0 and 1 by one rounding step, where its logarithms would be infinite.
+
+    Parameters
+    ----------
+    p
+        Probabilities, of any shape.
+
+    Returns
+    -------
+    Tensor
+        Of the same shape, in [eps, 1 - eps], with eps that of the type of `p`.
+    """
     tiny = torch.finfo(p.dtype).eps
     return p.clamp(tiny, 1 - tiny)
 
 
 class Beta(torch.distributions.Beta):
-    """Beta(alpha, beta) of a probability; draws stay off 0 and 1."""
+    """Beta(alpha, beta) of a probability; draws stay off 0 and 1.
+
+    Parameters
+    ----------
+    alpha, beta
+        The two concentrations, positive; of any two shapes that broadcast.
+    """
 
     def __init__(self, alpha: Tensor, beta: Tensor):
         super().__init__(alpha, beta, validate_args=False)
@@ -59,7 +110,23 @@ class Beta(torch.distributions.Beta):
         return inside_unit(super().rsample(sample_shape))
 
     def attach(self, draw: Tensor) -> Tensor:
-        """Implicit reparameterisation (Figurnov et al. 2018): the draw moves so that its quantile stays."""
+        """A given draw as a function of the parameters, by implicit reparameterisation: it moves so that its quantile
+        stays.
+
+        Parameters
+        ----------
+        draw
+            A draw of this law, between 0 and 1; of a shape to which the concentrations broadcast.
+
+        Returns
+        -------
+        Tensor
+            The same numbers, with the gradient of the reparameterisation.
+
+        References
+        ----------
+        Figurnov et al. (2018), Implicit reparameterization gradients.
+        """
         a, b = (c.expand(draw.shape) for c in (self.concentration1, self.concentration0))
         with torch.no_grad():
             pair, both = torch.stack([draw, 1 - draw], -1), torch.stack([a, b], -1)
@@ -69,7 +136,13 @@ class Beta(torch.distributions.Beta):
 
 
 class Point(Distribution):
-    """All mass on one value: a parameter written as a latent variable. Its log-density counts as 0, as published."""
+    """All mass on one value: a parameter written as a latent variable. Its log-density counts as 0, as published.
+
+    Parameters
+    ----------
+    value
+        The value; of any shape, which is that of the law.
+    """
 
     arg_constraints = {"value": constraints.real}
     has_rsample = True
@@ -80,6 +153,18 @@ class Point(Distribution):
 
     @staticmethod
     def probability(logits: Tensor) -> Point:
+        """All mass on sigmoid(logits), kept off 0 and 1.
+
+        Parameters
+        ----------
+        logits
+            Log-odds of the probability, of any shape.
+
+        Returns
+        -------
+        Point
+            The law, of the same shape.
+        """
         return Point(inside_unit(logits.sigmoid()))
 
     @property
@@ -100,16 +185,21 @@ class StraightThroughBernoulli(Distribution):
     """A 0/1 draw whose gradient is that of its sigmoid relaxation.
 
     With u uniform, soft = sigmoid((logit u + logits) / temperature) and hard = round(soft): the value is hard, the
-    gradient that of soft (Bengio et al. 2013; Jang et al. 2017). `log_prob` is the Bernoulli log-mass at the value,
-    not the relaxed density, so the Kullback-Leibler term also reaches the logits through the value.
+    gradient that of soft. `log_prob` is the Bernoulli log-mass at the value, not the relaxed density, so the
+    Kullback-Leibler term also reaches the logits through the value.
     A draw is represented for replaying by its relaxed logit, (logit u + logits) / temperature.
 
     Parameters
     ----------
     logits
-        Log-odds of a 1.
+        Log-odds of a 1; of any shape, which is that of the law, (T, K) for a mask of T perturbations and K latent axes.
     temperature
         Of the relaxation, positive; the lower, the closer its gradient is to that of a step.
+
+    References
+    ----------
+    Bengio et al. (2013), Estimating or propagating gradients through stochastic neurons for conditional computation;
+    Jang et al. (2017), Categorical reparameterization with Gumbel-Softmax.
     """
 
     arg_constraints = {"logits": constraints.real}
@@ -134,6 +224,18 @@ class StraightThroughBernoulli(Distribution):
         return self._harden((noise + self.logits) / self.temperature)
 
     def attach(self, draw: Tensor) -> Tensor:
+        """A given draw as a function of the logits, its noise logit u held fixed.
+
+        Parameters
+        ----------
+        draw
+            The relaxed logit of the draw, (logit u + logits) / temperature; of a shape to which the logits broadcast.
+
+        Returns
+        -------
+        Tensor
+            The 0/1 draw, with the gradient of its relaxation.
+        """
         noise = (draw * self.temperature - self.logits).detach()
         return self._harden((noise + self.logits) / self.temperature)
 
@@ -142,13 +244,30 @@ class StraightThroughBernoulli(Distribution):
 
 
 class Poisson(torch.distributions.Poisson):
-    """Poisson(rate) over counts."""
+    """Poisson(rate) over counts.
+
+    Parameters
+    ----------
+    rate
+        (P, n, G) mean, positive.
+    """
 
     def __init__(self, rate: Tensor):
         super().__init__(rate, validate_args=False)
 
     def cell_log_prob(self, x: Tensor) -> Tensor:
-        """(n, G) -> (P, n) nats, summed over genes; log x! once for all particles."""
+        """Log-probability of each cell; log x! is computed once for all particles.
+
+        Parameters
+        ----------
+        x
+            (n, G) counts.
+
+        Returns
+        -------
+        Tensor
+            (P, n) nats, summed over genes.
+        """
         return (torch.xlogy(x, self.rate) - self.rate).sum(-1) - torch.lgamma(x + 1).sum(-1)
 
 
@@ -189,9 +308,9 @@ class NegativeBinomial(Distribution):
     Parameters
     ----------
     mean
-        (P, n, G), positive.
+        (P, n, G) mean m in counts, positive.
     concentration
-        (G,), positive.
+        (G,) concentration c, positive; the larger, the closer to a Poisson law.
     """
 
     arg_constraints = {"mean": constraints.positive, "concentration": constraints.positive}
@@ -219,7 +338,18 @@ class NegativeBinomial(Distribution):
         return self._without_mean(value) + value * m.log() - (value + c) * (m + c).log()
 
     def cell_log_prob(self, x: Tensor) -> Tensor:
-        """(n, G) -> (P, n) nats, summed over genes; equals log_prob(x).sum(-1)."""
+        """Log-probability of each cell; equals log_prob(x).sum(-1).
+
+        Parameters
+        ----------
+        x
+            (n, G) counts.
+
+        Returns
+        -------
+        Tensor
+            (P, n) nats, summed over genes.
+        """
         return _CountsTimesLogs.apply(self._mean, self.concentration, x) + self._without_mean(x).sum(-1)
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
@@ -237,13 +367,13 @@ class ZeroInflatedNegativeBinomial(Distribution):
     mean
         (P, n, G), of the count before it is set to zero; that of this law is (1 - sigmoid(zero_logits)) times it.
     concentration
-        (G,), positive.
+        (G,) concentration of the count, positive.
     zero_logits
         (P, n, G) log-odds of the zero.
 
     References
     ----------
-    Lopez et al. 2018 (scVI).
+    Lopez et al. (2018), Deep generative modeling for single-cell transcriptomics (scVI).
     """
 
     arg_constraints = {"zero_logits": constraints.real}
@@ -267,7 +397,18 @@ class ZeroInflatedNegativeBinomial(Distribution):
         return torch.where(value == 0, torch.logaddexp(logsigmoid(self.zero_logits), counted), counted)
 
     def cell_log_prob(self, x: Tensor) -> Tensor:
-        """(n, G) -> (P, n) nats, summed over genes."""
+        """Log-probability of each cell.
+
+        Parameters
+        ----------
+        x
+            (n, G) counts.
+
+        Returns
+        -------
+        Tensor
+            (P, n) nats, summed over genes.
+        """
         return self.log_prob(x).sum(-1)
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
@@ -277,6 +418,19 @@ class ZeroInflatedNegativeBinomial(Distribution):
 
 
 def standard_normal(rows: int, columns: int, like: Tensor) -> Normal:
-    """N(0, 1) over (rows, columns) = (n, K), with the type and device of the tensor `like`."""
+    """Standard normal law over a table, N(0, 1) in each entry.
+
+    Parameters
+    ----------
+    rows, columns
+        Size of the table: (n, K) for the latents of n cells on K axes.
+    like
+        A tensor whose type and device the law takes.
+
+    Returns
+    -------
+    Normal
+        The law, of shape (rows, columns).
+    """
     zero = torch.zeros((), dtype=like.dtype, device=like.device)
     return Normal(zero.expand(rows, columns), torch.ones_like(zero).expand(rows, columns))

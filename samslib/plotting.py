@@ -31,13 +31,47 @@ def use_style() -> None:
 
 
 def axes(columns: int = 1, width: float = 6.4, height: float = 3.6, **options) -> Any:
-    """One Axes, or a row of `columns` of them (an array)."""
+    """Empty axes, one or a row of several.
+
+    Parameters
+    ----------
+    columns
+        Number of axes in the row.
+    width, height
+        Size of the whole figure, in inches.
+    **options
+        Further arguments of `matplotlib.pyplot.subplots`, such as sharey=True.
+
+    Returns
+    -------
+    Axes or array
+        One Axes, or an array of `columns` of them, (columns,).
+    """
     _, made = plt.subplots(1, columns, figsize=(width, height), **options)
     return made
 
 
 def matrix(frame: pd.DataFrame, label: str, ax: Axes | None = None, centre: float | None = None, **options) -> Axes:
-    """Heat map of a labelled table (perturbations x latent axes, say): diverging about `centre`, else sequential."""
+    """Heat map of a labelled table, such as perturbations x latent axes.
+
+    Parameters
+    ----------
+    frame
+        Numbers to draw, one cell each; the names of rows and columns label the axes.
+    label
+        Text of the colour bar: the quantity and its unit.
+    ax
+        Axes to draw in; None makes a figure as high as the rows need.
+    centre
+        Value in the middle of a diverging colour map; None takes a sequential one.
+    **options
+        Further arguments of `seaborn.heatmap`, which come before those set here.
+
+    Returns
+    -------
+    Axes
+        The axes drawn in.
+    """
     ax = ax if ax is not None else axes(height=max(2.4, 0.16 * len(frame) + 1))
     colours: dict[str, Any] = {"cmap": SEQUENTIAL} if centre is None else {"cmap": DIVERGING, "center": centre}
     colours |= {"linewidths": 0.2, "linecolor": "white", "cbar_kws": {"label": label}}
@@ -56,7 +90,28 @@ def scatter(
     diagonal: bool = False,
     **options,
 ) -> Axes:
-    """Points of a table, groups told apart by colour and marker; `diagonal` draws y = x."""
+    """Points of a table, groups told apart by colour and marker.
+
+    Parameters
+    ----------
+    frame
+        A row a point.
+    x, y
+        Columns of the horizontal and the vertical position.
+    hue
+        Column of groups, at most seven; None draws all points alike.
+    ax
+        Axes to draw in; None makes a figure.
+    diagonal
+        Whether to draw the line y = x.
+    **options
+        Further arguments of `seaborn.scatterplot`, which come before those set here.
+
+    Returns
+    -------
+    Axes
+        The axes drawn in.
+    """
     ax = ax if ax is not None else axes(width=5.2, height=4.2)
     style = {"hue": hue, "style": hue, "markers": MARKERS[: frame[hue].nunique()]} if hue else {"color": PALETTE[0]}
     sns.scatterplot(frame, x=x, y=y, ax=ax, **({"s": 22, "alpha": 0.75, "linewidth": 0} | style | options))
@@ -69,7 +124,28 @@ def scatter(
 def lines(
     frame: pd.DataFrame, x: str, y: str, hue: str | None = None, ax: Axes | None = None, log_x: bool = False, **options
 ) -> Axes:
-    """Curves with 95% intervals over repeated rows; groups told apart by colour, marker and dashes."""
+    """Curves with 95% intervals over repeated rows; groups told apart by colour, marker and dashes.
+
+    Parameters
+    ----------
+    frame
+        A row a value. Rows of the same x and group are repeats, drawn as their mean and its bootstrap interval.
+    x, y
+        Columns of the horizontal and the vertical position.
+    hue
+        Column of groups, at most seven, a curve each; None draws one curve.
+    ax
+        Axes to draw in; None makes a figure.
+    log_x
+        Whether the horizontal axis is logarithmic.
+    **options
+        Further arguments of `seaborn.lineplot`, which come before those set here.
+
+    Returns
+    -------
+    Axes
+        The axes drawn in.
+    """
     ax = ax if ax is not None else axes()
     groups = frame[hue].nunique() if hue else 1
     style = {"hue": hue, "style": hue, "markers": MARKERS[:groups], "dashes": True} if hue else {"marker": "o"}
@@ -82,7 +158,22 @@ def lines(
 def training_curves(
     history: pd.DataFrame, columns: Sequence[str] = ("loss", "val_loss"), ax: Axes | None = None
 ) -> Axes:
-    """Columns of a History against the training step."""
+    """Columns of a training history against the training step.
+
+    Parameters
+    ----------
+    history
+        Table of a training run, its index named "step"; values are negative bounds, in nats a cell.
+    columns
+        Columns to draw, a curve each. The default is the training loss and the held-out bound.
+    ax
+        Axes to draw in; None makes a figure.
+
+    Returns
+    -------
+    Axes
+        The axes drawn in.
+    """
     names = {"loss": "training", "val_loss": "validation (held-out bound)"}
     table = history[list(columns)].rename(columns=names).reset_index().melt("step", var_name="cells", value_name="nats")
     ax = lines(table, "step", "nats", "cells", ax=ax, markersize=4)
@@ -91,7 +182,26 @@ def training_curves(
 
 
 def comparison(frame: pd.DataFrame, value: str, by: str, ax: Axes | None = None, unit: str = "") -> Axes:
-    """Every repeat as a pale point, the mean with its 95% t interval as a dark one, a row for each group of `by`."""
+    """Every repeat as a pale point, the mean with its 95% t interval as a dark one, a row for each group.
+
+    Parameters
+    ----------
+    frame
+        A row a repeat.
+    value
+        Column of the quantity compared.
+    by
+        Column of groups, drawn as rows in order of appearance.
+    ax
+        Axes to draw in; None makes a figure as high as the groups need.
+    unit
+        Unit of the quantity, for the axis; none is written by default.
+
+    Returns
+    -------
+    Axes
+        The axes drawn in.
+    """
     ax = ax if ax is not None else axes(height=0.5 * frame[by].nunique() + 1.4)
     table = summarise(frame, value, by)
     for i, (group, row) in enumerate(table.iterrows()):
@@ -107,7 +217,23 @@ def comparison(frame: pd.DataFrame, value: str, by: str, ax: Axes | None = None,
 
 
 def summarise(frame: pd.DataFrame, value: str, by: str) -> pd.DataFrame:
-    """Per group, in order of appearance: mean, half width of the 95% t interval of the mean, number of repeats."""
+    """Mean of each group and its 95% t interval.
+
+    Parameters
+    ----------
+    frame
+        A row a repeat.
+    value
+        Column of the quantity averaged.
+    by
+        Column of groups.
+
+    Returns
+    -------
+    DataFrame
+        A row a group, in order of appearance: "mean", "half_width" of the 95% t interval of the mean (missing for a
+        single repeat) and the number of "repeats".
+    """
     from scipy.stats import t
 
     groups = frame.groupby(by, sort=False)[value]
@@ -121,8 +247,30 @@ def bounds(
 ) -> Axes:
     """A bound in nats a cell against the number of particles, on a logarithmic axis that names each number used.
 
-    One row a value, or several of a number, whose mean and 95% interval are drawn. The axis of nats does not start at
-    zero, because a bound's zero means nothing.
+    The axis of nats does not start at zero, because a bound's zero means nothing.
+
+    Parameters
+    ----------
+    frame
+        A row a value of the bound, or several of one number of particles, whose mean and 95% interval are drawn.
+    x
+        Column of the number of particles.
+    y
+        Column of the bound, in nats a cell.
+    hue
+        Column of groups, such as bounds or models, a curve each; None draws one curve.
+    ax
+        Axes to draw in; None makes a figure.
+
+    Returns
+    -------
+    Axes
+        The axes drawn in.
+
+    Raises
+    ------
+    ValueError
+        For missing columns or a table without rows.
     """
     ax = lines(_with(frame, x, y, hue), x, y, hue, ax=ax, log_x=True)
     ax.set_xticks(used := sorted(frame[x].unique()), [f"{value:g}" for value in used])
@@ -136,8 +284,29 @@ def effects_scatter(
 ) -> Axes:
     """One quantity against another over many (perturbation, gene) pairs, as the density of hexagons, with y = x.
 
-    A row a pair; both axes have one linear scale; colours count pairs, logarithmically. The title holds Pearson's r and
-    the number of pairs. Raises ValueError for missing columns or values.
+    Both axes have one linear scale; colours count pairs, logarithmically. The title holds Pearson's r and the number of
+    pairs.
+
+    Parameters
+    ----------
+    frame
+        A row a (perturbation, gene) pair.
+    x, y
+        Columns of the two quantities, in the same unit.
+    ax
+        Axes to draw in; None makes a figure.
+    unit
+        Unit of both quantities, for the axes.
+
+    Returns
+    -------
+    Axes
+        The axes drawn in.
+
+    Raises
+    ------
+    ValueError
+        For missing columns or values, or a table without rows.
     """
     ax = ax if ax is not None else axes(width=5.2, height=4.2)
     table = _with(frame, x, y)[[x, y]]
@@ -160,9 +329,30 @@ def effects_scatter(
 def effect_map(table: Any, label: str = "effect", layer: str | None = None, ax: Axes | None = None) -> Axes:
     """Heat map of effects, perturbations x genes, with like rows and like columns side by side.
 
-    A DataFrame or an AnnData (X or a layer). Rows and columns are ordered by average linkage of their Euclidean
-    distances; colours diverge about zero and saturate at the 99th percentile of absolute values, so that one gene does
-    not hide the others. Names are left out where they would not be readable.
+    Rows and columns are ordered by average linkage of their Euclidean distances; colours diverge about zero and
+    saturate at the 99th percentile of absolute values, so that one gene does not hide the others. Names are left out
+    where they would not be readable.
+
+    Parameters
+    ----------
+    table
+        Effects, perturbations x genes: a DataFrame or an AnnData.
+    label
+        Text of the colour bar: the quantity and its unit.
+    layer
+        Layer of the AnnData to draw; None for its X.
+    ax
+        Axes to draw in; None makes a figure as high as the rows need.
+
+    Returns
+    -------
+    Axes
+        The axes drawn in.
+
+    Raises
+    ------
+    ValueError
+        For an empty table or missing values.
     """
     from scipy.cluster.hierarchy import leaves_list, linkage
 
@@ -186,9 +376,30 @@ def mask_map(
 ) -> Axes:
     """Heat map of mask probabilities, perturbations x latent axes, rows ordered by annotation and named by it.
 
-    A DataFrame, or an AnnData with the layer. Rows without an annotation come last; without `annotations` rows keep
-    their order and their names. Axes are ordered by the row of their centre, so that blocks lie along a diagonal.
-    Raises ValueError if no row is annotated.
+    Latent axes are ordered by the row of their centre, so that blocks lie along a diagonal.
+
+    Parameters
+    ----------
+    table
+        Probabilities, perturbations x latent axes: a DataFrame, or an AnnData with the layer.
+    annotations
+        Label of each perturbation, by name. Rows without one come last. None keeps the rows' order and names.
+    label
+        Text of the colour bar.
+    layer
+        Layer of the AnnData to draw; None for its X.
+    ax
+        Axes to draw in; None makes a figure as high as the rows need.
+
+    Returns
+    -------
+    Axes
+        The axes drawn in.
+
+    Raises
+    ------
+    ValueError
+        If no row is annotated, for an empty table or for missing values.
     """
     frame = _frame(table, layer)
     groups = None
@@ -214,8 +425,29 @@ def calibration(
 ) -> Axes:
     """Ordered p-values against the quantiles of a uniform law, with the band that holds 95% of each under that law.
 
-    A row a p-value, groups of `hue` apart. The band is pointwise, from the Beta law of order statistics, for the
-    largest group: points below it say that small p-values are too many. Raises ValueError for values outside [0, 1].
+    The band is pointwise, from the Beta law of order statistics, for the largest group: points below it say that small
+    p-values are too many.
+
+    Parameters
+    ----------
+    frame
+        A row a p-value.
+    p
+        Column of the p-values.
+    hue
+        Column of groups, each ordered apart; None takes all rows as one group.
+    ax
+        Axes to draw in; None makes a figure.
+
+    Returns
+    -------
+    Axes
+        The axes drawn in.
+
+    Raises
+    ------
+    ValueError
+        For values outside [0, 1], missing columns or a table without rows.
     """
     from scipy.stats import beta
 
@@ -246,10 +478,35 @@ def dose_response(
     points: pd.DataFrame | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Curves of a response against the dose, with bands from `low` to `high`, and observed `points` on top.
+    """Curves of a response against the dose, with bands, and observed points on top.
 
-    A row a (group of `hue`, dose); `points` has the same columns x, y and hue, and may have low and high, drawn as
-    error bars. Zero on the axis of effects is marked, since it means no effect.
+    Zero on the axis of effects is marked, since it means no effect.
+
+    Parameters
+    ----------
+    frame
+        A row a (group, dose).
+    x, y
+        Columns of the dose and of the response.
+    hue
+        Column of groups, a curve each; None draws one curve.
+    low, high
+        Columns of the ends of the band; None, for either, draws no band.
+    points
+        Observed responses with the same columns x, y and hue. If they also have low and high, these are drawn as error
+        bars. None draws no points.
+    ax
+        Axes to draw in; None makes a figure.
+
+    Returns
+    -------
+    Axes
+        The axes drawn in.
+
+    Raises
+    ------
+    ValueError
+        For missing columns or a table without rows.
     """
     ax = ax if ax is not None else axes()
     band = [name for name in (low, high) if name]
@@ -287,9 +544,39 @@ def intervals(
 ) -> Axes:
     """Values with intervals that the table itself holds: a row for each group of `by`, a dot for each of `hue`.
 
-    `reference` draws a line (chance, a ceiling, no effect). `zero` draws bars from zero to the dots and starts the axis
-    there, for values whose zero means something, such as a share; dots alone claim nothing about zero.
     `comparison` is the figure for tables of repeats.
+
+    Parameters
+    ----------
+    frame
+        A row a value with its interval.
+    value
+        Column of the quantity compared.
+    by
+        Column of groups, drawn as rows in order of appearance.
+    low, high
+        Columns of the ends of the interval, in the unit of the value.
+    hue
+        Column of kinds within a group, a dot each; None draws one dot a row.
+    reference
+        Value at which to draw a line: chance, a ceiling, no effect. None draws none.
+    zero
+        Whether to draw bars from zero to the dots and start the axis there, for values whose zero means something, such
+        as a share. Dots alone claim nothing about zero.
+    ax
+        Axes to draw in; None makes a figure as high as the rows need.
+    unit
+        Unit of the quantity, for the axis; none is written by default.
+
+    Returns
+    -------
+    Axes
+        The axes drawn in.
+
+    Raises
+    ------
+    ValueError
+        For missing columns or a table without rows.
     """
     table = _with(frame, value, by, low, high, hue)
     rows, kinds = list(table[by].unique()), [""] if hue is None else list(table[hue].unique())
@@ -314,11 +601,29 @@ def intervals(
 
 
 def predictive(frame: pd.DataFrame, ax: Axes | None = None, most: int = 30) -> Axes:
-    """One summary of a predictive check: the 95% interval of replicates as a bar, the observed value with twice
-    its standard error, a row a perturbation, those that fit worst first.
+    """One summary of a posterior predictive check, observed and replicated, a row a perturbation.
 
-    Needs the columns of `predictive_check`, of one summary and gene set, which the axis names; at most `most` rows are
-    drawn. Raises ValueError for a table of several.
+    The 95% interval of the replicates is a bar, the observed value a dot with twice its standard error. Perturbations
+    that fit worst come first.
+
+    Parameters
+    ----------
+    frame
+        Rows of `samslib.evaluate.predictive_check` of one summary and gene set, which the axis names.
+    ax
+        Axes to draw in; None makes a figure as high as the rows need.
+    most
+        Largest number of perturbations drawn.
+
+    Returns
+    -------
+    Axes
+        The axes drawn in.
+
+    Raises
+    ------
+    ValueError
+        For a table of several summaries or gene sets, missing columns or a table without rows.
     """
     columns = "perturbation summary genes observed standard_error replicated_low replicated_high p_two_sided".split()
     kinds = _with(frame, *columns)[["summary", "genes"]].drop_duplicates()

@@ -32,9 +32,17 @@ PAIR = re.compile(r"\(\)|\[\]|\{\}")
 class Names:
     """How perturbation names are read: parts between separators, sorted, without controls.
 
-    control is the label that controls get, None if there are none, and `others` are labels that mean the same. A label
-    is matched whole: "non+targeting" is one part wherever it stands, and neither "non" nor "targeting" is a control.
-    Only a label that repeats itself, such as "ctrl+ctrl", makes its part "ctrl" a control as well.
+    A label is matched whole: "non+targeting" is one part wherever it stands, and neither "non" nor "targeting" is a
+    control. Only a label that repeats itself, such as "ctrl+ctrl", makes its part "ctrl" a control as well.
+
+    Parameters
+    ----------
+    control
+        The label that controls get; None if there are none.
+    separator
+        Text between the parts of a combination; None if names are never split.
+    others
+        Labels that mean the same as `control`.
     """
 
     control: str | None
@@ -53,11 +61,33 @@ class Names:
         return dict(sorted(found.items(), key=lambda item: -len(item[1])))
 
     def cut(self, text: str) -> list[str]:
-        """A text in pieces, blanks around them removed."""
+        """A text in pieces, blanks around them removed.
+
+        Parameters
+        ----------
+        text
+            A name, or a text of doses, with separators.
+
+        Returns
+        -------
+        list
+            The pieces in the order written, a single one without a separator.
+        """
         return [p.strip() for p in text.split(self.separator)] if self.separator else [text.strip()]
 
     def parts(self, raw: str) -> list[str]:
-        """Every part of a name as written: its pieces, but a control's label in one."""
+        """Every part of a name as written: its pieces, but a control's label in one.
+
+        Parameters
+        ----------
+        raw
+            A name as written.
+
+        Returns
+        -------
+        list
+            The parts in the order written, controls among them.
+        """
         pieces, found = self.cut(raw), []
         while pieces:
             part = next((run for run in self.controls.values() if pieces[: len(run)] == run), pieces[:1])
@@ -66,20 +96,66 @@ class Names:
         return found
 
     def is_control(self, part: str) -> bool:
+        """Whether a part of a name means control.
+
+        Parameters
+        ----------
+        part
+            A part as `parts` gives it.
+
+        Returns
+        -------
+        bool
+            True for the labels of controls.
+        """
         return part in self.controls
 
     def genes(self, raw: str) -> list[str]:
-        """The perturbing parts of a name in the order written; none for a control."""
+        """The perturbing parts of a name; none for a control.
+
+        Parameters
+        ----------
+        raw
+            A name as written.
+
+        Returns
+        -------
+        list
+            The parts in the order written, without controls.
+        """
         return [p for p in self.parts(raw) if not self.is_control(p)]
 
     def canonical(self, raw: str) -> str:
-        """The one spelling of a name: "B+A" and "A+B" are "A+B", "A+control" is "A"."""
+        """The one spelling of a name: "B+A" and "A+B" are "A+B", "A+control" is "A".
+
+        Parameters
+        ----------
+        raw
+            A name as written.
+
+        Returns
+        -------
+        str
+            Its perturbing parts, sorted; the control's label if there are none.
+        """
         genes = sorted(self.genes(raw))
         return (self.separator or "").join(genes) if genes else str(self.control)
 
     def condition(self, doses: Mapping[str, float]) -> str:
-        """The label of a condition: "A+B" at a dose of 1 each, "A=0.5+B" otherwise, the control's where all are 0.
-        Doses are written so that no two single-precision numbers look the same."""
+        """The label of a condition: "A+B" at a dose of 1 each, "A=0.5+B" otherwise.
+
+        Doses are written so that no two single-precision numbers look the same.
+
+        Parameters
+        ----------
+        doses
+            Dose of each perturbation, by name.
+
+        Returns
+        -------
+        str
+            The label, perturbations sorted and those of dose 0 left out; the control's where all are 0.
+        """
         parts = [
             name if amount == 1 else f"{name}={np.format_float_positional(np.float32(amount), trim='-')}"
             for name, amount in sorted(doses.items())
@@ -89,7 +165,25 @@ class Names:
 
 
 def read_naming(control: Any, separator: str | None) -> Names:
-    """How names are read, of the control label or labels that were given."""
+    """How names are read, given the labels of controls.
+
+    Parameters
+    ----------
+    control
+        Label of control cells, or several, of which the first becomes the label of all; None without controls.
+    separator
+        Text between the parts of a combination; None if names are never split.
+
+    Returns
+    -------
+    Names
+        The labels as text, blanks around them removed, each once.
+
+    Raises
+    ------
+    DataError
+        For an empty label, or an empty sequence of them.
+    """
     if control is None:
         return Names(None, separator)
     several = isinstance(control, Sequence | np.ndarray | pd.Series | pd.Index) and not isinstance(control, str | bytes)
@@ -105,8 +199,37 @@ def read_naming(control: Any, separator: str | None) -> Names:
 def encode_names(
     names: Names, column: str, raw: np.ndarray, dose: str | None, amounts: pd.Series | None
 ) -> tuple[tuple[str, ...], np.ndarray, sp.csr_matrix]:
-    """Sorted perturbations, canonical label a cell and dose (n, T); every distinct (name, dose) is read
-    once."""
+    """Perturbations, labels and doses of all cells; every distinct (name, dose) is read once.
+
+    Parameters
+    ----------
+    names
+        How names are read.
+    column
+        Column of obs that the names come from, for messages.
+    raw
+        (n,) names of the cells' perturbations as written.
+    dose
+        Column of obs that the doses come from, for messages; None without one.
+    amounts
+        (n,) doses as written: a number for every part of the name, or a text such as "0.5+1.0" with one a part, in the
+        order written. None for 1 each.
+
+    Returns
+    -------
+    perturbations
+        T names, sorted.
+    labels
+        (n,) canonical label of each cell's condition; see `Names.condition`.
+    doses
+        (n, T) CSR float32 doses, 0 in controls.
+
+    Raises
+    ------
+    DataError
+        For a part that is no name, a name with one perturbation twice, a dose that is not a finite number above 0 or
+        not one for each part, or if all cells are controls.
+    """
     if amounts is None:
         keys = pd.Series(raw).to_frame("raw")
     else:
@@ -142,7 +265,20 @@ def encode_names(
 
 
 def name_fault(part: str, of: int) -> str:
-    """Why a part of a name of so many parts is no name itself, or nothing."""
+    """Why a part of a name is no name itself.
+
+    Parameters
+    ----------
+    part
+        A perturbing part of a name.
+    of
+        Number of parts of that name.
+
+    Returns
+    -------
+    str
+        What is wrong with it, such as "names nothing"; empty if it is a name.
+    """
     if part.lower() in NOTHING or not any(map(str.isalnum, part)):
         return "names nothing"
     brackets = re.sub(r"[^()\[\]{}]", "", part)
@@ -171,6 +307,22 @@ def _amounts(names: Names, where: str, column: str, amount: Any, parts: list[str
 
 
 def check_controls(names: Names, column: str, raw: np.ndarray) -> None:
+    """Refuse data without control cells if a control label was given.
+
+    Parameters
+    ----------
+    names
+        How names are read.
+    column
+        Column of obs that the names come from, for the message.
+    raw
+        (n,) names of the cells' perturbations as written.
+
+    Raises
+    ------
+    DataError
+        If no cell is labelled as control, with the likely label.
+    """
     kinds = sorted(set(raw))
     if names.control is None or not all(names.genes(k) for k in kinds):
         return
@@ -190,7 +342,20 @@ def check_controls(names: Names, column: str, raw: np.ndarray) -> None:
 
 
 def other_separator(names: Names, kinds: list[str]) -> tuple[str, str] | None:
-    """A separator that cuts some name into perturbations that occur alone, or off a control, and such a name."""
+    """A separator that cuts some name into perturbations that occur alone, or off a control.
+
+    Parameters
+    ----------
+    names
+        How names are read so far.
+    kinds
+        Distinct names as written.
+
+    Returns
+    -------
+    tuple or None
+        The separator, and such a name; None if there is none.
+    """
     for separator in "+_|,;&/:".replace(str(names.separator), ""):
         trial = replace(names, separator=separator)
         genes = {raw: trial.genes(raw) for raw in kinds if not LIKE_CONTROL.fullmatch(raw)}

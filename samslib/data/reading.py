@@ -33,14 +33,45 @@ LEVELS = 1000  # of a covariate at most: each is a dense column
 
 
 def check_anndata(value: Any, where: str) -> None:
-    """A DataError that says what `where` needs, unless `value` is an AnnData."""
+    """Refuse what is not an AnnData.
+
+    Parameters
+    ----------
+    value
+        What was given as one.
+    where
+        Name of the function that needs it, for the message.
+
+    Raises
+    ------
+    DataError
+        Unless `value` has obs, var_names and layers; it says how to read or make an AnnData.
+    """
     if not all(hasattr(value, part) for part in ("obs", "var_names", "layers")):
         remedy = "anndata.read_h5ad(path) reads one, anndata.AnnData(X) makes one"
         raise DataError(f"{where} needs an AnnData, not a {type(value).__name__}; {remedy}.")
 
 
 def column_of(adata: Any, name: str) -> pd.Series:
-    """A column of obs, or a DataError with the nearest name."""
+    """A column of obs.
+
+    Parameters
+    ----------
+    adata
+        An AnnData of n cells.
+    name
+        Name of the column.
+
+    Returns
+    -------
+    Series
+        (n,) values as they are stored.
+
+    Raises
+    ------
+    DataError
+        If there is no such column, with the nearest name, or more than one.
+    """
     if not isinstance(name, Hashable) or name not in adata.obs:
         columns = list(map(str, adata.obs.columns))
         hint = did_you_mean(name, columns) or "."
@@ -51,7 +82,25 @@ def column_of(adata: Any, name: str) -> pd.Series:
 
 
 def column_names(given: str | Sequence[str] | None, what: str) -> tuple[str, ...]:
-    """The names of columns of obs for one purpose, each once."""
+    """The names of columns of obs for one purpose.
+
+    Parameters
+    ----------
+    given
+        One name, or several; None for no column.
+    what
+        What the columns are, such as "quality flag", for the message.
+
+    Returns
+    -------
+    tuple
+        The names, in the order given.
+
+    Raises
+    ------
+    DataError
+        If a name is given twice.
+    """
     names = (given,) if isinstance(given, str) else () if given is None else tuple(given)
     if twice := [name for i, name in enumerate(names) if name in names[:i]]:
         raise DataError(f"The {what} {twice[0]!r} is given twice; give each column once.")
@@ -59,7 +108,27 @@ def column_names(given: str | Sequence[str] | None, what: str) -> tuple[str, ...
 
 
 def unique_names(names: pd.Index, what: str, axis: str) -> np.ndarray:
-    """Names of genes or cells as text, all different."""
+    """Names of genes or cells as text, all different.
+
+    Parameters
+    ----------
+    names
+        (n,) names as they are stored.
+    what
+        What they name, "gene" or "cell", for the message.
+    axis
+        The axis of the AnnData that they stand on, "var" or "obs", for the message.
+
+    Returns
+    -------
+    array
+        (n,) texts, in the same order.
+
+    Raises
+    ------
+    DataError
+        If two names are the same text.
+    """
     texts = pd.Index([str(name) for name in names], dtype=object)
     if twice := texts[texts.duplicated()].unique().tolist():
         first = "" if names.has_duplicates else f"adata.{axis}_names = adata.{axis}_names.astype(str); "
@@ -69,8 +138,20 @@ def unique_names(names: pd.Index, what: str, axis: str) -> np.ndarray:
 
 
 def texts_of(values: pd.Series) -> np.ndarray:
-    """(n,) labels as text, "nan" where they are missing. Types make no two labels of one: bytes are decoded, and in a
-    column of several types 1.0 is "1"."""
+    """Labels as text, such that types make no two labels of one.
+
+    Bytes are decoded, and in a column of several types 1.0 is "1".
+
+    Parameters
+    ----------
+    values
+        (n,) labels of any types.
+
+    Returns
+    -------
+    array
+        (n,) texts, "nan" where a label is missing.
+    """
     codes, kinds = pd.factorize(values.astype(object))  # to which 1 and 1.0 are the same
     mixed = len({type(kind) for kind in kinds}) > 1
 
@@ -84,7 +165,27 @@ def texts_of(values: pd.Series) -> np.ndarray:
 
 
 def read_labels(adata: Any, column: str, names: Names) -> np.ndarray:
-    """(n,) perturbation labels as text; missing ones and those that say nothing are refused."""
+    """Perturbation labels as text.
+
+    Parameters
+    ----------
+    adata
+        An AnnData of n cells.
+    column
+        Column of obs that holds the labels.
+    names
+        How names are read, so that a control's label is none of those that say nothing.
+
+    Returns
+    -------
+    array
+        (n,) texts as they were written.
+
+    Raises
+    ------
+    DataError
+        If there is no such column, or if labels are missing or say nothing (empty, "nan", "none" and the like).
+    """
     found = column_of(adata, column)
     raw = texts_of(found)
     kinds, codes = np.unique(raw.astype(str), return_inverse=True)
@@ -98,7 +199,28 @@ def read_labels(adata: Any, column: str, names: Names) -> np.ndarray:
 
 
 def read_covariates(adata: Any, columns: tuple[str, ...]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """(n, C) one-hot covariates and their "column=level" names."""
+    """Categorical covariates, one-hot encoded.
+
+    Parameters
+    ----------
+    adata
+        An AnnData of n cells.
+    columns
+        Columns of obs. Each has at most 1,000 levels (`LEVELS`), and beyond 20 levels at most half as many as cells, a
+        tenth if it holds numbers.
+
+    Returns
+    -------
+    covariate
+        (n, C) float32, 1 for the level of each column that a cell has and 0 elsewhere.
+    covariates
+        C names "column=level", sorted within a column.
+
+    Raises
+    ------
+    DataError
+        If a column is absent, or has missing values, a '=' in its name, numbers that are not whole or too many levels.
+    """
     blocks, levels = [np.zeros((adata.n_obs, 0), dtype=np.float32)], []
     for column in columns:
         values = column_of(adata, column)
@@ -127,7 +249,25 @@ def read_covariates(adata: Any, columns: tuple[str, ...]) -> tuple[np.ndarray, t
 
 
 def read_flags(adata: Any, columns: tuple[str, ...]) -> np.ndarray:
-    """(n, Q) quality flags as 0/1."""
+    """Quality flags as 0/1. A flag that is 1 in more than half of the cells is logged as a warning.
+
+    Parameters
+    ----------
+    adata
+        An AnnData of n cells.
+    columns
+        Q columns of obs; 1 marks a cell of poor quality.
+
+    Returns
+    -------
+    array
+        (n, Q) float32, 0 or 1.
+
+    Raises
+    ------
+    DataError
+        If a column is absent or holds another value, a missing one included.
+    """
     qc = np.zeros((adata.n_obs, len(columns)), dtype=np.float32)
     for i, column in enumerate(columns):
         values = pd.to_numeric(column_of(adata, column).astype(object), errors="coerce").astype(float)
@@ -142,8 +282,30 @@ def read_flags(adata: Any, columns: tuple[str, ...]) -> np.ndarray:
 
 
 def read_matrix(adata: Any, layer: str | None, counts: bool) -> tuple[Any, np.ndarray]:
-    """The matrix, checked, and its row sums (n,): on disk if it is CSR there, else in memory as CSR float32, or as a
-    float32 array for dense real values."""
+    """The matrix of expression, checked, and its row sums.
+
+    Parameters
+    ----------
+    adata
+        An AnnData of n cells and G genes.
+    layer
+        Layer that holds the values; None for X.
+    counts
+        Whether values must be counts: whole, not negative and at most 2**24, which float32 holds exactly. Real values
+        only have to be finite in float32.
+
+    Returns
+    -------
+    x
+        (n, G), on disk if it is CSR there, else in memory as CSR float32, or as a float32 array for dense real values.
+    total
+        (n,) sums over genes.
+
+    Raises
+    ------
+    DataError
+        For an unknown layer, no matrix, values that are no numbers or not allowed, or a sparse matrix of float16.
+    """
     if layer is not None and layer not in adata.layers:
         known = list(map(str, adata.layers))
         hint = did_you_mean(layer, known) or "."
@@ -241,7 +403,39 @@ def read_fields(
     quality: str | Sequence[str] | None,
     counts: bool,
 ) -> dict[str, Any]:
-    """The fields of a `PerturbationData`, checked; arguments as in `PerturbationData.from_anndata`."""
+    """The fields of a `PerturbationData`, checked.
+
+    Parameters
+    ----------
+    adata
+        An AnnData of at least two cells and one gene.
+    perturbation
+        Column of obs with the names of perturbations.
+    control
+        Label of control cells, or several, which all become the first; None without controls.
+    separator
+        Text between the parts of a combination; None if names are never split.
+    layer
+        Layer that holds the values; None for X.
+    covariates
+        Categorical columns of obs.
+    dose
+        Column of obs with amounts above 0; None for 1 each.
+    quality
+        Columns of 0/1 flags, 1 a cell of poor quality; None for none.
+    counts
+        Whether the values are counts; False for real values.
+
+    Returns
+    -------
+    dict
+        From the name of each field to its value. Likely mistakes in names are logged as warnings.
+
+    Raises
+    ------
+    DataError
+        For anything that cannot be modelled, with the remedy; see `PerturbationData.from_anndata`.
+    """
     check_anndata(adata, "from_anndata")
     if separator == "":
         raise DataError("The separator is an empty text; give the text between names, or None if there is none.")
@@ -287,7 +481,18 @@ def read_fields(
 
 
 def doubts(cells: Conditions) -> Iterator[str]:
-    """Names that were rewritten, and names that are likely a mistake: a sentence each."""
+    """Names that were rewritten, and names that are likely a mistake.
+
+    Parameters
+    ----------
+    cells
+        Names and doses of all cells, as they were read.
+
+    Returns
+    -------
+    Iterator
+        A sentence for each doubt.
+    """
     names, table = cells.naming, cells.report
     controls = () if names.control is None else (names.control, *names.others)
     n_perturbations = np.diff(cells.dose.indptr)

@@ -20,7 +20,18 @@ Labels: TypeAlias = Mapping[str, str] | pd.Series
 
 
 def gene_of(name: str) -> str:
-    """The gene of a guide named as in Replogle et al. (2022): the text before the first underscore."""
+    """The target gene of a guide named as in Replogle et al. (2022): the text before the first underscore.
+
+    Parameters
+    ----------
+    name
+        Name of the guide.
+
+    Returns
+    -------
+    str
+        Name of the gene; the whole name if it holds no underscore.
+    """
     return name.split("_")[0]
 
 
@@ -32,12 +43,38 @@ def effect_clusters(
     layer: str | None = None,
     seed: int = 0,
 ) -> anndata.AnnData:
-    """A copy of a table of perturbations (latent or average effects, masks) with their clusters in obs["cluster"].
+    """Clusters of perturbations with similar effects or masks.
 
-    scanpy's neighbours of the rows of X, or of a layer, then its Leiden communities (Traag et al. 2019), with igraph.
-    The weights of the neighbours are Gaussian: for tables as small as this, it is as good as UMAP's weights and needs
-    none of the 20 seconds in which these are compiled.
-    Raises ValueError for missing values, an unknown layer or fewer than three perturbations.
+    scanpy's neighbours of the rows, then its Leiden communities, with igraph. The weights of the neighbours are
+    Gaussian: for tables as small as this, it is as good as UMAP's weights and needs none of the 20 seconds in which
+    these are compiled.
+
+    Parameters
+    ----------
+    table
+        A row a perturbation: latent or average effects, or masks.
+    neighbors
+        Number of neighbours of each perturbation; at most all others.
+    resolution
+        Resolution of the Leiden communities; more gives more clusters.
+    layer
+        Layer whose rows are clustered; None for X.
+    seed
+        Seed of the neighbours and the communities.
+
+    Returns
+    -------
+    AnnData
+        A copy of the table with the clusters in obs["cluster"].
+
+    Raises
+    ------
+    ValueError
+        For missing values, an unknown layer or fewer than three perturbations.
+
+    References
+    ----------
+    Traag et al. (2019), From Louvain to Leiden: guaranteeing well-connected communities.
     """
     import scanpy as sc
 
@@ -63,16 +100,40 @@ def cluster_agreement(
     *,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Adjusted Rand index of clusters and annotations of the same perturbations (Hubert and Arabie 1985): one row.
+    """Adjusted Rand index of clusters and annotations of the same perturbations.
 
-    "adjusted_rand" is 1 for the same partition and 0 on average for unrelated ones; "p_value" is the share of
-    permutations of the annotations that do as well. Also "perturbations" (annotated ones), "clusters", "labels", and
-    "groups", what was permuted.
-    groups: name -> group, or a function of the name. Guides of one gene share their annotation and, mostly, their
-    cluster, so they are no independent draws; with their gene as group, annotations are permuted over genes and guides
-    of a gene stay together. Without, each perturbation is a group of its own.
-    Raises ValueError for unknown perturbations, no overlap, a single label, a perturbation without a group, or a group
-    with two labels.
+    Guides of one gene share their annotation and, mostly, their cluster, so they are no independent draws; with their
+    gene as group, annotations are permuted over genes and guides of a gene stay together.
+
+    Parameters
+    ----------
+    clusters
+        Cluster of each perturbation, by name.
+    annotations
+        Label of each perturbation, by name; perturbations without one are left out.
+    permutations
+        Number of permutations of the annotations, for the p-value.
+    groups
+        Group of each perturbation, by name, or a function of the name. None: each perturbation is a group of its own.
+    seed
+        Seed of the permutations.
+
+    Returns
+    -------
+    DataFrame
+        One row. "adjusted_rand" is 1 for the same partition and 0 on average for unrelated ones; "p_value" is the share
+        of permutations of the annotations that do as well; also the number of annotated "perturbations", of "clusters",
+        of "labels", and of "groups", which are what was permuted.
+
+    Raises
+    ------
+    ValueError
+        For unknown perturbations, no overlap, a single label, a perturbation without a group, or a group with two
+        labels.
+
+    References
+    ----------
+    Hubert and Arabie (1985), Comparing partitions.
     """
     from sklearn.metrics import adjusted_rand_score
 
@@ -103,21 +164,47 @@ def pathway_prediction(
 ) -> pd.DataFrame:
     """How well the rows of a table (masks, effects) tell the annotation of a perturbation, by cross-validation.
 
-    Two classifiers with equally weighted classes: logistic regression on standardised columns, and a random forest
-    (none if `trees` is 0).
+    Two classifiers with equally weighted classes: logistic regression on standardised columns, and a random forest.
     The folds are of genes, with classes in like numbers, so that guides of one gene never lie on both sides
     (scikit-learn's StratifiedGroupKFold). The score is balanced accuracy, the mean over classes of the share
     recovered, of all out-of-fold predictions.
-
-    gene_of: name -> gene, or a function of the name, such as `annotation.gene_of` where guides are named so.
-    Returns two rows a "classifier": "labels" is "observed", with the 95% bootstrap interval over genes "low" to "high"
-    and "p_value", the share of permutations that do as well; or "permuted", the mean and the central 95% of as many
-    runs with the annotations permuted over genes, which is what the table tells by chance. Also "chance" = 1 / classes,
-    "classes", "genes", "perturbations".
     The source paper's own definition of this analysis is not known to us; this one is ours.
 
-    Raises ValueError for unknown perturbations, no overlap, a single label, a gene with two labels or without a name,
-    labels of fewer genes than folds, or missing values.
+    Parameters
+    ----------
+    table
+        A row a perturbation, a column a feature.
+    annotations
+        Label of each perturbation, by name; perturbations without one are left out.
+    gene_of
+        Gene of each perturbation, by name, or a function of the name, such as `annotation.gene_of` where guides are
+        named so.
+    layer
+        Layer that holds the features; None for X.
+    folds
+        Number of folds, at least 2.
+    permutations
+        Number of runs with the annotations permuted over genes; 0 leaves out the rows of these and the p-value.
+    trees
+        Number of trees of the random forest; 0 leaves it out.
+    resamples
+        Number of bootstrap samples of genes, for the interval.
+    seed
+        Seed of the folds, forests, permutations and bootstrap samples.
+
+    Returns
+    -------
+    DataFrame
+        Two rows a "classifier". Where "labels" is "observed": "balanced_accuracy" with its 95% bootstrap interval over
+        genes "low" to "high", and "p_value", the share of permutations that do as well. Where it is "permuted": the
+        mean and the central 95% of the runs with the annotations permuted over genes, which is what the table tells by
+        chance. Also "chance" = 1 / classes, "classes", "genes", "perturbations".
+
+    Raises
+    ------
+    ValueError
+        For unknown perturbations, no overlap, a single label, a gene with two labels, a perturbation without a gene,
+        labels of fewer genes than folds, fewer than two folds, missing values or an unknown layer.
     """
     values, labels, of = _annotated(table, layer, annotations, gene_of)
     per_gene = _by_gene(labels, of)
@@ -155,17 +242,38 @@ def axis_enrichment(
     layer: str | None = "M",
     threshold: float = 0.5,
 ) -> pd.DataFrame:
-    """Which annotations the perturbations of a latent axis share: a row for each (axis, annotation), best first.
+    """Which annotations the perturbations of a latent axis share.
 
     A perturbation is on an axis where the absolute value is above `threshold`. Of N annotated perturbations, n are on
-    the axis, K have the annotation and k both: "p_value" is the hypergeometric P(>= k), "fdr" its Benjamini-Hochberg
-    adjustment over all rows; "expected" = n K / N, "fold" = k / expected. Axes with no annotated perturbation on are
-    left out, since nothing can be found there.
-    gene_of: where several guides hit one gene they are no independent draws; with name -> gene the rows of a gene are
-    averaged first and all counts are of genes.
+    the axis, K have the annotation and k both: the p-value is the hypergeometric P(>= k). Axes with no annotated
+    perturbation on are left out, since nothing can be found there.
 
-    Raises ValueError for unknown perturbations, no overlap, a single label, missing values, an unknown layer, or if
-    nothing is on.
+    Parameters
+    ----------
+    table
+        Perturbations x latent axes: masks or effects.
+    annotations
+        Label of each perturbation, by name; perturbations without one are left out.
+    gene_of
+        Gene of each perturbation, by name, or a function of the name. Where several guides hit one gene they are no
+        independent draws; with this the absolute values of a gene's rows are averaged first and all counts are of
+        genes. None counts perturbations.
+    layer
+        Layer that is compared with the threshold, by default the mask probabilities; None for X.
+    threshold
+        Absolute value above which a perturbation is on an axis.
+
+    Returns
+    -------
+    DataFrame
+        A row for each ("axis", "annotation"), best first: "both" is k, "on" n, "annotated" K, "total" N; "expected" =
+        n K / N, "fold" = k / expected; "p_value", and "fdr", its Benjamini-Hochberg adjustment over all rows.
+
+    Raises
+    ------
+    ValueError
+        For unknown perturbations, no overlap, a single label, a gene with two labels, a perturbation without a gene,
+        missing values, an unknown layer, or if nothing is on.
     """
     values, labels, of = _annotated(table, layer, annotations, str if gene_of is None else gene_of)
     values, labels = values.abs().groupby(of.to_numpy()).mean(), _by_gene(labels, of).sort_index()
@@ -191,12 +299,34 @@ def guide_agreement(
     permutations: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Are guides of one gene more alike than guides of different genes? One row. gene_of: as in `pathway_prediction`.
+    """Are guides of one gene more alike than guides of different genes?
 
-    Similarity is the cosine of two rows (0 with a row of zeros). "within" and "between" are its means over pairs of
-    guides of one gene and of two genes, "difference" theirs; "p_value" is the share of permutations of the genes over
-    guides with as large a difference. Also "pairs_within", "pairs_between", "genes" with two guides or more.
-    Raises ValueError for missing values, an unknown layer, or if no gene or every gene is shared.
+    Similarity is the cosine of two rows (0 with a row of zeros).
+
+    Parameters
+    ----------
+    table
+        A row a guide: masks or effects.
+    gene_of
+        Gene of each guide, by name, or a function of the name, such as `annotation.gene_of` where guides are named so.
+    layer
+        Layer whose rows are compared; None for X.
+    permutations
+        Number of permutations of the genes over guides, for the p-value.
+    seed
+        Seed of the permutations.
+
+    Returns
+    -------
+    DataFrame
+        One row. "within" and "between" are the mean similarities over pairs of guides of one gene and of two genes,
+        "difference" is theirs; "p_value" is the share of permutations with as large a difference. Also "pairs_within",
+        "pairs_between", and "genes", the number with two guides or more.
+
+    Raises
+    ------
+    ValueError
+        For missing values, an unknown layer, a guide without a gene, or if no gene or every gene is shared.
     """
     from sklearn.metrics.pairwise import cosine_similarity
 

@@ -24,24 +24,80 @@ Summary = Callable[[Tensor, Tensor], Tensor]
 
 
 def effect(treated: Tensor, control: Tensor) -> Tensor:
-    """(R,) mean over treated cells minus mean over control cells, averaged over the gene set."""
+    """Mean over treated cells minus mean over control cells, averaged over the gene set.
+
+    Parameters
+    ----------
+    treated
+        (R, n, k) readout of n treated cells and k genes in R replicates.
+    control
+        (R, n0, k) readout of n0 control cells.
+
+    Returns
+    -------
+    Tensor
+        (R,) in the unit of the readout.
+    """
     return (treated.mean(1) - control.mean(1)).mean(-1)
 
 
 def variance(treated: Tensor, control: Tensor) -> Tensor:
-    """(R,) sample variance over treated cells, averaged over the gene set."""
+    """Sample variance over treated cells, averaged over the gene set.
+
+    Parameters
+    ----------
+    treated
+        (R, n, k) readout of n treated cells and k genes in R replicates.
+    control
+        (R, n0, k) readout of n0 control cells; not used.
+
+    Returns
+    -------
+    Tensor
+        (R,) in the squared unit of the readout.
+    """
     return treated.var(1).mean(-1)
 
 
 def zero_fraction(treated: Tensor, control: Tensor) -> Tensor:
-    """(R,) share of zeros among the treated cells' values of the gene set."""
+    """Share of zeros among the treated cells' values of the gene set.
+
+    Parameters
+    ----------
+    treated
+        (R, n, k) readout of n treated cells and k genes in R replicates.
+    control
+        (R, n0, k) readout of n0 control cells; not used.
+
+    Returns
+    -------
+    Tensor
+        (R,) between 0 and 1.
+    """
     return (treated == 0).to(treated.dtype).mean((1, 2))
 
 
 def correlation(treated: Tensor, control: Tensor) -> Tensor:
-    """(R,) Pearson correlation of two genes over treated cells, averaged over all pairs of the gene set.
+    """Pearson correlation of two genes over treated cells, averaged over all pairs of the gene set.
 
-    A pair with a gene that does not vary counts as 0. Raises ValueError for a set of one gene.
+    A pair with a gene that does not vary counts as 0.
+
+    Parameters
+    ----------
+    treated
+        (R, n, k) readout of n treated cells and k genes in R replicates.
+    control
+        (R, n0, k) readout of n0 control cells; not used.
+
+    Returns
+    -------
+    Tensor
+        (R,) between -1 and 1.
+
+    Raises
+    ------
+    ValueError
+        For a set of one gene.
     """
     k = treated.shape[-1]
     if k < 2:
@@ -66,28 +122,58 @@ def predictive_check(
     *,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Observed summaries T(x) beside their posterior predictive law, for every perturbation (Gelman et al. 1996).
+    """Observed summaries T(x) beside their posterior predictive law, for every perturbation.
 
     One replicate is one draw of the shared latents from the posterior; with it, every observed cell of a condition
     and every control is drawn anew: its own latents from the prior under its condition, its library size, doses,
     covariates and flags as observed. So T is computed on as many cells, at the same depth, as it is in the data.
 
-    summaries: names of `SUMMARIES`, or functions (treated (R, n, k), control (R, n0, k)) -> (R,) of the readout of
-    one gene set in R replicates, known by their names.
-    genes: sets of genes by name; or a list of genes, each a set of its own; None: one set of all genes.
-    perturbations: conditions as in `data.labels`; None: all but the control.
-    readout: of `effects.READOUTS`; None: "perturbseq" for counts, "mean" (values as they are) for reals.
-
-    Returns a row for each (perturbation, summary, genes): "cells"; "observed" and its "standard_error", by bootstrap
-    over treated and over control cells; "replicated_mean", "replicated_sd" and the 95% interval "replicated_low" to
-    "replicated_high"; "p_above", the share of replicates above the observed value, with ties and the observed value
-    itself counted half (a mid-p: of mean 1/2 under a true model even where T is discrete); "p_below", 1 - p_above;
-    "p_two_sided", twice the smaller one, at least 1 / (replicates + 1).
-
     For a model fitted to these same cells the p-values are conservative, drawn to 1/2. Rows share their controls and,
     where names have parts in common, latents. Held at once: a block of replicates of one condition and the controls.
-    Raises DataError for unknown genes or perturbations, no controls, or a condition of one cell; ValueError for an
-    unknown summary or readout, for fewer than 2 replicates, or for a summary that is not finite.
+
+    Parameters
+    ----------
+    model
+        A trained model.
+    data
+        Cells to compare with, controls among them.
+    summaries
+        Names of `SUMMARIES`, or functions (treated (R, n, k), control (R, n0, k)) -> (R,) of the readout of one gene
+        set in R replicates, known by their names.
+    genes
+        Sets of genes by name; or a list of genes, each a set of its own. None: one set of all genes.
+    perturbations
+        Conditions as in `data.labels`. None: all but the control.
+    readout
+        The function of expression that is summarised; a name of `READOUTS`. None: "perturbseq" for counts, "mean"
+        (values as they are) for reals.
+    replicates
+        Number of draws from the posterior predictive law, at least 2.
+    resamples
+        Number of bootstrap samples of the observed cells, at least 2.
+    seed
+        Seed of the draws and the bootstrap samples.
+
+    Returns
+    -------
+    DataFrame
+        A row for each ("perturbation", "summary", "genes"): "cells"; "observed" and its "standard_error", by bootstrap
+        over treated and over control cells; "replicated_mean", "replicated_sd" and the 95% interval "replicated_low" to
+        "replicated_high"; "p_above", the share of replicates above the observed value, with ties and the observed value
+        itself counted half (a mid-p: of mean 1/2 under a true model even where T is discrete); "p_below", 1 - p_above;
+        "p_two_sided", twice the smaller one, at least 1 / (replicates + 1).
+
+    Raises
+    ------
+    DataError
+        For unknown genes or perturbations, an empty gene set, no controls, or a condition of one cell.
+    ValueError
+        For an unknown summary or readout, for fewer than 2 replicates or resamples, or for a summary that is not
+        finite.
+
+    References
+    ----------
+    Gelman et al. (1996), Posterior predictive assessment of model fitness via realized discrepancies.
     """
     replicates, resamples = whole("replicates", replicates, 2), whole("resamples", resamples, 2)
     data = align(data, model)
@@ -114,10 +200,26 @@ def predictive_check(
 def calibration(table: pd.DataFrame, p: str = "p_two_sided", level: float = 0.05) -> pd.DataFrame:
     """Are the p-values of a predictive check uniform over perturbations, as they are when the model is true?
 
-    Returns a row for each (summary, genes): "perturbations"; the Kolmogorov-Smirnov distance "ks" from the uniform law
-    and its "p_value", which takes the perturbations as independent; "rejected", the share of them with p <= `level`,
-    and its exact 95% interval "low" to "high". Raises ValueError for a table without the column `p`, or one whose
-    p-values are no probabilities.
+    Parameters
+    ----------
+    table
+        What `predictive_check` returned: a row a p-value, with columns "summary" and "genes".
+    p
+        Column of the p-values.
+    level
+        A p-value up to this one counts as a rejection.
+
+    Returns
+    -------
+    DataFrame
+        A row for each ("summary", "genes"): number of "perturbations"; the Kolmogorov-Smirnov distance "ks" from the
+        uniform law and its "p_value", which takes the perturbations as independent; "rejected", the share of them with
+        p <= `level`, and its exact 95% interval "low" to "high".
+
+    Raises
+    ------
+    ValueError
+        For a table without the column `p`, or one whose p-values are no probabilities.
     """
     if missing := sorted({"summary", "genes", p} - set(table)):
         raise ValueError(f"The table has no column {missing[0]!r}; give what predictive_check returned.")

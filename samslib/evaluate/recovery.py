@@ -181,7 +181,7 @@ def linear_r2(truth: np.ndarray, inferred: np.ndarray) -> float:
 
 
 def dci(truth: np.ndarray, inferred: np.ndarray, trees: int = 20, *, seed: int = 0) -> pd.DataFrame:
-    """Disentanglement, completeness and informativeness (Eastwood and Williams 2018): one row, 1 is best in each.
+    """Disentanglement, completeness and informativeness of inferred latents.
 
     R (K', K) holds how much each inferred axis matters in a random forest that predicts each true axis (leaves of five
     rows; its impurity-based importance, one of the paper's two choices). Disentanglement of an inferred axis is 1 minus
@@ -191,8 +191,32 @@ def dci(truth: np.ndarray, inferred: np.ndarray, trees: int = 20, *, seed: int =
     predictions on the quarter of the rows that the forest was not fitted to, mean over true axes; the paper gives the
     error, the square root of 1 - R2.
 
-    True axes that never vary are left out. Raises ValueError as `linear_r2` does, or for fewer than two axes on a side
-    (their entropy has no base).
+    True axes that never vary are left out.
+
+    Parameters
+    ----------
+    truth
+        (n, K) true latents of n cells.
+    inferred
+        (n, K') inferred latents of the same cells.
+    trees
+        Number of trees of each forest.
+    seed
+        Seed of the forests and of the choice of the rows held out.
+
+    Returns
+    -------
+    DataFrame
+        One row: "disentanglement", "completeness", "informativeness"; 1 is best in each.
+
+    Raises
+    ------
+    ValueError
+        For tables of other lengths, missing values, or fewer than two axes on a side (their entropy has no base).
+
+    References
+    ----------
+    Eastwood and Williams (2018), A framework for the quantitative evaluation of disentangled representations.
     """
     from sklearn.ensemble import RandomForestRegressor
     from sklearn.model_selection import train_test_split

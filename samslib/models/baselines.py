@@ -37,7 +37,8 @@ class ClosedForm(WithoutLatents):
     Parameters
     ----------
     summary
-        `data.summary(train, pseudobulk=True)`.
+        `data.summary(train, pseudobulk=True)`: names of the G genes and T perturbations, and each condition's summed
+        counts over the training cells.
     arguments
         The subclass's options by name, `pseudocount` among them; all must be positive.
 
@@ -66,7 +67,23 @@ class ClosedForm(WithoutLatents):
 
     @abstractmethod
     def solve(self, fold: Tensor, dose: Tensor, cells: Tensor) -> Tensor:
-        """(T, G) change of log shares, from perturbed conditions' log fold changes (S, G), doses (S, T), cells (S,)."""
+        """Change of log shares that each perturbation causes.
+
+        Parameters
+        ----------
+        fold
+            (S, G) log fold changes against control of the S perturbed conditions of the training cells, natural
+            logarithm.
+        dose
+            (S, T) doses of these conditions.
+        cells
+            (S,) number of cells of each.
+
+        Returns
+        -------
+        Tensor
+            (T, G) change of the log shares at a dose of 1.
+        """
 
     def generate(self, t: Trace, c: Condition) -> Likelihood:
         dose = nn.functional.normalize(c.touched(Plate.DOSE), p=1.0, dim=1) if self.averages else c.dose
@@ -84,7 +101,12 @@ class ControlMean(ClosedForm):
     summary
         `data.summary(train, pseudobulk=True)`.
     pseudocount
-        Added to every gene's summed count of every condition before shares are taken.
+        Counts added to every gene's summed count of every condition before shares are taken; above 0.
+
+    Raises
+    ------
+    ValueError
+        As `ClosedForm`.
     """
 
     source = STANDARD
@@ -105,7 +127,12 @@ class PerturbationMean(ClosedForm):
     summary
         `data.summary(train, pseudobulk=True)`.
     pseudocount
-        Added to every gene's summed count of every condition before shares are taken.
+        Counts added to every gene's summed count of every condition before shares are taken; above 0.
+
+    Raises
+    ------
+    ValueError
+        As `ClosedForm`.
     """
 
     source, averages = STANDARD, True
@@ -128,7 +155,12 @@ class Additive(ClosedForm):
     summary
         `data.summary(train, pseudobulk=True)`.
     pseudocount
-        Added to every gene's summed count of every condition before shares are taken.
+        Counts added to every gene's summed count of every condition before shares are taken; above 0.
+
+    Raises
+    ------
+    ValueError
+        As `ClosedForm`.
     """
 
     source = STANDARD
@@ -154,10 +186,19 @@ class Linear(ClosedForm):
     summary
         `data.summary(train, pseudobulk=True)`.
     ridge
-        Strength of the ridge penalty, in cells. As it falls to 0 this is the additive baseline, if no
+        Strength of the ridge penalty, in cells; above 0. As it falls to 0 this is the additive baseline, if no
         combination is trained on.
     pseudocount
-        Added to every gene's summed count of every condition before shares are taken.
+        Counts added to every gene's summed count of every condition before shares are taken; above 0.
+
+    Raises
+    ------
+    ValueError
+        As `ClosedForm`.
+
+    References
+    ----------
+    Wu et al. (2024), PerturBench (arXiv:2408.10609), linear additive.
     """
 
     source = f"{PERTURBENCH}, linear additive"
@@ -179,9 +220,9 @@ class LatentAdditive(WithoutLatents):
     Parameters
     ----------
     summary
-        Names and statistics of the training cells, `data.summary(train)`; they fix the sizes G, T, C and Q.
+        Names and statistics of the training cells, `data.summary(train)`; they fix the sizes G and T.
     latent
-        Number of latent axes, K.
+        Number of latent axes, K; E is (T, K).
     likelihood
         Law of expression given the decoder's output: "negative_binomial", "zero_inflated_negative_binomial" or
         "poisson" for counts, "normal" or "normal_fixed_variance" for real values (`samslib.nets.DECODERS`).
@@ -191,6 +232,15 @@ class LatentAdditive(WithoutLatents):
         Standard deviation of the entries of E at the start of training.
     seed
         Of the initial weights; None draws them from the global random stream.
+
+    Raises
+    ------
+    ValueError
+        For an unknown likelihood.
+
+    References
+    ----------
+    Wu et al. (2024), PerturBench (arXiv:2408.10609), latent additive.
     """
 
     source = f"{PERTURBENCH}, latent additive"
@@ -218,7 +268,7 @@ class DecoderOnly(WithoutLatents):
     Parameters
     ----------
     summary
-        Names and statistics of the training cells, `data.summary(train)`; they fix the sizes G, T, C and Q.
+        Names and statistics of the training cells, `data.summary(train)`; they fix the sizes G and T.
     likelihood
         Law of expression given the decoder's output: "negative_binomial", "zero_inflated_negative_binomial" or
         "poisson" for counts, "normal" or "normal_fixed_variance" for real values (`samslib.nets.DECODERS`).
@@ -226,6 +276,15 @@ class DecoderOnly(WithoutLatents):
         Layers, and units a layer, of the decoder's network.
     seed
         Of the initial weights; None draws them from the global random stream.
+
+    Raises
+    ------
+    ValueError
+        For an unknown likelihood.
+
+    References
+    ----------
+    Wu et al. (2024), PerturBench (arXiv:2408.10609), decoder only.
     """
 
     source = f"{PERTURBENCH}, decoder only"
