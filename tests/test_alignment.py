@@ -235,6 +235,16 @@ def test_functions_of_cells_alone_refuse_an_anndata_too(data):
     for call in (samslib.data_effects, samslib.noise_ceiling, samslib.evaluate.observed.readouts):
         with pytest.raises(DataError, match="PerturbationData.from_anndata"):
             call(adata)
+    drawn = anndata.AnnData(data.x.copy(), obs=adata.obs)
+    for call in (
+        lambda: samslib.predictors(data, data, adata),
+        lambda: samslib.score_table({}, adata, np.array(["test"] * 90)),
+        lambda: samslib.cell_scores(drawn, adata),
+    ):
+        with pytest.raises(DataError, match="PerturbationData.from_anndata"):
+            call()
+    with pytest.raises(ValueError, match="part is 'tets'; choose one of"):
+        samslib.score_table({}, data, samslib.splits.random(), part="tets")
 
 
 def test_distances_to_training_conditions_are_by_name_too(data):

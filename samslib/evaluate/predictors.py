@@ -8,7 +8,7 @@ import anndata
 import numpy as np
 import pandas as pd
 
-from samslib.data.container import PerturbationData
+from samslib.data.container import PerturbationData, check_data
 from samslib.evaluate.observed import data_effects
 from samslib.evaluate.tables import arms, effect_table
 from samslib.validation import DataError
@@ -66,6 +66,7 @@ def predictors(
         Where training or validation cells lack control or perturbed cells, where the three have different genes, for a
         name with a part that `data` do not know, and for a guide without a gene.
     """
+    train, val, data = (check_data(part, "predictors") for part in (train, val, data))
     if not data.genes == train.genes == val.genes:
         raise DataError("Training, validation and all cells have different genes; give parts of the same data.")
     seen, held = data_effects(train, readout, within=within), data_effects(val, readout, within=within)

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from scipy.spatial.distance import cdist
 from scipy.special import ndtr
 
-from samslib.data.container import PerturbationData
+from samslib.data.container import PerturbationData, check_data
 from samslib.data.splits import Splitter
 from samslib.evaluate.observed import Moments, data_effects, halves, readouts, reference_cells, replicates
 from samslib.evaluate.predictors import predictors
@@ -209,6 +209,8 @@ def score_table(
     ValueError
         For an unknown reference, for controls that no reference uses, and as `effect_scores` and `reference_cells` do.
     """
+    check_data(data, "score_table")
+    choose("part", part, ("train", "val", "test"))
     word = in_order(split(data) if callable(split) else split, data.cells, "cells")
     inside = data[word == part]
     names = sorted(set(inside.labels[inside.n_perturbations > 0]))
@@ -384,7 +386,7 @@ def cell_scores(
     """
     from sklearn.decomposition import TruncatedSVD
 
-    if list(generated.var_names) != list(cells.genes):
+    if list(generated.var_names) != list(check_data(cells, "cell_scores").genes):
         raise ValueError("Generated and observed cells have different genes; sample from a model of these data.")
     labels = generated.obs["perturbation"].astype(str).to_numpy()
     names = sorted(set(labels) & set(cells.labels))
