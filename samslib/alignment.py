@@ -5,16 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 
 from samslib.cells import DataSummary
 from samslib.data.container import PerturbationData, check_data
+from samslib.data.statistics import one_hot
 from samslib.model import Model
 from samslib.validation import DataError, quoted
 
 LOG = logging.getLogger("samslib")
+
+KINDS = ("genes", "perturbations", "covariates", "quality")  # of columns that are matched
 
 
 def align(data: PerturbationData, model: Model) -> PerturbationData:
@@ -46,95 +51,74 @@ def align(data: PerturbationData, model: Model) -> PerturbationData:
     check_data(data, "align")
     summary, name = model.summary, type(model).__name__
     if data.counts != summary.counts:
-        kinds = {True: "counts", False: "real values"}
+        given, made = ("counts" if of.counts else "real values" for of in (data, summary))
         remedy = "give the data that it was made for, or make a model of these"
-        raise DataError(
-            f"The data are {kinds[data.counts]}, but {name} was made for {kinds[summary.counts]}; {remedy}."
-        )
-    changed: list[str] = []
-    if data.genes != summary.genes:
-        data = _genes(data, summary, changed)
-    if data.perturbations != summary.perturbations or data.unique != summary.unique:
-        data = _perturbations(data, summary, changed)
-    if "covariates" in model.uses and data.covariates != summary.covariates:
-        _refuse_other_covariates(data, summary, name)
-        columns = _columns(data.covariate, data.covariates, summary.covariates, "covariate level", name)
-        data = replace(data, covariate=columns, covariates=summary.covariates)
-        changed.append("covariate levels")
-    if "quality" in model.uses and data.quality != summary.quality:
-        if lacking := [flag for flag in summary.quality if flag not in data.quality]:
-            remedy = "give it with from_anndata(quality=), 0 in every cell if none is of poor quality"
-            raise DataError(f"{name} reads the quality flag {lacking[0]!r}, which the data lack; {remedy}.")
-        columns = data.qc[:, [data.quality.index(flag) for flag in summary.quality]]
-        data = replace(data, qc=columns, quality=summary.quality)
-        changed.append("quality flags")
-    if changed:
-        LOG.warning("Put into the order of the %s by name: %s", name, ", ".join(changed))
-    return data
+        raise DataError(f"The data are {given}, but {name} was made for {made}; {remedy}.")
+    aligned = _with_perturbations(_with_genes(data, summary), summary)
+    if "covariates" in model.uses:
+        aligned = _with_covariates(aligned, summary, name)
+    if "quality" in model.uses:
+        aligned = _with_flags(aligned, summary, name)
+    if changed := [kind for kind in KINDS if getattr(aligned, kind) != getattr(data, kind)]:
+        extra = len(data.genes) - len(aligned.genes)
+        left_out = f" ({extra} genes that it does not have left out, libraries counted again)" if extra else ""
+        LOG.warning("Put into the order of the %s by name: %s%s", name, ", ".join(changed), left_out)
+    return aligned
 
 
-def _genes(data: PerturbationData, summary: DataSummary, changed: list[str]) -> PerturbationData:
-    position = {gene: i for i, gene in enumerate(data.genes)}
-    if lacking := [gene for gene in summary.genes if gene not in position]:
-        raise DataError(
-            f"The data lack {len(lacking)} of the model's {len(summary.genes)} genes ({quoted(lacking, 3)}); it reads "
-            "all of them: give cells with these genes, or make a model of the data's own with data.summary(train)."
-        )
-    extra = len(data.genes) - len(summary.genes)
-    changed.append("genes" + (f" ({extra} that it does not have left out, libraries counted again)" if extra else ""))
-    return data.select_genes(np.array([position[gene] for gene in summary.genes]))
+def _with_genes(data: PerturbationData, summary: DataSummary) -> PerturbationData:
+    if data.genes == summary.genes:
+        return data
+    there = set(data.genes)
+    if lacking := [gene for gene in summary.genes if gene not in there]:
+        remedy = "give cells with these genes, or make a model of the data's own with data.summary(train)"
+        many = f"{len(lacking)} of the model's {len(summary.genes)} genes ({quoted(lacking, 3)})"
+        raise DataError(f"The data lack {many}; it reads all of them: {remedy}.")
+    return data.select_genes(pd.Index(data.genes).get_indexer(summary.genes))
 
 
-def _perturbations(data: PerturbationData, summary: DataSummary, changed: list[str]) -> PerturbationData:
-    combined = data.n_perturbations > 1
-    if summary.unique and not data.unique and combined.any():
-        raise DataError(
-            f"The model was made for combinations as perturbations of their own, and {int(combined.sum())} cells have "
-            "combinations of several; give data.encode_unique()."
-        )
-    known = set(summary.perturbations)
-    used = [p for p, n in zip(data.perturbations, data.n_treated, strict=True) if n]
-    if unknown := [p for p in used if p not in known]:
-        cells = int(data.dose[:, [data.perturbations.index(p) for p in unknown]].getnnz(1).astype(bool).sum())
-        encoded = data.unique and not summary.unique and combined.any()
-        remedy = "give the data before encode_unique()" if encoded else "leave them out, or make a model of all of them"
-        raise DataError(
-            f"{cells} cells have perturbations that the model does not know, {quoted(unknown, 3)}; {remedy}."
-        )
-    position = {p: i for i, p in enumerate(summary.perturbations)}
-    dose = data.dose.tocoo()
-    to = np.array([position.get(p, 0) for p in data.perturbations], dtype=int)  # those without a place have no cells
-    kept = dose.data != 0
-    shape = (len(data), len(summary.perturbations))
-    columns = sp.csr_matrix((dose.data[kept], (dose.row[kept], to[dose.col[kept]])), shape)
-    if data.perturbations != summary.perturbations:
-        changed.append("perturbations")
-    return replace(data, dose=columns, perturbations=summary.perturbations, unique=summary.unique)
+def _with_perturbations(data: PerturbationData, summary: DataSummary) -> PerturbationData:
+    if data.perturbations == summary.perturbations and data.unique == summary.unique:
+        return data
+    combined, remedy = int((data.n_perturbations > 1).sum()), "leave them out, or make a model of all of them"
+    if combined and data.unique != summary.unique:
+        remedy = "give the data before encode_unique()"
+        if summary.unique:
+            what = f"and {combined} cells have combinations of several; give data.encode_unique()"
+            raise DataError(f"The model was made for combinations as perturbations of their own, {what}.")
+    dose = _columns(data.dose, data.perturbations, summary.perturbations, "perturbations", remedy)
+    return replace(data, dose=dose, perturbations=summary.perturbations, unique=summary.unique)
 
 
-def _refuse_other_covariates(data: PerturbationData, summary: DataSummary, name: str) -> None:
-    theirs, ours = ({level.split("=")[0] for level in of} for of in (data.covariates, summary.covariates))
-    if lacking := sorted(ours - theirs):
-        raise DataError(
-            f"{name} reads the covariate {lacking[0]!r}, which the data lack; give it with "
-            f"from_anndata(covariates={sorted(ours)})."
-        )
+def _with_covariates(data: PerturbationData, summary: DataSummary, name: str) -> PerturbationData:
+    if data.covariates == summary.covariates:
+        return data
+    there, needed = ([level.split("=")[0] for level in of.covariates] for of in (data, summary))
+    _check_columns("covariate", there, needed, name, f"from_anndata(covariates={sorted(set(needed))})")
+    read = np.isin(there, needed)
+    levels, remedy = np.array(data.covariates)[read], "leave them out, or make a model of all of them"
+    found = _columns(data.covariate[:, read], levels, summary.covariates, "covariate levels", remedy)
+    return replace(data, covariate=found.toarray(), covariates=summary.covariates)
 
 
-def _columns(values: np.ndarray, names: Sequence[str], wanted: Sequence[str], what: str, model: str) -> np.ndarray:
-    """(n, wanted) columns by name, zero where the data have none. Raises DataError for others that cells have."""
-    used = [name for name, column in zip(names, values.T, strict=True) if column.any()]
-    position = {name: i for i, name in enumerate(wanted)}
-    same = {name.split("=")[0] for name in wanted}
-    for name in used:
-        if name not in position and name.split("=")[0] in same:
-            cells = int((values[:, list(names).index(name)] != 0).sum())
-            raise DataError(
-                f"{cells} cells have the {what} {name!r}, which {model} was not made for; leave them out, or make a "
-                "model of all of them."
-            )
-    out = np.zeros((len(values), len(wanted)), dtype=values.dtype)
-    for i, name in enumerate(names):
-        if name in position:
-            out[:, position[name]] = values[:, i]
-    return out
+def _with_flags(data: PerturbationData, summary: DataSummary, name: str) -> PerturbationData:
+    if data.quality == summary.quality:
+        return data
+    remedy = "from_anndata(quality=), 0 in every cell if none is of poor quality"
+    _check_columns("quality flag", data.quality, summary.quality, name, remedy)
+    return replace(data, qc=data.qc[:, pd.Index(data.quality).get_indexer(summary.quality)], quality=summary.quality)
+
+
+def _check_columns(what: str, there: Sequence[str], needed: Sequence[str], name: str, remedy: str) -> None:
+    if lacking := sorted(set(needed) - set(there)):
+        raise DataError(f"{name} reads the {what} {lacking[0]!r}, which the data lack; give it with {remedy}.")
+
+
+def _columns(values: Any, names: Sequence[str], wanted: Sequence[str], what: str, remedy: str) -> sp.csr_matrix:
+    """(n, wanted) columns by name, zero where there are none. Refuses cells that have others."""
+    at, values = pd.Index(wanted).get_indexer(list(names)), sp.csr_matrix(values)
+    lost = (values != 0)[:, at < 0]
+    if cells := np.count_nonzero(lost.getnnz(1)):
+        unknown = np.array(names)[at < 0][lost.getnnz(0) > 0]
+        raise DataError(f"{cells} cells have {what} that the model does not know, {quoted(unknown, 3)}; {remedy}.")
+    return values @ one_hot(at, len(wanted))

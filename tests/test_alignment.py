@@ -66,7 +66,7 @@ def test_columns_in_another_order_give_the_same_numbers(reader, data, sams, capl
     with caplog.at_level(logging.WARNING, "samslib"):
         found = READERS[reader](sams, shuffled(data))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-    assert "SAMSVAE by name: genes (1 that it does not have left out" in caplog.text and "perturbations" in caplog.text
+    assert "SAMSVAE by name: genes, perturbations (1 genes that it does not have left out" in caplog.text
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -110,7 +110,7 @@ def test_covariate_levels_and_flags_are_read_by_name():
     with pytest.raises(DataError, match="CPA reads the covariate 'line', which the data lack"):
         align(PerturbationData.from_anndata(adata, covariates="plate"), model)
     adata.obs["line"] = "z"
-    with pytest.raises(DataError, match="36 cells have the covariate level 'line=z'|cells have the covariate level"):
+    with pytest.raises(DataError, match="60 cells have covariate levels that the model does not know, 'line=z'"):
         align(PerturbationData.from_anndata(adata, covariates=("line", "plate")), model)
 
     flagged = make_data(quality=True)

@@ -599,7 +599,7 @@ def test_genes_are_selected_by_name():
 
 def test_select_genes_refuses_to_leave_empty_cells():
     data = PerturbationData.from_anndata(counts())
-    with pytest.raises(DataError, match="12 cells have no counts on the 1 selected genes"):
+    with pytest.raises(DataError, match="12 cells of 12 have no counts on the 1 selected genes"):
         data.select_genes([1])
 
 

@@ -529,7 +529,7 @@ def test_a_model_is_one_file_and_one_line(tmp_path):
     tests = ["-q", "-p", "no:cacheprovider", "--model", "sketch:Sketch", "-k", rules, "tests"]
     script = f"""import sys, pytest, samsbook.compare, samslib
 data = samslib.PerturbationData.from_anndata(samslib.datasets.load("sams-pairs"))
-samsbook.compare.train_one("toy", data, samslib.splits.random(0)(data), steps=2, seed=0)
+samsbook.compare.train_one("toy", data, samslib.splits.random()(data), steps=2, seed=0)
 sys.exit(pytest.main({tests}))"""
     paths = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{tmp_path / 'book'}", "PYTHONDONTWRITEBYTECODE": "1"}
     run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=paths, capture_output=True, text=True)

@@ -92,9 +92,9 @@ def test_what_cannot_be_labelled_is_refused(caplog):
         (good, {"layer": "raw"}, "no 'raw'"),
         (make_data(), {}, "needs an AnnData, not a PerturbationData"),
         (good, {"k": 0}, "k is 0"),
-        (cells([[0.5] * 8] * 3), {}, "adata.X holds values that are no counts"),
-        (cells([[-1.0] * 8] * 3), {}, "no counts"),
-        (cells([[np.nan] * 8] * 3), {}, "no counts"),
+        (cells([[0.5] * 8] * 3), {}, "adata.X has fractional values in 3 cells, but raw counts"),
+        (cells([[-1.0] * 8] * 3), {}, "adata.X has negative values in 3 cells"),
+        (cells([[np.nan] * 8] * 3), {}, "adata.X has NaN values in 3 cells"),
         (cells([[1] * 8] * 3, [f"ENSG{i}" for i in range(8)]), {}, "ENSG0.*gene symbols"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -69,10 +69,10 @@ def as_dict(part):
 def test_norman_splits_are_the_published_recipe(data, fraction, seed):
     for test in (0.2, 0.25, 0.5):
         expected = published(data.raw_labels, fraction, seed, test)
-        assert as_dict(splits.combinations(fraction, seed, test)(data)) == expected
-        assert as_dict(splits.combinations(fraction, seed, test)(data.encode_unique())) == expected
+        assert as_dict(splits.combinations(fraction, test, seed=seed)(data)) == expected
+        assert as_dict(splits.combinations(fraction, test, seed=seed)(data.encode_unique())) == expected
     expected = published(data.raw_labels, fraction, seed, by_cells=True)
-    assert as_dict(splits.combination_cells(fraction, seed)(data)) == expected
+    assert as_dict(splits.combination_cells(fraction, seed=seed)(data)) == expected
 
 
 def test_raising_the_fraction_only_adds_cells(data):
@@ -93,13 +93,13 @@ def test_held_out_combinations_are_not_seen_in_training(data):
 @pytest.mark.parametrize("seed", [0, 7])
 @pytest.mark.parametrize("options, share", [({}, [0.64, 0.16, 0.2]), ({"train": 0.5}, [0.25, 0.25, 0.5])])
 def test_random_split_cuts_twice_at_the_same_share(data, seed, options, share):
-    part = splits.random(seed, **options)(data)
+    part = splits.random(**options, seed=seed)(data)
     size = options.get("train", 0.8)
     rest, test = train_test_split(range(len(data)), train_size=size, random_state=seed)
     train, val = train_test_split(rest, train_size=size, random_state=seed)
     for name, positions in dict(train=train, val=val, test=test).items():
         assert sorted(positions) == np.flatnonzero(part == name).tolist()
-    found = [len(p) / len(data) for p in data.split(splits.random(seed, **options))]
+    found = [len(p) / len(data) for p in data.split(splits.random(**options, seed=seed))]
     np.testing.assert_allclose(found, share, atol=0.01)
 
 
@@ -156,15 +156,15 @@ def test_combinations_listed_by_the_names_they_were_published_under(data):
     identity = np.array([str(raw).replace("+", "_")[::-1] for raw in data.raw_labels], dtype=object)
     twice = np.flatnonzero(data.raw_labels == "B+A")[::2]
     identity[twice] = "A_B_2"
-    split = splits.combinations(0.5, 3, 0.25, names=identity)(data)
+    split = splits.combinations(0.5, names=identity, seed=3)(data)
     pairs = sorted(set(identity[data.n_perturbations == 2]))
     np.random.default_rng(3).shuffle(pairs)
     assert len(pairs) == len(set(data.raw_labels[data.n_perturbations == 2])) + 1
     assert set(identity[(split == "test")]) == set(pairs[-3:])
     assert set(identity[(data.n_perturbations == 2) & np.isin(split, ["train", "val"])]) == set(pairs[:4])
-    assert not np.array_equal(split, splits.combinations(0.5, 3, 0.25)(data))
+    assert not np.array_equal(split, splits.combinations(0.5, seed=3)(data))
     named = pd.Series(identity, index=data.cells).sample(frac=1, random_state=0)
-    np.testing.assert_array_equal(splits.combinations(0.5, 3, 0.25, names=named)(data), split)
+    np.testing.assert_array_equal(splits.combinations(0.5, names=named, seed=3)(data), split)
     with pytest.raises(DataError, match="lacks 'c0'"):
         splits.combinations(0.5, names=named.drop("c0"))(data)
     with pytest.raises(DataError, match="There are 3 names for .* cells; give one a cell"):
@@ -177,7 +177,7 @@ def test_real_cells_fall_as_published(tmp_path, monkeypatch):
     shutil.copy(REAL, tmp_path)
     monkeypatch.setenv("SAMSLIB_CACHE", str(tmp_path))
     data = PerturbationData.from_anndata(datasets.load("norman-devel"))
-    train, val, test = data.split(splits.combinations(fraction=0, seed=0, test=0.2))
+    train, val, test = data.split(splits.combinations(fraction=0, test=0.2))
     assert (len(train), len(val), len(test)) == (1516, 379, 69)
     assert train.genes_seen(3).sum() == 136
-    assert as_dict(splits.combinations(0, 0, 0.2)(data)) == published(data.raw_labels, 0, 0, 0.2)
+    assert as_dict(splits.combinations(0, test=0.2)(data)) == published(data.raw_labels, 0, 0, 0.2)

@@ -130,7 +130,7 @@ def compare(
     if holdout not in ("cells", "combinations"):
         raise ValueError(f"holdout is {holdout!r}; choose 'cells' or 'combinations'.")
     data = PerturbationData.from_anndata(datasets.load(dataset))
-    splitter = random(seed) if holdout == "cells" else combinations(0.0, seed=seed, test=1.0)
+    splitter = random(seed=seed) if holdout == "cells" else combinations(0.0, test=1.0, seed=seed)
     split = splitter(data)
     tables: dict[str, anndata.AnnData] = {}
     rows = []

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from numbers import Real
 from typing import Any
 
@@ -12,53 +11,116 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from samslib.data.names import Names
-from samslib.validation import DataError, did_you_mean
+from samslib.data.names import NOTHING, Names
+from samslib.validation import DataError, count_cells, did_you_mean
+
+PAIR = re.compile(r"\(\)|\[\]|\{\}")
 
 
-@dataclass(frozen=True, eq=False)
-class Conditions:
-    """Names and doses of n cells with T perturbations.
+def encode_names(names: Names, raw: pd.Series, amounts: pd.Series) -> tuple[tuple[str, ...], np.ndarray, sp.csr_matrix]:
+    """Perturbations, labels and doses of all cells; every distinct (name, dose) is read once.
 
     Parameters
     ----------
-    naming
+    names
         How names are read.
+    raw
+        (n,) names of the cells' perturbations as written. Columns of obs are called by the names of the two Series.
+    amounts
+        (n,) doses as written: a number for every part of the name, or a text such as "0.5+1.0" with one a part, in the
+        order written.
+
+    Returns
+    -------
     perturbations
-        T names, the columns of `dose`.
-    labels, raw_labels
-        (n,) name of each cell's condition with its doses, and as it was written.
-    dose
-        (n, T) CSR.
-    unique
-        Whether a combination is a perturbation of its own.
+        T names, sorted.
+    labels
+        (n,) canonical label of each cell's condition; see `Names.condition`.
+    doses
+        (n, T) CSR float32 doses, 0 in controls.
+
+    Raises
+    ------
+    DataError
+        For a part that is no name, a name with one perturbation twice, a dose that is not a finite number above 0 or
+        not one for each part, or if all cells are controls.
+    """
+    keys = pd.DataFrame({"raw": raw.to_numpy(), "dose": amounts.astype(object).to_numpy()})
+    groups = keys.groupby(["raw", "dose"], dropna=False, sort=False)
+    codes, found = groups.ngroup().to_numpy(), []
+    for (name, amount), cells in groups.size().items():
+        where = f"{name!r} in adata.obs[{raw.name!r}] ({count_cells(cells)})"
+        _check_name(names, name, where)
+        found.append(_read_doses(names, name, amount, f"The dose {amount!r} in adata.obs[{amounts.name!r}] of {where}"))
+    long = [(kind, name, dose) for kind, doses in enumerate(found) for name, dose in doses.items()]
+    if not long:
+        raise DataError(f"Every cell in adata.obs[{raw.name!r}] is a control; at least one perturbation is needed.")
+    rows, parts, values = zip(*long, strict=True)
+    columns, perturbations = pd.factorize(np.array(parts, dtype=object), sort=True)
+    doses = sp.csr_matrix((np.float32(values), (rows, columns)), (len(found), len(perturbations)))
+    labels = np.array(list(map(names.condition, found)), dtype=object)
+    return tuple(perturbations), labels[codes], doses[codes]
+
+
+def _check_name(names: Names, name: str, where: str) -> None:
+    parts, own = names.parts(name), names.perturbations(name)
+    if wrong := [(part, fault) for part in own if (fault := _name_fault(part, cut=len(parts) > 1))]:
+        remedy = "write only names of perturbations, or drop the cells"
+        remedy += f"; if {names.separator!r} separates no names, give another separator, or None" * (len(parts) > 1)
+        raise DataError(f"The perturbation {where} has a part that {wrong[0][1]} ({wrong[0][0]!r}); {remedy}.")
+    if twice := [part for part in own if own.count(part) > 1]:
+        raise DataError(f"The perturbation {where} names {twice[0]!r} twice; name it once, with its amount in dose=.")
+
+
+def _name_fault(part: str, cut: bool) -> str:
+    """Why a part of a name, perhaps cut from others, is no name itself; empty if it is one."""
+    if part.lower() in NOTHING or not any(map(str.isalnum, part)):
+        return "names nothing"
+    brackets = re.sub(r"[^()\[\]{}]", "", part)
+    while (fewer := PAIR.sub("", brackets)) != brackets:
+        brackets = fewer
+    return "has one bracket of a pair" if brackets and cut else ""
+
+
+def _read_doses(names: Names, name: str, amount: Any, what: str) -> dict[str, float]:
+    """Dose of each perturbation in a name as written; a plain number counts for every part."""
+    parts = names.parts(name)
+    doses = [_number(text) for text in (names.cut(amount) if isinstance(amount, str) else [amount] * len(parts))]
+    if not names.perturbations(name):
+        return {}
+    if len(doses) != len(parts):
+        raise DataError(f"{what} has {len(doses)} part(s) for {len(parts)}; write one number for each part.")
+    found = {part: dose for part, dose in zip(parts, doses, strict=True) if part not in names.control_parts}
+    if not all(0 < dose < np.inf for dose in found.values()):
+        remedy = "a cell that did not receive a perturbation should not be named after it"
+        raise DataError(f"{what} is not a number for each part, finite and above zero; {remedy}.")
+    return found
+
+
+def _number(text: Any) -> float:
+    """A number as written; NaN for what is none."""
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return np.nan
+
+
+class Conditions:
+    """The conditions of some cells, by name.
+
+    Parameters
+    ----------
+    data
+        A `PerturbationData`.
     """
 
-    naming: Names
-    perturbations: tuple[str, ...]
-    labels: np.ndarray
-    raw_labels: np.ndarray
-    dose: sp.csr_matrix
-    unique: bool = False
-
-    @cached_property
-    def names(self) -> np.ndarray:
-        """(n,) each cell's canonical name, whatever its doses."""
-        kinds, codes = np.unique(self.raw_labels.astype(str), return_inverse=True)
-        return np.array([self.naming.canonical(raw) for raw in kinds], dtype=object)[codes]
-
-    @cached_property
-    def report(self) -> pd.DataFrame:
-        """Index raw label, columns canonical name and number of cells."""
-        table = pd.DataFrame({"raw": self.raw_labels, "canonical": self.names})
-        return table.groupby(["raw", "canonical"]).size().rename("cells").reset_index("canonical")
-
-    def as_columns(self) -> tuple[tuple[str, ...], sp.csr_matrix]:
-        """Distinct labels of treated cells, and (n, labels) 1 in the column of each cell's."""
-        treated = np.flatnonzero(np.diff(self.dose.indptr))
-        kinds, codes = np.unique(self.labels[treated].astype(str), return_inverse=True)
-        ones = np.ones(len(treated), dtype=np.float32)
-        return tuple(map(str, kinds)), sp.csr_matrix((ones, (treated, codes)), shape=(len(self.labels), len(kinds)))
+    def __init__(self, data: Any):
+        self.naming, self.unique, self.dose = data.naming, data.unique, data.dose.tocsc()
+        self.columns = {name: i for i, name in enumerate(data.perturbations)}
+        cells = pd.Series(data.raw_labels, name="raw").value_counts().sort_index()
+        self.report = pd.DataFrame({"canonical": map(self.naming.canonical, cells.index), "cells": cells})
+        names = self.report["canonical"].reindex(data.raw_labels).to_numpy()
+        self.labels, self.cells_of = set(data.labels), pd.Series(names).groupby(names).indices
 
     def dose_of(self, label: str | Mapping[str, float]) -> np.ndarray:
         """(1, T) dose of a name, or of amounts by perturbation.
@@ -73,86 +135,53 @@ class Conditions:
         DataError
             For a name with unknown or repeated parts, and for amounts that are no doses.
         """
+        row = np.zeros((1, len(self.columns)), dtype=np.float32)
         if isinstance(label, Mapping):
-            return self._dose_of_amounts(label)
-        if not isinstance(label, str):
-            parts = map(str, label) if isinstance(label, Sequence) else ("A", "B")
-            combined = (self.naming.separator or "+").join(parts)
-            raise DataError(f"{label!r} is no name of a condition; a combination is one text, such as {combined!r}.")
-        row = np.zeros((1, len(self.perturbations)), dtype=np.float32)
-        name = self.naming.canonical(label)
-        parts = [name] if name in self._column_of or self.unique else self.naming.genes(name)
-        read = [self._read_part(part) for part in parts]
-        if name == self.naming.control:
+            for name, dose in label.items():
+                if not (isinstance(dose, Real) and 0 <= dose < np.inf):
+                    raise DataError(f"The dose of {name!r} is {dose!r}; give a finite number, 0 or above.")
+                row += np.float32(dose) * (self.dose_of(name) != 0)
             return row
-        given = dict(read)
-        if unknown := [p for p in given if p not in self._column_of]:
-            known = "one of the conditions that have a column" if self.unique else "one of data.perturbations"
-            hint = did_you_mean(unknown[0], self.perturbations) or "."
-            raise DataError(f"{unknown[0]!r} in {label!r} is not {known}{hint}")
-        if len(given) < len(read):
+        if not isinstance(label, str):
+            combined = self.naming.joined([*map(str, label)] if isinstance(label, Sequence) else ["A", "B"])
+            raise DataError(f"{label!r} is no name of a condition; a combination is one text, such as {combined!r}.")
+        name = self.naming.canonical(label)
+        parts = self.naming.perturbations(name)
+        read = [self._read_part(part, label) for part in ([name] if self.unique and parts else parts)]
+        doses = dict(read)
+        if len(doses) < len(read):
             raise DataError(f"{label!r} names a perturbation twice; name it once.")
-        row[0, [self._column_of[p] for p in given]] = self._amounts(name, given)
+        row[0, [self.columns[p] for p in doses]] = self._amounts(name, doses)
         return row
 
-    def _dose_of_amounts(self, amounts: Mapping[str, float]) -> np.ndarray:
-        row = np.zeros((1, len(self.perturbations)), dtype=np.float32)
-        for p, d in amounts.items():
-            if not (isinstance(d, Real) and np.isfinite(d) and d >= 0):
-                raise DataError(f"The dose of {p!r} is {d!r}; give a finite number, 0 or above.")
-        for p, d in amounts.items():
-            row += np.float32(d) * (self.dose_of(p) != 0)
-        return row
-
-    def _read_part(self, part: str) -> tuple[str, float | None]:
+    def _read_part(self, part: str, label: str) -> tuple[str, float | None]:
         """A perturbation and its dose, of "A=0.5" or, without a dose, of "A"."""
         name, _, amount = part.rpartition("=")
-        if part in self._column_of or name not in self._column_of:
+        if part in self.columns:
             return part, None
-        try:
-            dose = float(amount)
-        except ValueError:
-            dose = np.nan
-        if not (np.isfinite(dose) and dose > 0):
+        if name not in self.columns:
+            known = "one of the conditions that have a column" if self.unique else "one of data.perturbations"
+            raise DataError(f"{part!r} in {label!r} is not {known}{did_you_mean(part, list(self.columns)) or '.'}")
+        dose = _number(amount)
+        if not 0 < dose < np.inf:
             raise DataError(f"The dose in {part!r} is {amount!r}; give a finite number above 0, such as '{name}=0.5'.")
         return name, dose
 
-    def _amounts(self, name: str, given: Mapping[str, float | None]) -> Sequence[float] | np.ndarray:
+    def _amounts(self, name: str, given: Mapping[str, float | None]) -> Any:
         """The dose of each part of a name: that given, or the commonest among the cells."""
-        columns = [self._column_of[p] for p in given]
+        doses = [self.dose[:, [self.columns[p]]] for p in given]
         if not any(given.values()):
-            label = self.naming.condition(dict.fromkeys(given, 1.0))
-            if (cells := self._cells_by_label.get(label)) is not None:
-                return self.dose[cells[:1]][:, columns].toarray()[0]
-            if (cells := self._cells_by_name.get(name)) is not None:
-                return _commonest(self.dose[cells][:, columns].toarray())
-        return [amount or self._usual_dose(column) for column, amount in zip(columns, given.values(), strict=True)]
-
-    def _usual_dose(self, column: int) -> float:
-        found = self._dose_by_column[:, [column]].data
-        return _commonest(found) if len(found) else 1.0
-
-    @cached_property
-    def _column_of(self) -> dict[str, int]:
-        return {name: i for i, name in enumerate(self.perturbations)}
-
-    @cached_property
-    def _cells_by_label(self) -> dict[str, np.ndarray]:
-        return pd.Series(self.labels).groupby(self.labels).indices
-
-    @cached_property
-    def _cells_by_name(self) -> dict[str, np.ndarray]:
-        return pd.Series(self.names).groupby(self.names).indices
-
-    @cached_property
-    def _dose_by_column(self) -> sp.csc_matrix:
-        return self.dose.tocsc()
+            if self.naming.condition(dict.fromkeys(given, 1.0)) in self.labels:
+                return 1
+            if name in self.cells_of:
+                return _commonest(sp.hstack(doses, format="csr")[self.cells_of[name]].toarray())
+        return [amount or _commonest(dose.data) for amount, dose in zip(given.values(), doses, strict=True)]
 
 
 def _commonest(values: np.ndarray) -> Any:
-    """The most frequent row."""
+    """The most frequent value or row, the smallest of several; 1 where there is none."""
     seen, times = np.unique(values, axis=0, return_counts=True)
-    return seen[times.argmax()]
+    return seen[times.argmax()] if len(seen) else 1.0
 
 
 def level_columns(given: Sequence[str], covariates: tuple[str, ...]) -> list[float]:
@@ -172,11 +201,10 @@ def level_columns(given: Sequence[str], covariates: tuple[str, ...]) -> list[flo
     """
     if isinstance(given, str):
         raise DataError(f"The levels are one text, {given!r}; give a list of levels: [{given!r}].")
-    for level in given:
-        if level not in covariates:
-            known = f"; the levels are {', '.join(covariates) or 'none'}."
-            raise DataError(f"{level!r} is no level of the data's covariates{did_you_mean(level, covariates) or known}")
-    asked, there = ([name.split("=")[0] for name in names] for names in (given, covariates))
-    if len(asked) != len(set(there)) or set(asked) != set(there):
+    if unknown := [level for level in given if level not in covariates]:
+        hint = did_you_mean(unknown[0], covariates) or f"; the levels are {', '.join(covariates) or 'none'}."
+        raise DataError(f"{unknown[0]!r} is no level of the data's covariates{hint}")
+    asked, there = (sorted(name.split("=")[0] for name in names) for names in (given, covariates))
+    if asked != sorted(set(there)):
         raise DataError(f"The query has levels of {asked}; give one level of each of {sorted(set(there))}.")
     return [float(name in given) for name in covariates]

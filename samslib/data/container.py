@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from samslib.cells import Batch, Condition, DataSummary
+from samslib.data import reading
 from samslib.data.conditions import Conditions, level_columns
 from samslib.data.disk import OnDisk
-from samslib.data.names import Names
-from samslib.data.reading import read_fields
+from samslib.data.names import Names, doubts, read_naming
 from samslib.data.selection import check_library, check_split, gene_positions, positions
-from samslib.data.statistics import digest, row_blocks, row_totals, summarise
+from samslib.data.statistics import digest, one_hot, row_blocks, row_totals, summarise
 from samslib.validation import DataError, at_least, count_cells, in_order
 
 LOG = logging.getLogger("samslib")
@@ -127,7 +127,19 @@ class PerturbationData:
         DataError
             For anything that cannot be modelled, with the remedy.
         """
-        return cls(**read_fields(adata, perturbation, control, separator, layer, covariates, dose, quality, counts))
+        reading.check_anndata(adata, "from_anndata")
+        names = read_naming(control, separator)
+        fields = reading.read_axes(adata) | reading.read_names(adata, names, perturbation, dose)
+        fields |= reading.read_covariates(adata, covariates) | reading.read_flags(adata, quality)
+        x, total = reading.read_matrix(adata, layer, counts)
+        library = total if counts else np.ones(adata.n_obs)
+        kept = f"np.asarray({reading.matrix_name(layer)}.sum(1)).ravel() > 0"
+        check_library(library, "", f"drop them: adata = adata[{kept}].copy()")
+        fields |= {"control": names.control, "controls": names.controls, "separator": separator}
+        data = cls(x=x, library=library, counts=counts, **fields)
+        for doubt in doubts(names, data.names):
+            LOG.warning(doubt)
+        return data
 
     def __len__(self) -> int:
         return self.x.shape[0]
@@ -147,11 +159,11 @@ class PerturbationData:
     @property
     def naming(self) -> Names:
         """How perturbations are named here: what "B+A" or a control's label means."""
-        return Names(self.control, self.separator, self.controls[1:])
+        return Names(self.controls, self.separator)
 
     @cached_property
     def _conditions(self) -> Conditions:
-        return Conditions(self.naming, self.perturbations, self.labels, self.raw_labels, self.dose, self.unique)
+        return Conditions(self)
 
     def __getitem__(self, rows: Any) -> PerturbationData:
         """The chosen cells (positions, mask or slice) with all columns; a mask that is a Series goes by its index."""
@@ -228,8 +240,8 @@ class PerturbationData:
         as published for the non-compositional encoding. Encode before splitting: then all parts share columns."""
         if self.unique:
             return self
-        perturbations, dose = self._conditions.as_columns()
-        return replace(self, perturbations=perturbations, dose=dose, unique=True)
+        codes, labels = pd.factorize(np.where(self.n_perturbations > 0, self.labels, None), sort=True)
+        return replace(self, perturbations=tuple(labels), dose=one_hot(codes, len(labels)), unique=True)
 
     def genes_seen(self, cells: int = 3) -> np.ndarray:
         """(G,) which genes have a non-zero value in at least `cells` cells."""
@@ -242,7 +254,10 @@ class PerturbationData:
         at = gene_positions(mask, self.genes)
         x = self.x.select(genes=at) if isinstance(self.x, OnDisk) else self.x[:, at]
         library = np.concatenate([row_totals(block) for _, block in row_blocks(x)]) if self.counts else self.library
-        check_library(library, len(at), on_disk=isinstance(x, OnDisk))
+        sums = "np.concatenate([batch.x[:, mask].sum(1) for batch in data.batches(1000)])"
+        check_library(
+            library, f" on the {len(at)} selected genes", f"keep more genes, or first data = data[{sums} > 0]"
+        )
         twin = None if self.twin is None else self.twin[:, at]
         return replace(self, x=x, genes=tuple(self.genes[i] for i in at), library=library, twin=twin)
 

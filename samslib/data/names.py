@@ -1,18 +1,17 @@
-"""How perturbations are named: combinations, controls, and the doses written with them."""
+"""How perturbations are named: combinations and controls, and what of it is likely a mistake."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 
-from samslib.validation import DataError, count_cells, did_you_mean, quoted
+from samslib.validation import DataError, did_you_mean, quoted
 
 NOTHING = {"", "nan", "none", "null", "<na>", "na", "n/a"}  # how a missing label looks once it has been through a file
 
@@ -25,8 +24,6 @@ LIKE_CONTROL = re.compile(  # NT_1, NegCtrl0, non-targeting_00012|non-targeting_
     rf"(sg|grna|guide)?[\W_]*{CONTROL}([\W\d_]*({CONTROL}|guides?|cells?))*[\W\d_]*([acgt]{{10,}})?", re.IGNORECASE
 )
 
-PAIR = re.compile(r"\(\)|\[\]|\{\}")
-
 
 @dataclass(frozen=True)
 class Names:
@@ -37,25 +34,26 @@ class Names:
 
     Parameters
     ----------
-    control
-        The label that controls get; None if there are none.
+    controls
+        The labels of control cells, which all become the first; empty if there are none.
     separator
         Text between the parts of a combination; None if names are never split.
-    others
-        Labels that mean the same as `control`.
     """
 
-    control: str | None
+    controls: tuple[str, ...]
     separator: str | None
-    others: tuple[str, ...] = ()
+
+    @property
+    def control(self) -> str | None:
+        """The label that controls get; None if there are none."""
+        return self.controls[0] if self.controls else None
 
     @cached_property
-    def controls(self) -> dict[str, list[str]]:
-        """Every label that means control, with its pieces, the longest first."""
+    def control_parts(self) -> dict[str, list[str]]:
+        """Every part of a name that means control, with its pieces, the longest first."""
         found = {}
-        for label in () if self.control is None else (self.control, *self.others):
-            pieces = self.cut(label)
-            found[(self.separator or "").join(pieces)] = pieces
+        for pieces in map(self.cut, self.controls):
+            found[self.joined(pieces)] = pieces
             if len(set(pieces)) == 1 and pieces[0]:
                 found[pieces[0]] = pieces[:1]
         return dict(sorted(found.items(), key=lambda item: -len(item[1])))
@@ -75,6 +73,21 @@ class Names:
         """
         return [p.strip() for p in text.split(self.separator)] if self.separator else [text.strip()]
 
+    def joined(self, parts: Sequence[str]) -> str:
+        """The name of these parts.
+
+        Parameters
+        ----------
+        parts
+            Parts of a name, in order.
+
+        Returns
+        -------
+        str
+            The parts with separators between them.
+        """
+        return (self.separator or "+").join(parts)
+
     def parts(self, raw: str) -> list[str]:
         """Every part of a name as written: its pieces, but a control's label in one.
 
@@ -90,28 +103,13 @@ class Names:
         """
         pieces, found = self.cut(raw), []
         while pieces:
-            part = next((run for run in self.controls.values() if pieces[: len(run)] == run), pieces[:1])
-            found.append((self.separator or "").join(part))
+            part = next((run for run in self.control_parts.values() if pieces[: len(run)] == run), pieces[:1])
+            found.append(self.joined(part))
             pieces = pieces[len(part) :]
         return found
 
-    def is_control(self, part: str) -> bool:
-        """Whether a part of a name means control.
-
-        Parameters
-        ----------
-        part
-            A part as `parts` gives it.
-
-        Returns
-        -------
-        bool
-            True for the labels of controls.
-        """
-        return part in self.controls
-
-    def genes(self, raw: str) -> list[str]:
-        """The perturbing parts of a name; none for a control.
+    def perturbations(self, raw: str) -> list[str]:
+        """The perturbations in a name; none in a control's.
 
         Parameters
         ----------
@@ -123,7 +121,7 @@ class Names:
         list
             The parts in the order written, without controls.
         """
-        return [p for p in self.parts(raw) if not self.is_control(p)]
+        return [part for part in self.parts(raw) if part not in self.control_parts]
 
     def canonical(self, raw: str) -> str:
         """The one spelling of a name: "B+A" and "A+B" are "A+B", "A+control" is "A".
@@ -136,10 +134,10 @@ class Names:
         Returns
         -------
         str
-            Its perturbing parts, sorted; the control's label if there are none.
+            Its perturbations, sorted; the control's label if there are none.
         """
-        genes = sorted(self.genes(raw))
-        return (self.separator or "").join(genes) if genes else str(self.control)
+        found = sorted(self.perturbations(raw))
+        return self.joined(found) if found else str(self.control)
 
     def condition(self, doses: Mapping[str, float]) -> str:
         """The label of a condition: "A+B" at a dose of 1 each, "A=0.5+B" otherwise.
@@ -161,7 +159,23 @@ class Names:
             for name, amount in sorted(doses.items())
             if amount
         ]
-        return (self.separator or "+").join(parts) or str(self.control)
+        return self.joined(parts) if parts else str(self.control)
+
+
+def as_text(value: Any) -> str:
+    """A label as text.
+
+    Parameters
+    ----------
+    value
+        A label of any type; bytes are decoded.
+
+    Returns
+    -------
+    str
+        The text.
+    """
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def read_naming(control: Any, separator: str | None) -> Names:
@@ -182,185 +196,103 @@ def read_naming(control: Any, separator: str | None) -> Names:
     Raises
     ------
     DataError
-        For an empty label, or an empty sequence of them.
+        For an empty label, an empty sequence of them, or an empty separator.
     """
+    if separator == "":
+        raise DataError("The separator is an empty text; give the text between names, or None if there is none.")
     if control is None:
-        return Names(None, separator)
-    several = isinstance(control, Sequence | np.ndarray | pd.Series | pd.Index) and not isinstance(control, str | bytes)
-    labels = [
-        label.decode() if isinstance(label, bytes) else str(label) for label in (control if several else [control])
-    ]
-    first, *others = dict.fromkeys(label.strip() for label in labels) or [""]
-    if "" in (first, *others):
+        return Names((), separator)
+    controls = tuple(dict.fromkeys(as_text(label).strip() for label in np.atleast_1d(control).tolist()))
+    if not controls or "" in controls:
         raise DataError("The control label is empty; give the label of the control cells, or None if there are none.")
-    return Names(first, separator, tuple(others))
+    return Names(controls, separator)
 
 
-def encode_names(
-    names: Names, column: str, raw: np.ndarray, dose: str | None, amounts: pd.Series | None
-) -> tuple[tuple[str, ...], np.ndarray, sp.csr_matrix]:
-    """Perturbations, labels and doses of all cells; every distinct (name, dose) is read once.
-
-    Parameters
-    ----------
-    names
-        How names are read.
-    column
-        Column of obs that the names come from, for messages.
-    raw
-        (n,) names of the cells' perturbations as written.
-    dose
-        Column of obs that the doses come from, for messages; None without one.
-    amounts
-        (n,) doses as written: a number for every part of the name, or a text such as "0.5+1.0" with one a part, in the
-        order written. None for 1 each.
-
-    Returns
-    -------
-    perturbations
-        T names, sorted.
-    labels
-        (n,) canonical label of each cell's condition; see `Names.condition`.
-    doses
-        (n, T) CSR float32 doses, 0 in controls.
-
-    Raises
-    ------
-    DataError
-        For a part that is no name, a name with one perturbation twice, a dose that is not a finite number above 0 or
-        not one for each part, or if all cells are controls.
-    """
-    if amounts is None:
-        keys = pd.Series(raw).to_frame("raw")
-    else:
-        keys = pd.DataFrame({"raw": raw, "dose": amounts.astype(object).to_numpy()})
-    groups = keys.groupby(list(keys.columns), dropna=False, sort=False)
-    codes, cells = groups.ngroup().to_numpy(), groups.size()
-    kinds = [kind if isinstance(kind, tuple) else (kind,) for kind in cells.index]
-
-    found: list[dict[str, float]] = []
-    for (name, *amount), n in zip(kinds, cells, strict=True):
-        where = f"{name!r} in adata.obs[{column!r}] ({count_cells(n)})"
-        genes, parts = names.genes(name), names.parts(name)
-        if wrong := [(p, fault) for p in genes if (fault := name_fault(p, of=len(parts)))]:
-            remedy = "write only names of perturbations, or drop the cells"
-            remedy += f"; if {names.separator!r} separates no names, give another separator, or None" * (len(parts) > 1)
-            raise DataError(f"The perturbation {where} has a part that {wrong[0][1]} ({wrong[0][0]!r}); {remedy}.")
-        if twice := sorted({g for g in genes if genes.count(g) > 1}):
-            raise DataError(
-                f"The perturbation {where} names {twice[0]!r} twice; name it once, with its amount in dose=."
-            )
-        size = _amounts(names, where, str(dose), amount[0], parts) if amount and genes else [1.0] * len(parts)
-        found.append({p: a for p, a in zip(parts, size, strict=True) if p in genes})
-    perturbations = tuple(sorted(set().union(*found)))
-    if not perturbations:
-        raise DataError(f"Every cell in adata.obs[{column!r}] is a control; at least one perturbation is needed.")
-    position = {p: i for i, p in enumerate(perturbations)}
-    rows = [i for i, doses in enumerate(found) for _ in doses]
-    columns = [position[p] for doses in found for p in doses]
-    values = np.array([a for doses in found for a in doses.values()], dtype=np.float32)
-    table = sp.csr_matrix((values, (rows, columns)), shape=(len(kinds), len(perturbations)))
-    labels = np.array([names.condition(doses) for doses in found], dtype=object)
-    return perturbations, labels[codes], table[codes]
-
-
-def name_fault(part: str, of: int) -> str:
-    """Why a part of a name is no name itself.
-
-    Parameters
-    ----------
-    part
-        A perturbing part of a name.
-    of
-        Number of parts of that name.
-
-    Returns
-    -------
-    str
-        What is wrong with it, such as "names nothing"; empty if it is a name.
-    """
-    if part.lower() in NOTHING or not any(map(str.isalnum, part)):
-        return "names nothing"
-    brackets = re.sub(r"[^()\[\]{}]", "", part)
-    while (fewer := PAIR.sub("", brackets)) != brackets:
-        brackets = fewer
-    return "has one bracket of a pair" if brackets and of > 1 else ""
-
-
-def _amounts(names: Names, where: str, column: str, amount: Any, parts: list[str]) -> list[float]:
-    """One dose a part of a name as written; a plain number counts for every part."""
-    wrong = f"The dose {amount!r} in adata.obs[{column!r}] of {where}"
-    try:
-        texts = names.cut(amount) if isinstance(amount, str) else [amount] * len(parts)
-        doses = [float(t) for t in texts]
-    except (TypeError, ValueError):
-        raise DataError(f"{wrong} is not a number; write one number a part, such as '0.5+1.0'.") from None
-    if len(doses) != len(parts):
-        raise DataError(
-            f"{wrong} has {len(doses)} part(s) for {len(parts)}; write one number for each part of the name."
-        )
-    used = [d for d, p in zip(doses, parts, strict=True) if not names.is_control(p)]
-    if not all(np.isfinite(d) and d > 0 for d in used):
-        remedy = "a cell that did not receive a perturbation should not be named after it"
-        raise DataError(f"{wrong} must be finite and above zero for every part; {remedy}.")
-    return doses
-
-
-def check_controls(names: Names, column: str, raw: np.ndarray) -> None:
+def check_controls(names: Names, kinds: Sequence[str], where: str) -> None:
     """Refuse data without control cells if a control label was given.
 
     Parameters
     ----------
     names
         How names are read.
-    column
-        Column of obs that the names come from, for the message.
-    raw
-        (n,) names of the cells' perturbations as written.
+    kinds
+        Distinct names of the cells' perturbations as written, sorted.
+    where
+        The column of obs that they come from, for the message.
 
     Raises
     ------
     DataError
         If no cell is labelled as control, with the likely label.
     """
-    kinds = sorted(set(raw))
-    if names.control is None or not all(names.genes(k) for k in kinds):
+    if not names.controls or not all(map(names.perturbations, kinds)):
         return
-    inside = [k for k in kinds if any(names.is_control(p) for p in names.parts(k))]
-    likely = sorted({p for k in kinds for p in names.parts(k) if LIKE_CONTROL.fullmatch(p)})
-    if inside:
+    likely = sorted({part for kind in kinds for part in names.parts(kind) if LIKE_CONTROL.fullmatch(part)})
+    hint = did_you_mean(names.controls[0], kinds) or "."
+    if inside := [kind for kind in kinds if names.perturbations(kind) != names.parts(kind)]:
         hint = f"; it stands only inside names such as {inside[0]!r}."
-    elif len(likely) > 1:
-        hint = f"; did you mean control=[{quoted(likely, 12)}]?"
-    else:
-        hint = f"; did you mean {likely[0]!r}?" if likely else did_you_mean(names.control, kinds) or "."
-    labels = " or ".join(map(repr, (names.control, *names.others)))
+    elif likely:
+        hint = f"; did you mean {repr(likely[0]) if len(likely) == 1 else f'control=[{quoted(likely, 12)}]'}?"
     raise DataError(
-        f"There are no control cells: no cell in adata.obs[{column!r}] is labelled {labels}{hint} "
+        f"There are no control cells: no cell in {where} is labelled {' or '.join(map(repr, names.controls))}{hint} "
         f"Labels found: {quoted(kinds)}; pass control=None if the experiment has none."
     )
 
 
-def other_separator(names: Names, kinds: list[str]) -> tuple[str, str] | None:
-    """A separator that cuts some name into perturbations that occur alone, or off a control.
+def doubts(names: Names, report: pd.DataFrame) -> Iterator[str]:
+    """Names that were rewritten, and names that are likely a mistake.
 
     Parameters
     ----------
     names
-        How names are read so far.
-    kinds
-        Distinct names as written.
+        How names were read.
+    report
+        What was read: index name as written, column "canonical" its one spelling.
 
     Returns
     -------
-    tuple or None
-        The separator, and such a name; None if there is none.
+    Iterator
+        A sentence for each doubt.
     """
+    changed = report["canonical"][report.index != report["canonical"]]
+    if len(changed):
+        example = "; ".join(f"{raw!r} is now {new!r}" for raw, new in changed.head(3).items())
+        merged = f"{len(report) - report['canonical'].nunique()} merged with another; data.names has all"
+        yield f"{len(changed)} of {len(report)} perturbation names rewritten ({example}), {merged}"
+    found = {raw: names.perturbations(raw) for raw in report.index}
+    perturbations = sorted(set().union(*found.values()))
+    written = {part for raw in found for part in names.parts(raw)}
+    if absent := [label for label in names.controls if names.parts(label)[0] not in written]:
+        yield f"No cell is labelled {quoted(absent)}, as controls were said to be"
+    pieces = {piece for run in names.control_parts.values() for piece in run}
+    if likely := [p for p in perturbations if LIKE_CONTROL.fullmatch(p) or p in pieces]:
+        remedy = f"if they are, pass control=[{quoted([*names.controls, *likely], 12)}]"
+        yield f"Perturbations that look like controls: {quoted(likely)}; {remedy}"
+    spelt = pd.Series(perturbations, index=[p.casefold() for p in perturbations])
+    if alike := list(spelt[spelt.index.duplicated(keep=False)].sort_index()):
+        yield f"Perturbations that differ only in case: {quoted(alike)}; if they are the same, write them in one way"
+    yield from _doubted_separator(names, found)
+
+
+def _doubted_separator(names: Names, found: Mapping[str, list[str]]) -> Iterator[str]:
+    """A sentence if names, each with its perturbations, seem to be cut where they should not be, or the reverse."""
+    combined = {raw: parts for raw, parts in found.items() if len(parts) > 1}
+    alone = {parts[0] for parts in found.values() if len(parts) == 1}
+    if never := sorted(set().union(*combined.values()) - alone):
+        example = next(raw for raw, parts in combined.items() if not alone.issuperset(parts))
+        remedy = f"if names such as {example!r} are no combinations, pass another separator, or separator=None"
+        yield f"Perturbations that occur in combinations only: {quoted(never, 3)}; {remedy}"
+    elif names.separator and not combined and (other := _other_separator(names, list(found))):
+        yield f"No name holds {names.separator!r}, but {other[1]!r} looks like a combination: separator={other[0]!r}?"
+
+
+def _other_separator(names: Names, kinds: list[str]) -> tuple[str, str] | None:
+    """A separator that cuts some name into perturbations that occur alone, or off a control; and that name."""
     for separator in "+_|,;&/:".replace(str(names.separator), ""):
         trial = replace(names, separator=separator)
-        genes = {raw: trial.genes(raw) for raw in kinds if not LIKE_CONTROL.fullmatch(raw)}
-        alone = {parts[0] for parts in genes.values() if len(parts) == 1}
-        for raw, parts in genes.items():
+        found = {raw: trial.perturbations(raw) for raw in kinds if not LIKE_CONTROL.fullmatch(raw)}
+        alone = {parts[0] for parts in found.values() if len(parts) == 1}
+        for raw, parts in found.items():
             if 0 < len(parts) < len(trial.parts(raw)) or len(parts) > 1 and alone.issuperset(parts):
                 return separator, raw
     return None

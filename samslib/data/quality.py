@@ -8,7 +8,6 @@ before selecting genes, since a share of mitochondrial counts among a few hundre
 from __future__ import annotations
 
 import logging
-import re
 from dataclasses import replace
 from typing import Any
 
@@ -19,8 +18,8 @@ import scipy.sparse as sp
 import torch
 
 from samslib.data.container import PerturbationData, check_data
-from samslib.data.disk import canonical
-from samslib.data.reading import check_anndata
+from samslib.data.reading import check_anndata, read_matrix
+from samslib.data.statistics import row_blocks
 from samslib.validation import DataError, above, at_least, left_out
 
 LOG = logging.getLogger("samslib")
@@ -52,29 +51,21 @@ def measure(adata: Any, layer: str | None = None) -> pd.DataFrame:
         none.
     """
     check_anndata(adata, "Quality control")
-    if layer is not None and layer not in adata.layers:
-        raise DataError(f"adata.layers has no {layer!r}; its layers: {sorted(adata.layers)}; layer=None is adata.X.")
-    x = (adata.to_memory() if adata.isbacked else adata).X if layer is None else adata.layers[layer]
-    if x is None:
-        raise DataError("adata.X is empty; name the layer that holds the counts with layer=.")
-    x = canonical(x.to_memory() if hasattr(x, "to_memory") else x)
-    if not (np.isfinite(x.data) & (x.data > 0) & (x.data == np.rint(x.data))).all():
-        where = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
-        raise DataError(f"{where} holds values that are no counts; name the layer of raw counts with layer=.")
-    total = np.asarray(x.sum(1)).ravel()
-    table = {"counts": total, "genes": np.diff(x.indptr).astype(float)}
-    members = {name: np.array([bool(re.match(p, str(g))) for g in adata.var_names]) for name, p in CLASSES.items()}
-    missing = [name.removeprefix("percent_") for name, chosen in members.items() if not chosen.any()]
+    symbols = adata.var_names.astype(str).str
+    members = pd.DataFrame({name: symbols.match(start) for name, start in CLASSES.items()})
+    missing = [name.removeprefix("percent_") for name in members.columns[~members.any()]]
     if len(missing) == len(CLASSES):
-        raise DataError(
-            f"No gene is mitochondrial, ribosomal or haemoglobin by its symbol (the first is {adata.var_names[0]!r}); "
-            "set adata.var_names to gene symbols such as 'MT-CO1' and 'RPS3', with all genes kept."
-        )
+        remedy = "set adata.var_names to gene symbols such as 'MT-CO1' and 'RPS3', with all genes kept"
+        kinds = f"mitochondrial, ribosomal or haemoglobin by its symbol (the first is {adata.var_names[0]!r})"
+        raise DataError(f"No gene is {kinds}; {remedy}.")
     if missing:
-        LOG.warning("no %s genes among these %d, so no cell can fail by them", " and no ".join(missing), x.shape[1])
-    for name, chosen in members.items():
-        table[name] = 100 * np.asarray(x[:, chosen].sum(1)).ravel() / np.maximum(total, 1)
-    return pd.DataFrame(table, index=adata.obs_names)
+        LOG.warning("no %s genes among these %d, so no cell can fail by them", " and no ".join(missing), len(members))
+    x, total = read_matrix(adata, layer, counts=True)
+    found = [(np.diff(block.indptr), block @ members.to_numpy(float)) for _, block in row_blocks(x)]
+    genes, sums = map(np.concatenate, zip(*found, strict=True))
+    table = pd.DataFrame({"counts": total, "genes": genes.astype(float)}, index=adata.obs_names)
+    table[members.columns] = 100 * sums / np.maximum(total, 1)[:, None]
+    return table
 
 
 def thresholds(measured: pd.DataFrame, k: float = 5) -> pd.Series:
@@ -154,8 +145,7 @@ def label(
 def _doublets(adata: Any, layer: str | None, limit: float, seed: int) -> np.ndarray:
     import scanpy
 
-    counts = adata.X if layer is None else adata.layers[layer]
-    copy = anndata.AnnData(canonical(counts[:]).astype(np.float32))
+    copy = anndata.AnnData(read_matrix(adata, layer, counts=True)[0][:])
     scanpy.pp.scrublet(copy, threshold=None if limit is True else float(limit), random_state=seed, verbose=False)
     if "predicted_doublet" not in copy.obs:
         raise DataError("Scrublet found no threshold between its two modes; give a score such as doublets=0.25.")

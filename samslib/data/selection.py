@@ -74,22 +74,20 @@ def gene_positions(chosen: Any, genes: tuple[str, ...]) -> np.ndarray:
     return at
 
 
-def check_library(library: np.ndarray, genes: int, on_disk: bool) -> None:
-    """A DataError unless all cells have counts on the selected genes.
+def check_library(library: np.ndarray, where: str, remedy: str) -> None:
+    """A DataError unless all cells have counts.
 
     Parameters
     ----------
     library
-        (n,) counts on these genes.
-    genes
-        How many were selected.
-    on_disk
-        Whether the counts are in a file, for the remedy.
+        (n,) counts of each cell.
+    where
+        Which genes they are of, for the message; empty for all.
+    remedy
+        How to leave out those without.
     """
     if empty := int((library == 0).sum()):
-        sums = "np.vstack([x[:, mask].sum(1) for _, x in data.x.blocks()])" if on_disk else "data.x[:, mask].sum(1)"
-        remedy = f"keep more genes, or first data = data[np.asarray({sums}).ravel() > 0]"
-        raise DataError(f"{count_cells(empty)} have no counts on the {genes} selected genes; {remedy}")
+        raise DataError(f"{count_cells(empty)} of {len(library)} have no counts{where}; {remedy}")
 
 
 def check_split(part: np.ndarray, cells: int) -> np.ndarray:
@@ -111,12 +109,9 @@ def check_split(part: np.ndarray, cells: int) -> np.ndarray:
         remedy = "it needs one each, or a splitter such as samslib.splits.random()"
         raise DataError(f"The split has {len(part)} labels for {count_cells(cells)}; {remedy}.")
     if unknown := sorted(set(part.tolist()) - {"train", "val", "test", ""}, key=str):
-        raise DataError(
-            f'The split has labels {quoted(unknown)}; they must be "train", "val", "test" or "" (left out).'
-        )
+        raise DataError(f'The split has labels {quoted(unknown)}; they must be "train", "val", "test" or "".')
     for name in ("train", "val", "test"):
         if (size := int((part == name).sum())) < 2:
-            raise DataError(
-                f"The {name} split has {count_cells(size)}; at least 2 are needed: change the shares or add cells."
-            )
+            remedy = "at least 2 are needed: change the shares or add cells"
+            raise DataError(f"The {name} split has {count_cells(size)}; {remedy}.")
     return part

@@ -19,32 +19,39 @@ from samslib.validation import DataError, above, in_order, share
 Splitter = Callable[[PerturbationData], np.ndarray]
 
 
-def _cut(positions: np.ndarray, seed: int, **size: float) -> tuple[np.ndarray, np.ndarray]:
-    """scikit-learn's shuffled cut in two, for at least two cells."""
+def _cut(positions: np.ndarray, first: float, seed: int) -> Sequence[np.ndarray]:
+    """Two parts of at least two cells, shuffled by scikit-learn; `first` is the share of the first."""
     from sklearn.model_selection import train_test_split
 
     if len(positions) < 2:
         raise DataError(f"{len(positions)} cell(s) cannot be split in two; a split needs more cells of each kind.")
-    first, second = train_test_split(positions, random_state=seed, **size)
-    return first, second
+    return train_test_split(positions, train_size=first, random_state=seed)
 
 
-def _assign(cells: int, **parts: np.ndarray) -> np.ndarray:
-    part = np.full(cells, "", dtype="<U5")
-    for name, positions in parts.items():
-        part[positions] = name
-    return check_split(part, cells)
+def _cut_twice(positions: np.ndarray, first: float, seed: int) -> dict[str, np.ndarray]:
+    rest, test = _cut(positions, first, seed)
+    train, val = _cut(rest, first, seed)
+    return {"train": train, "val": val, "test": test}
 
 
-def random(seed: int = 0, train: float = 0.8) -> Splitter:
+def _labelled(cells: int, *parts: dict[str, np.ndarray]) -> np.ndarray:
+    """(cells,) the name of the part that holds each position."""
+    label = np.full(cells, "", dtype="<U5")
+    for part in parts:
+        for name, positions in part.items():
+            label[positions] = name
+    return check_split(label, cells)
+
+
+def random(train: float = 0.8, *, seed: int = 0) -> Splitter:
     """Cells at random: by default 64% train, 16% validate and 20% test.
 
     Parameters
     ----------
-    seed
-        Of the shuffle.
     train
         Share of the cells that are not for testing, and the share of these that train; above 0 and below 1.
+    seed
+        Of the shuffle.
 
     References
     ----------
@@ -53,26 +60,25 @@ def random(seed: int = 0, train: float = 0.8) -> Splitter:
     above(0, 1, train=train)
 
     def split(data: PerturbationData) -> np.ndarray:
-        rest, test = _cut(np.arange(len(check_data(data, "A split"))), seed, train_size=train)
-        fit, val = _cut(rest, seed, train_size=train)
-        return _assign(len(data), train=fit, val=val, test=test)
+        cells = np.arange(len(check_data(data, "A split")))
+        return _labelled(len(data), _cut_twice(cells, train, seed))
 
     return split
 
 
-def _by_perturbations(data: PerturbationData, seed: int) -> dict[str, np.ndarray]:
-    """Cells of combinations cut 64/16/20, all other cells 80/20 without a test part."""
-    combined = np.flatnonzero(check_data(data, "A split").n_perturbations >= 2)
-    if not len(combined):
+def _by_perturbations(data: PerturbationData, keep: Callable[[str, np.ndarray], np.ndarray], seed: int) -> np.ndarray:
+    """Cells of combinations cut 64/16/20, of which `keep` chooses; all other cells 80/20 without a test part."""
+    combined = check_data(data, "A split").n_perturbations >= 2
+    if not combined.any():
         raise DataError("No cell has two perturbations, so there are no combinations to hold out; use splits.random.")
-    rest, test = _cut(combined, seed, test_size=0.2)
-    train, val = _cut(rest, seed, test_size=0.2)
-    other_train, other_val = _cut(np.flatnonzero(data.n_perturbations < 2), seed, test_size=0.2)
-    return dict(train=train, val=val, test=test, other_train=other_train, other_val=other_val)
+    parts = _cut_twice(np.flatnonzero(combined), 0.8, seed)
+    train, val = _cut(np.flatnonzero(~combined), 0.8, seed)
+    kept = {name: keep(name, cells) for name, cells in parts.items()}
+    return _labelled(len(data), kept, {"train": train, "val": val})
 
 
 def combinations(
-    fraction: float, seed: int = 0, test: float = 0.25, names: Sequence[str] | np.ndarray | None = None
+    fraction: float, test: float = 0.25, names: Sequence[str] | np.ndarray | None = None, *, seed: int = 0
 ) -> Splitter:
     """Unseen combinations: most combinations are left out of training, and some of these are tested.
 
@@ -84,14 +90,14 @@ def combinations(
     ----------
     fraction
         Share of combinations that train and validate.
-    seed
-        Of the shuffles.
     test
         Share of combinations that are tested. Where `fraction + test` is above 1, some are trained on too, as
         published.
     names
         (n,) names to list combinations by, for data published under other names: `obs["guide_identity"]` of
         `datasets.load("norman")`. None for the names as they were written.
+    seed
+        Of the shuffles.
 
     Raises
     ------
@@ -106,29 +112,20 @@ def combinations(
     share(fraction=fraction, test=test)
 
     def split(data: PerturbationData) -> np.ndarray:
-        cells = _by_perturbations(data, seed)
+        check_data(data, "A split")
         written = data.raw_labels if names is None else in_order(names, data.cells, "cells").astype(object)
         if written.shape != (len(data),):
             raise DataError(f"There are {len(written)} names for {len(data)} cells; give one a cell.")
         listed = np.array(sorted(set(written[data.n_perturbations >= 2])), dtype=object)
         np.random.default_rng(seed).shuffle(listed)
         known = listed[: int(fraction * len(listed))]
-        held = listed[len(listed) - ceil(test * len(listed)) :]
-
-        def only(part: str, wanted: np.ndarray) -> np.ndarray:
-            return cells[part][np.isin(written[cells[part]], wanted)]
-
-        return _assign(
-            len(data),
-            train=np.concatenate([cells["other_train"], only("train", known)]),
-            val=np.concatenate([cells["other_val"], only("val", known)]),
-            test=only("test", held),
-        )
+        wanted = {"train": known, "val": known, "test": listed[len(listed) - ceil(test * len(listed)) :]}
+        return _by_perturbations(data, lambda part, cells: cells[np.isin(written[cells], wanted[part])], seed)
 
     return split
 
 
-def combination_cells(fraction: float, seed: int = 0) -> Splitter:
+def combination_cells(fraction: float, *, seed: int = 0) -> Splitter:
     """Few training cells of each combination; validation and test are the same at every fraction.
 
     Cells of combinations are cut 64/16/20; cells with at most one perturbation train (80%) or validate (20%).
@@ -151,14 +148,7 @@ def combination_cells(fraction: float, seed: int = 0) -> Splitter:
     """
     share(fraction=fraction)
 
-    def split(data: PerturbationData) -> np.ndarray:
-        cells = _by_perturbations(data, seed)
-        kept = cells["train"][: int(fraction * len(cells["train"]))]
-        return _assign(
-            len(data),
-            train=np.concatenate([cells["other_train"], kept]),
-            val=np.concatenate([cells["other_val"], cells["val"]]),
-            test=cells["test"],
-        )
+    def keep(part: str, cells: np.ndarray) -> np.ndarray:
+        return cells[: int(fraction * len(cells))] if part == "train" else cells
 
-    return split
+    return lambda data: _by_perturbations(data, keep, seed)

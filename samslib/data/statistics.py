@@ -18,6 +18,25 @@ from samslib.validation import DataError, count_cells
 BLOCK = 4_000_000  # entries made dense at a time while reading or averaging, 32 MB in float64
 
 
+def one_hot(codes: np.ndarray, size: int) -> sp.csr_matrix:
+    """A row for each code, with a 1 in the column of that number.
+
+    Parameters
+    ----------
+    codes
+        (n,) numbers of columns; -1 for a row of zeros.
+    size
+        Number of columns, k.
+
+    Returns
+    -------
+    csr_matrix
+        (n, k) float32.
+    """
+    rows = np.flatnonzero(codes >= 0)
+    return sp.csr_matrix((np.ones(len(rows), dtype=np.float32), (rows, codes[rows])), shape=(len(codes), size))
+
+
 def row_totals(block: Any) -> np.ndarray:
     """The sum of each row.
 
@@ -205,8 +224,7 @@ def condition_sums(x: Any, labels: np.ndarray, dose: sp.csr_matrix, library: np.
         Counts (conditions, G), mean doses (conditions, T), numbers of cells (conditions,) and concentrations (G,).
     """
     code, names = pd.factorize(labels, sort=True)
-    cells = len(labels)
-    of = sp.csr_matrix((np.ones(cells), (code, np.arange(cells))), (len(names), cells))
+    of = one_hot(code, len(names)).T.tocsr().astype(np.float64)
     counts, sizes = row_product(of, x), np.bincount(code)
     share = counts / counts.sum(1, keepdims=True)
     second = (of @ library**2) @ share**2

@@ -85,7 +85,7 @@ def predictors(
     names = data.naming
     weights = pd.DataFrame(0.0, index=pd.RangeIndex(len(labels)), columns=seen.obs_names)
     for i, label in enumerate(labels):
-        for part in [label] if label in weights else [p for p in names.genes(label) if p in weights]:
+        for part in [label] if label in weights else [p for p in names.perturbations(label) if p in weights]:
             weights.iloc[i, weights.columns.get_loc(part)] = 1
     tables = {}
     for name, matrix in matrices.items():
