@@ -107,17 +107,17 @@ def test_covariate_levels_and_flags_are_read_by_name():
     alone = PerturbationData.from_anndata(adata, covariates=("plate", "line"))
     assert alone.covariates == ("plate=1", "line=x")
     np.testing.assert_array_equal(align(alone, model).covariate, one_line.covariate)
-    with pytest.raises(DataError, match="CPA reads the covariate 'line', which the data lack"):
+    with pytest.raises(DataError, match=r"CPA reads covariates \['line'\], which the data lack"):
         align(PerturbationData.from_anndata(adata, covariates="plate"), model)
     adata.obs["line"] = "z"
-    with pytest.raises(DataError, match="60 cells have covariate levels that the model does not know, 'line=z'"):
+    with pytest.raises(DataError, match="60 cells have covariates that the model does not know, 'line=z'"):
         align(PerturbationData.from_anndata(adata, covariates=("line", "plate")), model)
 
     flagged = make_data(quality=True)
     cradle = make_model("cradle_vae", flagged.summary())
     two = replace(flagged, qc=np.hstack([1 - flagged.qc, flagged.qc]), quality=("other", "fails"))
     np.testing.assert_array_equal(align(two, cradle).qc, flagged.qc)
-    with pytest.raises(DataError, match="CRADLEVAE reads the quality flag 'fails', which the data lack"):
+    with pytest.raises(DataError, match=r"CRADLEVAE reads quality \['fails'\], which the data lack"):
         align(make_data(), cradle)
 
 
@@ -125,9 +125,9 @@ def test_combinations_in_the_other_encoding_are_refused(data, sams):
     whole = data.encode_unique()
     model = make_model("conditional_vae", whole.summary())
     assert align(whole, model) is whole
-    with pytest.raises(DataError, match=r"18 cells have combinations of several; give data.encode_unique\(\)"):
+    with pytest.raises(DataError, match=r"18 cells have combinations, .*; give data.encode_unique\(\)"):
         align(data, model)
-    with pytest.raises(DataError, match=r"does not know, 'A\+B'; give the data before encode_unique"):
+    with pytest.raises(DataError, match=r"18 cells have combinations, .*; give the data before encode_unique"):
         align(whole, sams)
     singles = data[data.n_perturbations < 2]
     assert align(singles, model).dose_of("A+B").tolist() == [[0, 1, 0, 0]], "the columns are those of the model"

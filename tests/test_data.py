@@ -491,7 +491,7 @@ def test_unique_encoding_has_a_column_a_condition():
         assert dose.tolist() == [float(label == p) for p in unique.perturbations]
     assert unique.n_perturbations.tolist() == data.n_perturbations.tolist()
     assert unique.dose_of("B+A").tolist() == [[0, 1, 0, 0]]
-    with pytest.raises(DataError, match="'A\\+C' in 'C\\+A' is not one of the conditions"):
+    with pytest.raises(DataError, match="'A\\+C' in 'C\\+A' is not one of data.perturbations"):
         unique.dose_of("C+A")
     adata = counts(["A", "A", "A+B", "control"])
     adata.obs["dose"] = [0.5, 1, 2, 1]
@@ -825,8 +825,8 @@ def test_empty_cells_duplicates_and_empty_tables():
     adata.var_names = adata.var_names.astype(str)  # the remedy works
     adata.var_names_make_unique()
     assert PerturbationData.from_anndata(adata).genes[:3] == ("1", "1-1", "g2")
-    refused(["no genes"], counts()[:, []])
-    refused(["has 1 cell; at least 2"], counts()[:1])
+    refused(["12 cells x 0 genes; 2 x 1 are the least"], counts()[:, []])
+    refused(["has 1 cell x 7 genes; 2 x 1"], counts()[:1])
     adata = counts()
     adata.X = None
     refused(["adata.X is empty", "layer="], adata)
@@ -835,8 +835,8 @@ def test_empty_cells_duplicates_and_empty_tables():
 @pytest.mark.parametrize(
     "dose, words",
     [
-        ("1+1+1", ["'1+1+1'", "'B+A'", "3 part(s) for 2"]),
-        ("1", ["1 part(s) for 2"]),
+        ("1+1+1", ["'1+1+1'", "'B+A'", "each of 2 part(s)"]),
+        ("1", ["each of 2 part(s)"]),
         ("1+-2", ["above zero"]),
         ("1+nan", ["above zero"]),
         ("1+0", ["above zero", "should not be named after it"]),

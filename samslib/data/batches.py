@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from samslib.cells import Batch
 from samslib.data.container import PerturbationData
@@ -35,22 +34,22 @@ class Order:
         self.window = n if window is None or window >= n else max(1, window // batch_size) * batch_size
 
     def __call__(self, step: int) -> np.ndarray:
-        position = self._position(step)
-        return self.permutation[position : position + self.size]
+        return self._stretch(step, self.size)
 
     def around(self, step: int) -> np.ndarray:
         """The rows of the step's window, which change when a window or, if there are several, an epoch begins."""
-        start = self._position(step) // self.window * self.window
-        return self.permutation[start : start + self.window]
+        return self._stretch(step, self.window)
 
-    def _position(self, step: int) -> int:
+    def _stretch(self, step: int, length: int) -> np.ndarray:
+        """So many rows of the step's epoch, among them the first of its batch."""
         epoch, batch = divmod(step, -(-self.n // self.size))
         if epoch != self.epoch:
             generator = torch.Generator().manual_seed(step_seed(self.seed, 2**41 + epoch))
             self.permutation, self.epoch = self._permuted(generator).numpy(), epoch
-        return batch * self.size
+        start = batch * self.size // length * length
+        return self.permutation[start : start + length]
 
-    def _permuted(self, generator: torch.Generator) -> Tensor:
+    def _permuted(self, generator: torch.Generator) -> torch.Tensor:
         if self.window >= self.n:
             return torch.randperm(self.n, generator=generator)
         shift = int(torch.randint(STRETCH, (1,), generator=generator))
@@ -74,15 +73,14 @@ class Batches:
     def __init__(self, data: PerturbationData, batch_size: int, seed: int):
         self.data, self.on_disk = data, isinstance(data.x, OnDisk)
         self.order = Order(len(data), batch_size, seed, data.x.window() if self.on_disk else None)
-        self.held: PerturbationData | None = None
-        self.rows = np.zeros(0, dtype=int)  # those held, sorted
+        self.held, self.rows = data[:0], np.zeros(0, dtype=int)  # what is in memory, and the sorted rows of it
 
     def __call__(self, step: int, dtype: torch.dtype) -> Batch:
         rows = self.order(step)
         if not self.on_disk:
             return self.data.batch(rows, dtype)
-        if self.held is None or not np.isin(rows, self.rows, assume_unique=True).all():
-            self.held, self.rows = None, np.sort(self.order.around(step))  # let go before reading
+        if not np.isin(rows, self.rows, assume_unique=True).all():
+            self.held, self.rows = self.data, np.sort(self.order.around(step))  # let go before reading
             self.held = self.data[self.rows].to_memory()
         return self.held.batch(np.searchsorted(self.rows, rows), dtype)
 

@@ -19,16 +19,14 @@ from torch import Tensor
 
 from samslib.cells import Batch, Condition, DataSummary
 from samslib.data import reading
-from samslib.data.conditions import Conditions, level_columns
 from samslib.data.disk import OnDisk
-from samslib.data.names import Names, doubts, read_naming
-from samslib.data.selection import check_library, check_split, gene_positions, positions
+from samslib.data.names import Conditions, Names, doubts, level_columns, read_naming
 from samslib.data.statistics import digest, one_hot, row_blocks, row_totals, summarise
-from samslib.validation import DataError, at_least, count_cells, in_order
+from samslib.validation import DataError, at_least, count_cells, did_you_mean, in_order, quoted
 
 LOG = logging.getLogger("samslib")
 
-PER_CELL = ("cells", "labels", "raw_labels", "n_perturbations", "dose", "library", "covariate", "qc")
+PER_CELL = ("cells", "labels", "raw_labels", "n_perturbations", "dose", "library", "covariate", "qc", "twin")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -131,12 +129,10 @@ class PerturbationData:
         names = read_naming(control, separator)
         fields = reading.read_axes(adata) | reading.read_names(adata, names, perturbation, dose)
         fields |= reading.read_covariates(adata, covariates) | reading.read_flags(adata, quality)
-        x, total = reading.read_matrix(adata, layer, counts)
-        library = total if counts else np.ones(adata.n_obs)
+        x, library = reading.read_matrix(adata, layer, counts)
         kept = f"np.asarray({reading.matrix_name(layer)}.sum(1)).ravel() > 0"
-        check_library(library, "", f"drop them: adata = adata[{kept}].copy()")
-        fields |= {"control": names.control, "controls": names.controls, "separator": separator}
-        data = cls(x=x, library=library, counts=counts, **fields)
+        _check_library(library, "", f"drop them: adata = adata[{kept}].copy()")
+        data = cls(x=x, library=library, counts=counts, separator=separator, **fields)
         for doubt in doubts(names, data.names):
             LOG.warning(doubt)
         return data
@@ -150,11 +146,9 @@ class PerturbationData:
         return self.x.shape
 
     def __repr__(self) -> str:
-        controls = f"{count_cells(int((self.n_perturbations == 0).sum()))} of control"
-        return (
-            f"PerturbationData: {len(self)} cells x {len(self.genes)} genes, {len(self.perturbations)} perturbations "
-            f"in {len(self.conditions())} conditions, {'no controls' if self.control is None else controls}"
-        )
+        controls = "no" if self.control is None else f"{count_cells(int((self.n_perturbations == 0).sum()))} of"
+        known = f"{len(self.perturbations)} perturbations in {len(self.conditions())} conditions"
+        return f"PerturbationData: {len(self)} cells x {len(self.genes)} genes, {known}, {controls} control"
 
     @property
     def naming(self) -> Names:
@@ -170,9 +164,8 @@ class PerturbationData:
         if isinstance(rows, tuple):
             raise DataError("data[...] takes one list, mask or slice of cells; data.select_genes chooses genes.")
         at = positions(rows, self.cells, "cells")
-        twin = None if self.twin is None else self.twin[at]
         x = self.x.select(at) if isinstance(self.x, OnDisk) else self.x[at]
-        return replace(self, x=x, twin=twin, **{name: getattr(self, name)[at] for name in PER_CELL})
+        return replace(self, x=x, **{n: getattr(self, n)[at] for n in PER_CELL if getattr(self, n) is not None})
 
     def to_memory(self) -> PerturbationData:
         """The same cells with x in memory. Raises OSError where x is on disk and its file cannot be read."""
@@ -203,9 +196,8 @@ class PerturbationData:
 
     def conditions(self) -> pd.DataFrame:
         """A row a condition (control first), by its label: number of cells and of perturbations in its name."""
-        table = pd.DataFrame({"label": self.labels, "perturbations": self.n_perturbations})
-        table = table.groupby("label").agg(cells=("perturbations", "size"), perturbations=("perturbations", "first"))
-        return table.sort_values("perturbations", kind="stable")
+        groups = pd.Series(self.n_perturbations).groupby(pd.Index(self.labels, name="label"))
+        return groups.agg(cells="size", perturbations="first").sort_values("perturbations", kind="stable")
 
     def dose_of(self, label: str | Mapping[str, float]) -> Tensor:
         """(1, T) dose of a condition, seen or not.
@@ -240,7 +232,7 @@ class PerturbationData:
         as published for the non-compositional encoding. Encode before splitting: then all parts share columns."""
         if self.unique:
             return self
-        codes, labels = pd.factorize(np.where(self.n_perturbations > 0, self.labels, None), sort=True)
+        codes, labels = pd.factorize(pd.Series(self.labels).where(self.n_perturbations > 0), sort=True)
         return replace(self, perturbations=tuple(labels), dose=one_hot(codes, len(labels)), unique=True)
 
     def genes_seen(self, cells: int = 3) -> np.ndarray:
@@ -254,10 +246,8 @@ class PerturbationData:
         at = gene_positions(mask, self.genes)
         x = self.x.select(genes=at) if isinstance(self.x, OnDisk) else self.x[:, at]
         library = np.concatenate([row_totals(block) for _, block in row_blocks(x)]) if self.counts else self.library
-        sums = "np.concatenate([batch.x[:, mask].sum(1) for batch in data.batches(1000)])"
-        check_library(
-            library, f" on the {len(at)} selected genes", f"keep more genes, or first data = data[{sums} > 0]"
-        )
+        kept = "data[np.concatenate([batch.x[:, mask].sum(1) for batch in data.batches(1000)]) > 0]"
+        _check_library(library, f" on the {len(at)} selected genes", f"keep more genes, or first data = {kept}")
         twin = None if self.twin is None else self.twin[:, at]
         return replace(self, x=x, genes=tuple(self.genes[i] for i in at), library=library, twin=twin)
 
@@ -325,5 +315,80 @@ def split_labels(data: PerturbationData, split: Split) -> np.ndarray:
     DataError
         For another label, a part of fewer than two cells, or labels that are not one a cell.
     """
-    found = split(data) if callable(split) else split
-    return check_split(np.atleast_1d(in_order(found, data.cells, "cells")), len(data))
+    part = np.atleast_1d(in_order(split(data) if callable(split) else split, data.cells, "cells"))
+    if part.shape != (len(data),):
+        remedy = "it needs one each, or a splitter such as samslib.splits.random()"
+        raise DataError(f"The split has {len(part)} labels for {count_cells(len(data))}; {remedy}.")
+    if unknown := sorted(set(part.tolist()) - {"train", "val", "test", ""}, key=str):
+        raise DataError(f'The split has labels {quoted(unknown)}; they must be "train", "val", "test" or "".')
+    for name in ("train", "val", "test"):
+        if (size := int((part == name).sum())) < 2:
+            raise DataError(f"The {name} split has {count_cells(size)}; at least 2 are needed: change the shares.")
+    return part
+
+
+def positions(chosen: Any, names: Sequence[str] | np.ndarray, of: str) -> np.ndarray:
+    """Positions of chosen cells or genes.
+
+    Parameters
+    ----------
+    chosen
+        Slice, mask or integers; a mask that is a Series goes by the names in its index.
+    names
+        Names of all cells or genes.
+    of
+        What they are, for messages: "cells" or "genes".
+
+    Raises
+    ------
+    DataError
+        For a mask of another length, and for values that are neither positions nor a mask.
+    IndexError
+        For positions out of range.
+    """
+    size = len(names)
+    if isinstance(chosen, slice):
+        return np.arange(size)[chosen]
+    mask = isinstance(chosen, pd.Series) and pd.api.types.is_bool_dtype(chosen)
+    at = np.atleast_1d(in_order(chosen, names, of) if mask else np.asarray(chosen))
+    if at.dtype == bool and at.shape != (size,):
+        raise DataError(f"The mask has {len(at)} values for {size} {of}; it needs one each.")
+    if at.size and at.dtype.kind not in "biu" or at.ndim > 1:
+        raise DataError(f"The {of} are chosen by positions, a mask or a slice, not by {at.dtype} values.")
+    if at.dtype != bool and len(at) == size > 2 and at.min() >= 0 and at.max() <= 1:
+        raise DataError(f"The {of} are given a 0 or 1 each, which would be positions; for a mask give values == 1.")
+    return np.arange(size)[at.astype(int) if not at.size else at]
+
+
+def gene_positions(chosen: Any, genes: tuple[str, ...]) -> np.ndarray:
+    """Positions of chosen genes, each once and at least one.
+
+    Parameters
+    ----------
+    chosen
+        Names, or what `positions` takes.
+    genes
+        Names of all genes.
+
+    Raises
+    ------
+    DataError
+        For unknown genes, a gene twice, and where no gene is left.
+    """
+    given = np.atleast_1d(np.asarray(chosen))
+    if pd.api.types.infer_dtype(given) == "string":
+        chosen = pd.Index(genes).get_indexer(given)
+        if len(unknown := given[chosen < 0]):
+            hint = did_you_mean(unknown[0], genes) or "."
+            raise DataError(f"{len(unknown)} of the genes are not in the data ({quoted(unknown, 3)}){hint}")
+    at = positions(chosen, genes, "genes")
+    if not len(at):
+        raise DataError("No gene is selected; the mask is False everywhere.")
+    if len(set(at)) < len(at):
+        raise DataError(f"{len(at) - len(set(at))} genes are selected more than once; select each once.")
+    return at
+
+
+def _check_library(library: np.ndarray, where: str, remedy: str) -> None:
+    if empty := int((library == 0).sum()):
+        raise DataError(f"{count_cells(empty)} of {len(library)} have no counts{where}; {remedy}")

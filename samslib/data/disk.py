@@ -137,19 +137,15 @@ class OnDisk:
     def _read(self, wanted: np.ndarray) -> sp.csr_matrix:
         """Rows of the file, sorted and each once."""
         mask = np.zeros(len(self.stored), dtype=bool)
-        if len(wanted):
-            cuts = np.flatnonzero(np.diff(wanted) > GAP)
-            for first, last in zip(wanted[np.r_[0, cuts + 1]], wanted[np.r_[cuts, -1]], strict=True):
-                mask[first : last + 1] = True
+        for run in filter(len, np.split(wanted, np.flatnonzero(np.diff(wanted) > GAP) + 1)):
+            mask[run[0] : run[-1] + 1] = True
         try:
             if self.folder is not None and not Path(self.folder).exists():  # it would be read as zeros
                 raise FileNotFoundError("there is no such folder")
             x = canonical(self.source[mask])
         except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
-            raise OSError(
-                f"The counts in {self.path} can no longer be read ({error}): the file was closed, moved or changed "
-                "after the data were made of it; open it again and make the data anew."
-            ) from error
+            remedy = "if the file was closed, moved or changed, open it again and make the data anew"
+            raise OSError(f"The counts in {self.path} can no longer be read ({error}); {remedy}.") from error
         x = x if x.shape[0] == len(wanted) else x[np.searchsorted(np.flatnonzero(mask), wanted)]
         x = x if np.array_equal(self.genes, np.arange(x.shape[1])) else x[:, self.genes]
         return x.astype(np.float32)

@@ -1,4 +1,4 @@
-"""How perturbations are named: combinations and controls, and what of it is likely a mistake."""
+"""How perturbations are named: combinations, controls, the dose that a name stands for, and likely mistakes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 
 from samslib.validation import DataError, did_you_mean, quoted
 
@@ -43,20 +44,12 @@ class Names:
     controls: tuple[str, ...]
     separator: str | None
 
-    @property
-    def control(self) -> str | None:
-        """The label that controls get; None if there are none."""
-        return self.controls[0] if self.controls else None
-
     @cached_property
     def control_parts(self) -> dict[str, list[str]]:
         """Every part of a name that means control, with its pieces, the longest first."""
-        found = {}
-        for pieces in map(self.cut, self.controls):
-            found[self.joined(pieces)] = pieces
-            if len(set(pieces)) == 1 and pieces[0]:
-                found[pieces[0]] = pieces[:1]
-        return dict(sorted(found.items(), key=lambda item: -len(item[1])))
+        runs = [self.cut(label) for label in self.controls]
+        runs += [run[:1] for run in runs if len(set(run)) == 1 and run[0]]
+        return {self.joined(run): run for run in sorted(runs, key=len, reverse=True)}
 
     def cut(self, text: str) -> list[str]:
         """A text in pieces, blanks around them removed.
@@ -84,9 +77,9 @@ class Names:
         Returns
         -------
         str
-            The parts with separators between them.
+            The parts with separators between them; the label that controls get where there are none.
         """
-        return (self.separator or "+").join(parts)
+        return (self.separator or "+").join(parts or self.controls[:1] or ["None"])
 
     def parts(self, raw: str) -> list[str]:
         """Every part of a name as written: its pieces, but a control's label in one.
@@ -136,8 +129,7 @@ class Names:
         str
             Its perturbations, sorted; the control's label if there are none.
         """
-        found = sorted(self.perturbations(raw))
-        return self.joined(found) if found else str(self.control)
+        return self.joined(sorted(self.perturbations(raw)))
 
     def condition(self, doses: Mapping[str, float]) -> str:
         """The label of a condition: "A+B" at a dose of 1 each, "A=0.5+B" otherwise.
@@ -159,7 +151,7 @@ class Names:
             for name, amount in sorted(doses.items())
             if amount
         ]
-        return self.joined(parts) if parts else str(self.control)
+        return self.joined(parts)
 
 
 def as_text(value: Any) -> str:
@@ -233,10 +225,9 @@ def check_controls(names: Names, kinds: Sequence[str], where: str) -> None:
         hint = f"; it stands only inside names such as {inside[0]!r}."
     elif likely:
         hint = f"; did you mean {repr(likely[0]) if len(likely) == 1 else f'control=[{quoted(likely, 12)}]'}?"
-    raise DataError(
-        f"There are no control cells: no cell in {where} is labelled {' or '.join(map(repr, names.controls))}{hint} "
-        f"Labels found: {quoted(kinds)}; pass control=None if the experiment has none."
-    )
+    labels, remedy = " or ".join(map(repr, names.controls)), "pass control=None if the experiment has none"
+    found = f"Labels found: {quoted(kinds)}; {remedy}."
+    raise DataError(f"There are no control cells: no cell in {where} is labelled {labels}{hint} {found}")
 
 
 def doubts(names: Names, report: pd.DataFrame) -> Iterator[str]:
@@ -296,3 +287,108 @@ def _other_separator(names: Names, kinds: list[str]) -> tuple[str, str] | None:
             if 0 < len(parts) < len(trial.parts(raw)) or len(parts) > 1 and alone.issuperset(parts):
                 return separator, raw
     return None
+
+
+class Conditions:
+    """The conditions of some cells, by name.
+
+    Parameters
+    ----------
+    data
+        A `PerturbationData`.
+    """
+
+    def __init__(self, data: Any):
+        self.naming, self.unique, self.dose = data.naming, data.unique, data.dose.tocsc()
+        self.columns = {name: i for i, name in enumerate(data.perturbations)}
+        cells = pd.Series(data.raw_labels, name="raw").value_counts().sort_index()
+        self.report = pd.DataFrame({"canonical": map(self.naming.canonical, cells.index), "cells": cells})
+        names = self.report["canonical"].reindex(data.raw_labels).to_numpy()
+        self.labels, self.cells_of = set(data.labels), pd.Series(names).groupby(names).indices
+
+    def dose_of(self, label: str | Mapping[str, float]) -> np.ndarray:
+        """(1, T) dose of a name, or of amounts by perturbation.
+
+        Parameters
+        ----------
+        label
+            Such as "A+B", "A=0.5+B" or {"A": 0.5, "B": 1}.
+
+        Raises
+        ------
+        DataError
+            For a name with unknown or repeated parts, and for amounts that are no doses.
+        """
+        row = np.zeros((1, len(self.columns)), dtype=np.float32)
+        if isinstance(label, Mapping):
+            for name, dose in label.items():
+                if not (pd.api.types.is_number(dose) and 0 <= dose < np.inf):
+                    raise DataError(f"The dose of {name!r} is {dose!r}; give a finite number, 0 or above.")
+                row += np.float32(dose) * (self.dose_of(name) != 0)
+            return row
+        if not isinstance(label, str):
+            combined = self.naming.joined([*map(str, label)] if isinstance(label, Sequence) else ["A", "B"])
+            raise DataError(f"{label!r} is no name of a condition; a combination is one text, such as {combined!r}.")
+        name = self.naming.canonical(label)
+        parts = self.naming.perturbations(name)
+        read = [self._read_part(part, label) for part in ([name] if self.unique and parts else parts)]
+        doses = dict(read)
+        if len(doses) < len(read):
+            raise DataError(f"{label!r} names a perturbation twice; name it once.")
+        row[0, [self.columns[p] for p in doses]] = self._amounts(name, doses)
+        return row
+
+    def _read_part(self, part: str, label: str) -> tuple[str, float | None]:
+        """A perturbation and its dose, of "A=0.5" or, without a dose, of "A"."""
+        name, _, amount = part.rpartition("=")
+        if part in self.columns:
+            return part, None
+        if name not in self.columns:
+            hint = did_you_mean(part, list(self.columns)) or "."
+            raise DataError(f"{part!r} in {label!r} is not one of data.perturbations{hint}")
+        dose = pd.to_numeric(amount, errors="coerce")
+        if not 0 < dose < np.inf:
+            raise DataError(f"The dose in {part!r} is {amount!r}; give a finite number above 0, such as '{name}=0.5'.")
+        return name, dose
+
+    def _amounts(self, name: str, given: Mapping[str, float | None]) -> Any:
+        """The dose of each part of a name: that given, or the commonest among the cells."""
+        doses = [self.dose[:, [self.columns[p]]] for p in given]
+        if not any(given.values()):
+            if self.naming.condition(dict.fromkeys(given, 1.0)) in self.labels:
+                return 1
+            if name in self.cells_of:
+                return _commonest(sp.hstack(doses, format="csr")[self.cells_of[name]].toarray())
+        return [amount or _commonest(dose.data) for amount, dose in zip(given.values(), doses, strict=True)]
+
+
+def _commonest(values: np.ndarray) -> Any:
+    """The most frequent value or row, the smallest of several; 1 where there is none."""
+    seen, times = np.unique(values, axis=0, return_counts=True)
+    return seen[times.argmax()] if len(seen) else 1.0
+
+
+def level_columns(given: Sequence[str], covariates: tuple[str, ...]) -> list[float]:
+    """0 or 1 for each covariate level, of one level of every covariate.
+
+    Parameters
+    ----------
+    given
+        One level of each covariate, such as ["line=K562"].
+    covariates
+        All levels, as "column=level".
+
+    Raises
+    ------
+    DataError
+        For a level that is unknown, missing or given twice.
+    """
+    if isinstance(given, str):
+        raise DataError(f"The levels are one text, {given!r}; give a list of levels: [{given!r}].")
+    if unknown := [level for level in given if level not in covariates]:
+        hint = did_you_mean(unknown[0], covariates) or f"; the levels are {', '.join(covariates) or 'none'}."
+        raise DataError(f"{unknown[0]!r} is no level of the data's covariates{hint}")
+    asked, there = (sorted(name.split("=")[0] for name in names) for names in (given, covariates))
+    if asked != sorted(set(there)):
+        raise DataError(f"The query has levels of {asked}; give one level of each of {sorted(set(there))}.")
+    return [float(name in given) for name in covariates]

@@ -55,9 +55,8 @@ def measure(adata: Any, layer: str | None = None) -> pd.DataFrame:
     members = pd.DataFrame({name: symbols.match(start) for name, start in CLASSES.items()})
     missing = [name.removeprefix("percent_") for name in members.columns[~members.any()]]
     if len(missing) == len(CLASSES):
-        remedy = "set adata.var_names to gene symbols such as 'MT-CO1' and 'RPS3', with all genes kept"
-        kinds = f"mitochondrial, ribosomal or haemoglobin by its symbol (the first is {adata.var_names[0]!r})"
-        raise DataError(f"No gene is {kinds}; {remedy}.")
+        remedy = f"in place of {adata.var_names[0]!r} and so on, name all genes by gene symbols such as 'MT-CO1'"
+        raise DataError(f"No gene is mitochondrial, ribosomal or haemoglobin; {remedy}.")
     if missing:
         LOG.warning("no %s genes among these %d, so no cell can fail by them", " and no ".join(missing), len(members))
     x, total = read_matrix(adata, layer, counts=True)
@@ -132,9 +131,7 @@ def label(
         left_out("limits are given", k=k)
     measured = measure(adata, layer)
     limits = thresholds(measured, 5 if k is None else k) if limits is None else limits
-    table = pd.DataFrame(
-        {n: v < limits[n] if n in BELOW else v > limits[n] for n, v in measured.items()}, index=measured.index
-    )
+    table = pd.DataFrame({n: v < limits[n] if n in BELOW else v > limits[n] for n, v in measured.items()})
     if doublets is not False:
         table["doublet"] = _doublets(adata, layer, doublets, seed)
     table["fails"] = table.any(axis=1)
@@ -204,8 +201,7 @@ def _other_class(x: sp.csr_matrix, fails: np.ndarray, counts: bool) -> list[sp.c
     classes = [x[~fails], x[fails]]
     if not all(c.shape[0] for c in classes):
         return [sp.csr_matrix(c.shape) for c in classes]
-    overall = np.asarray(x.mean(0))
-    means = [(np.asarray(c.sum(0)) + overall) / (1 + c.shape[0]) for c in classes]
+    means = [np.asarray(c.sum(0) + x.mean(0)) / (1 + c.shape[0]) for c in classes]
     pairs = zip(classes, means, means[::-1], strict=True)
     if not counts:
         return [sp.csr_matrix(c.toarray() + other - own) for c, own, other in pairs]
@@ -215,11 +211,10 @@ def _other_class(x: sp.csr_matrix, fails: np.ndarray, counts: bool) -> list[sp.c
 def _failing_medians(x: sp.csr_matrix, fails: np.ndarray, most: int, rng: np.random.Generator) -> list[sp.csr_matrix]:
     """Twins of the cells of one label, in blocks that fit into memory."""
     found = torch.from_numpy(x[fails].toarray())  # draws are positions in this table, and only in it
+    if not len(found):
+        return [sp.csr_matrix(x.shape)]
     blocks = []
     for some in np.array_split(fails, -(-len(fails) // 64)):
-        twins = np.zeros((len(some), x.shape[1]), dtype=np.float32)
-        if len(found):
-            drawn = rng.integers(len(found), size=(len(some), min(most, len(found))))
-            twins = found[torch.from_numpy(drawn)].median(1).values.numpy()
-        blocks.append(sp.csr_matrix(twins))
+        drawn = torch.from_numpy(rng.integers(len(found), size=(len(some), min(most, len(found)))))
+        blocks.append(sp.csr_matrix(found[drawn].median(1).values.numpy()))
     return blocks

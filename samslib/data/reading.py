@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
-from numbers import Real
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from anndata.abc import CSCDataset, CSRDataset
+from pandas.api.types import is_number
 
 from samslib.data import statistics
-from samslib.data.conditions import encode_names
 from samslib.data.disk import OnDisk, canonical
 from samslib.data.names import NOTHING, Names, as_text, check_controls
-from samslib.data.statistics import row_totals
 from samslib.validation import DataError, count_cells, did_you_mean, quoted
 
 LOG = logging.getLogger("samslib")
@@ -43,8 +41,7 @@ def check_anndata(value: Any, where: str) -> None:
         Unless `value` has obs, var_names and layers; it says how to read or make an AnnData.
     """
     if not all(hasattr(value, part) for part in ("obs", "var_names", "layers")):
-        remedy = "anndata.read_h5ad(path) reads one, anndata.AnnData(X) makes one"
-        raise DataError(f"{where} needs an AnnData, not a {type(value).__name__}; {remedy}.")
+        raise DataError(f"{where} needs an AnnData, not a {type(value).__name__}; anndata.read_h5ad(path) reads one.")
 
 
 def column_of(adata: Any, name: str) -> pd.Series:
@@ -67,13 +64,18 @@ def column_of(adata: Any, name: str) -> pd.Series:
     DataError
         If there is no such column, with the nearest name, or more than one.
     """
-    if not isinstance(name, Hashable) or name not in adata.obs:
-        columns = list(map(str, adata.obs.columns))
-        hint = did_you_mean(name, columns) or "."
-        raise DataError(f"adata.obs has no column {name!r}{hint} Its columns: {quoted(columns, 12) or 'none'}.")
-    if isinstance(found := adata.obs[name], pd.DataFrame):
-        raise DataError(f"adata.obs has {found.shape[1]} columns named {name!r}; rename or drop all but one.")
-    return found
+    columns = list(adata.obs.columns)
+    if name not in columns:
+        raise DataError(f"adata.obs has no column {name!r}{_instead(name, columns)}")
+    if (times := columns.count(name)) > 1:
+        raise DataError(f"adata.obs has {times} columns named {name!r}; rename or drop all but one.")
+    return adata.obs[name]
+
+
+def _instead(name: Any, known: Sequence[Any]) -> str:
+    """What to say after a name that is none of those that exist."""
+    texts = list(map(str, known))
+    return f"{did_you_mean(name, texts) or '.'} It has {quoted(texts, 12) or 'none'}."
 
 
 def columns_of(adata: Any, given: str | Sequence[str] | None, what: str) -> dict[str, pd.Series]:
@@ -120,13 +122,9 @@ def texts_of(values: pd.Series) -> pd.Series:
         (n,) texts, "nan" where a label is missing, numbered 0, 1, 2, ...
     """
     codes, kinds = pd.factorize(values.astype(object))  # to which 1 and 1.0 are the same
-    mixed = len({type(kind) for kind in kinds}) > 1
-
-    def text(kind: Any) -> str:
-        whole = mixed and isinstance(kind, Real) and not isinstance(kind, bool) and float(kind).is_integer()
-        return as_text(int(kind) if whole else kind)
-
-    return pd.Series(np.array([*map(text, kinds), "nan"], dtype=object)[codes], name=values.name, dtype=object)
+    mixed = len(set(map(type, kinds))) > 1
+    texts = [as_text(int(kind) if mixed and is_number(kind) and kind % 1 == 0 else kind) for kind in kinds]
+    return pd.Series(np.array([*texts, "nan"], dtype=object)[codes], name=values.name, dtype=object)
 
 
 def read_axes(adata: Any) -> dict[str, Any]:
@@ -147,10 +145,8 @@ def read_axes(adata: Any) -> dict[str, Any]:
     DataError
         For fewer than two cells or one gene, and if two names are the same text.
     """
-    if not adata.n_vars:
-        raise DataError("The AnnData has no genes (0 columns); select at least one gene.")
-    if adata.n_obs < 2:
-        raise DataError(f"The AnnData has {count_cells(adata.n_obs)}; at least 2 are needed.")
+    if adata.n_obs < 2 or adata.n_vars < 1:
+        raise DataError(f"The AnnData has {count_cells(adata.n_obs)} x {adata.n_vars} genes; 2 x 1 are the least.")
     genes = _unique_texts(adata.var_names, "gene", "adata.var_names")
     return {"genes": tuple(genes), "cells": _unique_texts(adata.obs_names, "cell", "adata.obs_names")}
 
@@ -193,13 +189,79 @@ def read_names(adata: Any, names: Names, column: str, dose: str | None) -> dict[
     empty = texts.str.lower().isin(NOTHING) & ~texts.isin(list(names.control_parts)) | values.isna().to_numpy()
     where = f"adata.obs[{column!r}]"
     if n := int(empty.sum()):
-        remedy = "name them, or drop the cells: adata = adata[keep].copy()"
-        raise DataError(f"{count_cells(n)} have no perturbation in {where} (empty, NaN or 'none'); {remedy}")
+        raise DataError(f"{count_cells(n)} have no perturbation in {where} (empty, NaN or 'none'); drop the cells.")
     check_controls(names, sorted(set(raw)), where)
     amounts = pd.Series(1.0, raw.index) if dose is None else column_of(adata, dose)
-    perturbations, labels, doses = encode_names(names, raw, amounts)
-    fields = dict(perturbations=perturbations, labels=labels, raw_labels=raw.to_numpy(), dose=doses)
+    control = names.controls[0] if names.controls else None
+    return encode_names(names, raw, amounts) | {"control": control, "controls": names.controls}
+
+
+def encode_names(names: Names, raw: pd.Series, amounts: pd.Series) -> dict[str, Any]:
+    """Perturbations, labels and doses of all cells; every distinct (name, dose) is read once.
+
+    Parameters
+    ----------
+    names
+        How names are read.
+    raw
+        (n,) names of the cells' perturbations as written. Columns of obs are called by the names of the two Series.
+    amounts
+        (n,) doses as written: a number for every part of the name, or a text such as "0.5+1.0" with one a part, in the
+        order written.
+
+    Returns
+    -------
+    perturbations
+        T names, sorted.
+    labels
+        (n,) canonical label of each cell's condition; see `Names.condition`.
+    doses
+        (n, T) CSR float32 doses, 0 in controls.
+
+    Raises
+    ------
+    DataError
+        For a part that is no name, a name with one perturbation twice, a dose that is not a finite number above 0 or
+        not one for each part, or if all cells are controls.
+    """
+    keys = pd.DataFrame({"raw": raw.to_numpy(), "dose": amounts.astype(object).to_numpy()})
+    groups = keys.groupby(["raw", "dose"], dropna=False, sort=False)
+    codes, found = groups.ngroup().to_numpy(), []
+    for (name, amount), cells in groups.size().items():
+        where = f"{name!r} in adata.obs[{raw.name!r}] ({count_cells(cells)})"
+        _check_name(names, name, where)
+        found.append(_read_doses(names, name, amount, f"The dose {amount!r} in adata.obs[{amounts.name!r}] of {where}"))
+    long = pd.DataFrame([(kind, *item) for kind, doses in enumerate(found) for item in doses.items()])
+    if long.empty:
+        raise DataError(f"Every cell in adata.obs[{raw.name!r}] is a control; at least one perturbation is needed.")
+    columns, perturbations = pd.factorize(long[1], sort=True)
+    table = sp.csr_matrix((long[2].to_numpy(np.float32), (long[0], columns)), (len(found), len(perturbations)))
+    labels, doses = np.array(list(map(names.condition, found)), dtype=object)[codes], table[codes]
+    fields = dict(perturbations=tuple(perturbations), labels=labels, raw_labels=raw.to_numpy(), dose=doses)
     return fields | {"n_perturbations": np.diff(doses.indptr)}
+
+
+def _check_name(names: Names, name: str, where: str) -> None:
+    own, cut = names.perturbations(name), len(names.parts(name)) > 1
+    for part in own:
+        unpaired = cut and any(part.count(left) != part.count(right) for left, right in ("()", "[]", "{}"))
+        if unpaired or part.lower() in NOTHING or not any(map(str.isalnum, part)):
+            remedy = "write only names of perturbations, drop the cells, or give another separator, or None"
+            raise DataError(f"The perturbation {where} has a part that names nothing ({part!r}); {remedy}.")
+        if own.count(part) > 1:
+            raise DataError(f"The perturbation {where} names {part!r} twice; name it once, with its amount in dose=.")
+
+
+def _read_doses(names: Names, name: str, amount: Any, what: str) -> dict[str, float]:
+    """Dose of each perturbation in a name as written; a plain number counts for every part."""
+    parts = names.parts(name)
+    texts = names.cut(amount) if isinstance(amount, str) else [amount] * len(parts)
+    doses = {part: pd.to_numeric(text, errors="coerce") for part, text in zip(parts, texts, strict=False)}
+    used = {part: dose for part, dose in doses.items() if part not in names.control_parts}
+    if used and (len(texts) != len(parts) or not all(0 < dose < np.inf for dose in used.values())):
+        remedy = "a cell that did not receive a perturbation should not be named after it"
+        raise DataError(f"{what} is not a number for each of {len(parts)} part(s), finite and above zero; {remedy}.")
+    return used
 
 
 def read_covariates(adata: Any, given: str | Sequence[str]) -> dict[str, Any]:
@@ -275,12 +337,9 @@ def read_flags(adata: Any, given: str | Sequence[str] | None) -> dict[str, Any]:
     flags = pd.DataFrame(found, index=adata.obs.index)
     for name, wrong in (~flags.isin([0, 1])).sum().items():
         if wrong:
-            remedy = "1 marks a cell of poor quality, 0 a good one"
-            raise DataError(f"The quality flag adata.obs[{name!r}] is not 0 or 1 in {count_cells(wrong)}; {remedy}.")
-        if (share := flags[name].mean()) > 0.5:
-            LOG.warning(
-                "The quality flag %r is 1 in %.0f%% of cells; 1 marks a cell of poor quality", name, 100 * share
-            )
+            raise DataError(f"The quality flag adata.obs[{name!r}] is not 0 or 1 in {count_cells(wrong)}; 1 is poor.")
+        if (share := 100 * flags[name].mean()) > 50:
+            LOG.warning("The quality flag %r is 1 in %.0f%% of cells; 1 marks a cell of poor quality", name, share)
     return {"qc": flags.to_numpy(np.float32), "quality": tuple(flags.columns)}
 
 
@@ -317,8 +376,8 @@ def read_matrix(adata: Any, layer: str | None, counts: bool) -> tuple[Any, np.nd
     -------
     x
         (n, G), on disk if it is CSR there, else in memory as CSR float32, or as a float32 array for dense real values.
-    total
-        (n,) sums over genes.
+    library
+        (n,) sums over genes of counts; 1 for real values.
 
     Raises
     ------
@@ -331,39 +390,36 @@ def read_matrix(adata: Any, layer: str | None, counts: bool) -> tuple[Any, np.nd
     step = max(1, statistics.BLOCK // adata.n_vars)
     for start in range(0, adata.n_obs, step):
         part = stored[start : start + step]
-        if part.dtype.kind not in "biuf":
-            raise DataError(f"The matrix holds {part.dtype} values; it must hold numbers.")
         block = canonical(part)
         rows = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
         for kind, wrong in _faults(block.data, counts):
             bad[kind] += len(np.unique(rows[wrong]))
         with np.errstate(over="ignore"):  # which is refused below
             block = block.astype(np.float32)
-        totals.append(row_totals(block))
+        totals.append(statistics.row_totals(block))
         if not on_disk:
             blocks.append(block if counts or sp.issparse(part) else block.toarray())
-    for kind, cells in bad.items():
-        if cells:
-            raise DataError(_why_refused(adata, layer, kind, cells, counts))
+    if found := [(kind, cells) for kind, cells in bad.items() if cells]:
+        raise DataError(_why_refused(adata, layer, *found[0], counts))
+    library = np.concatenate(totals) if counts else np.ones(adata.n_obs)
     if on_disk:
-        return OnDisk(stored), np.concatenate(totals)
-    return sp.vstack(blocks, format="csr") if sp.issparse(blocks[0]) else np.vstack(blocks), np.concatenate(totals)
+        return OnDisk(stored), library
+    return sp.vstack(blocks, format="csr") if sp.issparse(blocks[0]) else np.vstack(blocks), library
 
 
 def _stored_matrix(adata: Any, layer: str | None) -> Any:
     """X or a layer, on disk where it can be read by rows from there."""
     if layer is not None and layer not in adata.layers:
-        known = list(map(str, adata.layers))
-        hint = f"{did_you_mean(layer, known) or '.'} Layers: {quoted(known) or 'none'}"
-        raise DataError(f"adata.layers has no {layer!r}{hint}; layer=None is adata.X.")
+        raise DataError(f"adata.layers has no {layer!r}{_instead(layer, list(adata.layers))} layer=None is adata.X.")
     stored = adata.X if layer is None else adata.layers[layer]
     if stored is None:
         raise DataError("adata.X is empty; name the layer that holds the counts with layer=.")
     if adata.isbacked and layer is None and not isinstance(stored, CSRDataset):
         LOG.warning("adata.X is read into memory; a CSR matrix in a file, and no view of it, would stay on disk")
     stored = stored.to_memory() if isinstance(stored, CSCDataset) else stored
-    if stored.dtype == np.float16 and (sp.issparse(stored) or isinstance(stored, CSRDataset)):
-        raise DataError("The matrix is sparse float16, which SciPy does not take; store it as float32.")
+    sparse_half = stored.dtype == np.float16 and (sp.issparse(stored) or isinstance(stored, CSRDataset))
+    if sparse_half or stored.dtype.kind not in "biuf":
+        raise DataError(f"The matrix holds {stored.dtype} values, which cannot be read; store it as float32.")
     return sp.csr_matrix(stored) if sp.issparse(stored) else stored
 
 
@@ -379,22 +435,20 @@ def _faults(values: np.ndarray, counts: bool) -> Iterator[tuple[str, np.ndarray]
 
 def _why_refused(adata: Any, layer: str | None, kind: str, cells: int, counts: bool) -> str:
     what = f"{matrix_name(layer)} has {kind} values in {count_cells(cells)}"
-    if kind in ("NaN", "infinite"):
-        return f"{what}; drop these cells or find out what made them so."
-    if kind == "too large":
-        limit = "2**24, not exact in float32" if counts else "what float32 can hold"
-        return f"{what} (above {limit}): check the matrix."
+    if kind in ("NaN", "infinite", "too large"):
+        return f"{what}; float32 must hold them, counts at most 2**24: mend these cells, or drop them."
     others = {f"layer={name!r}": adata.layers[name] for name in adata.layers if name != layer}
     others |= {} if layer is None else {"layer=None (adata.X)": adata.X}
-    others |= {} if adata.raw is None else {"adata.raw.to_adata() in place of adata": adata.raw.X}
-    looks = [name for name, matrix in others.items() if matrix is not None and _looks_raw(matrix[:200])]
+    looks = [name for name, matrix in others.items() if _looks_raw(matrix)]
+    if adata.raw is not None and _looks_raw(adata.raw.X):
+        looks.append("adata.raw.to_adata() in place of adata")
     remedy = f"raw seems {looks[0]}: pass that" if looks else "no other layer looks raw: read the file of raw counts"
     return f"{what}, but raw counts are needed (counts=False: real values, Normal likelihood); {remedy}."
 
 
-def _looks_raw(block: Any) -> bool:
-    """Whether rows of a matrix have whole, non-negative values, not all zero."""
-    if block.dtype.kind not in "iuf":
+def _looks_raw(matrix: Any) -> bool:
+    """Whether the first rows of a matrix have whole, non-negative values, not all zero."""
+    if matrix is None or matrix.dtype.kind not in "iuf":
         return False
-    values = canonical(block).data
+    values = canonical(matrix[:200]).data
     return len(values) > 0 and not any(wrong.any() for _, wrong in _faults(values, counts=True))

@@ -12,8 +12,7 @@ from math import ceil
 
 import numpy as np
 
-from samslib.data.container import PerturbationData, check_data
-from samslib.data.selection import check_split
+from samslib.data.container import PerturbationData, check_data, split_labels
 from samslib.validation import DataError, above, in_order, share
 
 Splitter = Callable[[PerturbationData], np.ndarray]
@@ -34,13 +33,13 @@ def _cut_twice(positions: np.ndarray, first: float, seed: int) -> dict[str, np.n
     return {"train": train, "val": val, "test": test}
 
 
-def _labelled(cells: int, *parts: dict[str, np.ndarray]) -> np.ndarray:
-    """(cells,) the name of the part that holds each position."""
-    label = np.full(cells, "", dtype="<U5")
+def _labelled(data: PerturbationData, *parts: dict[str, np.ndarray]) -> np.ndarray:
+    """(n,) the name of the part that holds each cell."""
+    label = np.full(len(data), "", dtype="<U5")
     for part in parts:
         for name, positions in part.items():
             label[positions] = name
-    return check_split(label, cells)
+    return split_labels(data, label)
 
 
 def random(train: float = 0.8, *, seed: int = 0) -> Splitter:
@@ -61,7 +60,7 @@ def random(train: float = 0.8, *, seed: int = 0) -> Splitter:
 
     def split(data: PerturbationData) -> np.ndarray:
         cells = np.arange(len(check_data(data, "A split")))
-        return _labelled(len(data), _cut_twice(cells, train, seed))
+        return _labelled(data, _cut_twice(cells, train, seed))
 
     return split
 
@@ -74,7 +73,7 @@ def _by_perturbations(data: PerturbationData, keep: Callable[[str, np.ndarray], 
     parts = _cut_twice(np.flatnonzero(combined), 0.8, seed)
     train, val = _cut(np.flatnonzero(~combined), 0.8, seed)
     kept = {name: keep(name, cells) for name, cells in parts.items()}
-    return _labelled(len(data), kept, {"train": train, "val": val})
+    return _labelled(data, kept, {"train": train, "val": val})
 
 
 def combinations(

@@ -88,7 +88,7 @@ def row_product(of: sp.csr_matrix, x: Any) -> np.ndarray:
     return sum(part.toarray() if sp.issparse(part) else part for part in parts)
 
 
-def gene_moments(x: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def gene_moments(x: Any) -> dict[str, torch.Tensor]:
     """Mean and standard deviation of each gene, of x and of log(1 + x).
 
     Blocks of rows are merged pairwise in float64.
@@ -100,26 +100,29 @@ def gene_moments(x: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray
 
     Returns
     -------
-    tuple
-        Four arrays (G,): mean and sample standard deviation of x, then those of log(1 + x). The deviation of a gene
-        that is constant but for rounding is 1; log(1 + x) is not a number where x is -1 or less.
+    dict
+        (G,) tensors: "mean" and "std", the sample standard deviation, of x; "log_mean" and "log_std" of log(1 + x). The
+        deviation of a gene that is constant but for rounding is 1; log(1 + x) is not a number where x is -1 or less.
     """
-    genes = x.shape[1]
-    mean, squares = np.zeros((2, genes)), np.zeros((2, genes))
-    step = max(2, BLOCK // genes)
+    mean, squares = np.zeros((2, 2, x.shape[1]))  # of x and of its logarithm
+    step = max(2, BLOCK // x.shape[1])
     for start in range(0, x.shape[0], step):
         block = x[start : start + step]
         dense = np.asarray(block.toarray() if sp.issparse(block) else block, dtype=np.float64)
         size = len(dense)
         with np.errstate(invalid="ignore", divide="ignore"):
-            for i, values in enumerate((dense, np.where(dense > -1, np.log1p(dense), np.nan))):
-                centre = values.mean(0)
-                gap = centre - mean[i]
-                squares[i] += ((values - centre) ** 2).sum(0) + gap**2 * (start * size / (start + size))
-                mean[i] += gap * (size / (start + size))
+            values = np.stack([dense, np.where(dense > -1, np.log1p(dense), np.nan)])
+        centre = values.mean(1)
+        gap = centre - mean
+        squares += ((values - centre[:, None]) ** 2).sum(1) + gap**2 * (start * size / (start + size))
+        mean += gap * (size / (start + size))
     std = np.sqrt(squares / (x.shape[0] - 1))
     std[std <= 1e-12 * np.abs(mean)] = 1  # constant but for rounding
-    return mean[0], std[0], mean[1], std[1]
+    return dict(zip(("mean", "log_mean", "std", "log_std"), map(_tensor, (*mean, *std)), strict=True))
+
+
+def _tensor(values: np.ndarray) -> torch.Tensor:
+    return torch.tensor(values).to(torch.get_default_dtype())
 
 
 def summarise(data: Any, train: Any, pseudobulk: bool) -> DataSummary:
@@ -146,22 +149,16 @@ def summarise(data: Any, train: Any, pseudobulk: bool) -> DataSummary:
     """
     columns = ("genes", "perturbations", "covariates", "quality")
     if other := [name for name in columns if getattr(data, name) != getattr(train, name)]:
-        remedy = "use a part of the data"
-        raise DataError(f"The training cells have other {' and '.join(other)} than the data; {remedy}.")
+        raise DataError(f"The training cells have other {' and '.join(other)} than the data; use a part of the data.")
     if len(train) < 2:
         raise DataError(f"The training split has {count_cells(len(train))}; at least 2 are needed.")
     if pseudobulk and not data.counts:
         raise DataError("Real values have no pseudobulk; make the data of counts, or leave pseudobulk=False.")
     fields: dict[str, Any] = {name: getattr(data, name) for name in (*columns, "control", "counts", "unique")}
-    for name, values in zip(("mean", "std", "log_mean", "log_std"), gene_moments(train.x), strict=True):
-        fields[name] = torch.tensor(values).to(torch.get_default_dtype())
-    return DataSummary(
-        **fields,
-        n_cells=len(train),
-        n_treated=tuple(map(int, train.n_treated)),
-        n_flagged=tuple(map(int, train.qc.sum(0))),
-        pseudobulk=condition_sums(train.x, train.labels, train.dose, train.library) if pseudobulk else None,
-    )
+    fields |= gene_moments(train.x) | {"n_cells": len(train)}
+    treated, flagged = (tuple(map(int, counted)) for counted in (train.n_treated, train.qc.sum(0)))
+    sums = condition_sums(train.x, train.labels, train.dose, train.library) if pseudobulk else None
+    return DataSummary(**fields, n_treated=treated, n_flagged=flagged, pseudobulk=sums)
 
 
 def digest(data: Any) -> dict[str, str]:
@@ -178,8 +175,7 @@ def digest(data: Any) -> dict[str, str]:
         Kind, such as "cells" -> number and the first 12 digits of a sha256, as text.
     """
     sums = row_product(sp.csr_matrix(np.ones((1, len(data)))), data.x).astype(np.float32)
-    doses = data.dose.tocsr(copy=True)
-    doses.sort_indices()
+    doses = data.dose.tocsr().sorted_indices()
     at = doses.indptr.astype(np.int64), doses.indices.astype(np.int64)
     return {
         "cells": _hash(len(data), data.cells),
@@ -233,4 +229,4 @@ def condition_sums(x: Any, labels: np.ndarray, dose: sp.csr_matrix, library: np.
     left = squares - 2 * cross + second - counts.sum(0)
     concentration = np.divide(second, left, out=np.full_like(left, 100.0), where=left > 0).clip(0.01, 100)
     parts = counts, (of @ dose).toarray() / sizes[:, None], sizes, concentration
-    return Pseudobulk(*(torch.as_tensor(part).to(torch.get_default_dtype()) for part in parts))
+    return Pseudobulk(*map(_tensor, parts))
