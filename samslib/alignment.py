@@ -52,7 +52,10 @@ def align(data: PerturbationData, model: Model) -> PerturbationData:
     if data.counts != summary.counts:
         given, made = ("counts" if of.counts else "real values" for of in (data, summary))
         raise DataError(f"The data are {given}, but {name} was made for {made}; make a model of these.")
-    aligned = data if data.genes == summary.genes else _with_genes(data, summary.genes)
+    if len(lacking := pd.Index(summary.genes).difference(data.genes, sort=False)):
+        lacks = f"{len(lacking)} of the model's {len(summary.genes)} genes ({quoted(lacking, 3)})"
+        raise DataError(f"The data lack {lacks}; give cells with all of them, or make a model of data.summary(train).")
+    aligned = data if data.genes == summary.genes else data.select_genes(list(summary.genes))
     if data.unique != summary.unique:
         if combined := np.count_nonzero(data.n_perturbations > 1):
             remedy = "give data.encode_unique()" if summary.unique else "give the data before encode_unique()"
@@ -67,13 +70,6 @@ def align(data: PerturbationData, model: Model) -> PerturbationData:
         left_out = f" ({extra} genes that it does not have left out, libraries counted again)" if extra else ""
         LOG.warning("Put into the order of the %s by name: %s%s", name, ", ".join(changed), left_out)
     return aligned
-
-
-def _with_genes(data: PerturbationData, genes: tuple[str, ...]) -> PerturbationData:
-    if len(lacking := pd.Index(genes).difference(data.genes, sort=False)):
-        lacks = f"{len(lacking)} of the model's {len(genes)} genes ({quoted(lacking, 3)})"
-        raise DataError(f"The data lack {lacks}; give cells with all of them, or make a model of data.summary(train).")
-    return data.select_genes(list(genes))
 
 
 def _columns(values: Any, given: Sequence[str], wanted: Sequence[str], kind: str, name: str) -> Any:

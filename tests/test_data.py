@@ -853,6 +853,12 @@ def test_bad_doses(dose, words):
     refused([*words, "adata.obs['dose']"], adata, dose="dose")
 
 
+def test_a_dose_too_few_beside_a_control_is_refused():
+    adata = counts(["control", "A", "control+B", "B"])
+    adata.obs["dose"] = ["1", "1", "2", "1"]
+    refused(["'control+B'", "each of 2 part(s)"], adata, dose="dose")
+
+
 def test_bad_covariates_and_flags():
     adata = counts()
     adata.obs["batch"], adata.obs["age"] = ["x", None] * 6, np.linspace(0, 1, 12)

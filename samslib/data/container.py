@@ -15,13 +15,12 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 import torch
-from torch import Tensor
 
 from samslib.cells import Batch, Condition, DataSummary
 from samslib.data import reading
 from samslib.data.disk import OnDisk
-from samslib.data.names import Conditions, Names, doubts, level_columns, read_naming
-from samslib.data.statistics import digest, one_hot, row_blocks, row_totals, summarise
+from samslib.data.names import Conditions, Names, doubts, read_naming
+from samslib.data.statistics import condition_sums, digest, gene_moments, one_hot, row_blocks, row_totals
 from samslib.validation import DataError, at_least, count_cells, did_you_mean, in_order, quoted
 
 LOG = logging.getLogger("samslib")
@@ -199,7 +198,7 @@ class PerturbationData:
         groups = pd.Series(self.n_perturbations).groupby(pd.Index(self.labels, name="label"))
         return groups.agg(cells="size", perturbations="first").sort_values("perturbations", kind="stable")
 
-    def dose_of(self, label: str | Mapping[str, float]) -> Tensor:
+    def dose_of(self, label: str | Mapping[str, float]) -> torch.Tensor:
         """(1, T) dose of a condition, seen or not.
 
         Parameters
@@ -216,9 +215,17 @@ class PerturbationData:
         """
         return torch.from_numpy(self._conditions.dose_of(label))
 
-    def levels_of(self, given: Sequence[str]) -> Tensor:
+    def levels_of(self, given: Sequence[str]) -> torch.Tensor:
         """(1, C) one-hot row of one level of every covariate, such as ["line=K562"]; DataError if they are not that."""
-        return torch.tensor([level_columns(given, self.covariates)])
+        if isinstance(given, str):
+            raise DataError(f"The levels are one text, {given!r}; give a list of levels: [{given!r}].")
+        if unknown := [level for level in given if level not in self.covariates]:
+            hint = did_you_mean(unknown[0], self.covariates) or f"; the levels are {quoted(self.covariates) or 'none'}."
+            raise DataError(f"{unknown[0]!r} is no level of the data's covariates{hint}")
+        asked, there = (sorted(name.split("=")[0] for name in names) for names in (given, self.covariates))
+        if asked != sorted(set(there)):
+            raise DataError(f"The query has levels of {asked}; give one level of each of {sorted(set(there))}.")
+        return torch.tensor([[float(name in given) for name in self.covariates]])
 
     def describe(self, dose: Any, levels: Any = ()) -> str:
         """Name of a (T,) dose, with (C,) one-hot covariate levels in brackets; the inverse of `dose_of` and
@@ -274,10 +281,26 @@ class PerturbationData:
         train
             Training cells, a part of these data; None for all.
         pseudobulk
-            Whether to add the counts summed by condition, which the closed-form baselines need. Raises DataError for
-            real values, as for training cells with other columns.
+            Whether to add the counts summed by condition, which the closed-form baselines need.
+
+        Raises
+        ------
+        DataError
+            For training cells with other columns than the data or fewer than 2, and for the pseudobulk of real values.
         """
-        return summarise(self, self if train is None else check_data(train, "summary"), pseudobulk)
+        train = self if train is None else check_data(train, "summary")
+        columns = ("genes", "perturbations", "covariates", "quality")
+        if other := [name for name in columns if getattr(self, name) != getattr(train, name)]:
+            raise DataError(f"The training cells have other {' and '.join(other)} than the data; take a part of them.")
+        if len(train) < 2:
+            raise DataError(f"The training split has {count_cells(len(train))}; at least 2 are needed.")
+        if pseudobulk and not self.counts:
+            raise DataError("Real values have no pseudobulk; make the data of counts, or leave pseudobulk=False.")
+        fields: dict[str, Any] = {name: getattr(self, name) for name in (*columns, "control", "counts", "unique")}
+        fields |= gene_moments(train.x) | {"n_cells": len(train)}
+        treated, flagged = (tuple(map(int, counted)) for counted in (train.n_treated, train.qc.sum(0)))
+        sums = condition_sums(train.x, train.labels, train.dose, train.library) if pseudobulk else None
+        return DataSummary(**fields, n_treated=treated, n_flagged=flagged, pseudobulk=sums)
 
     def digest(self) -> dict[str, str]:
         """What tells these data from others: number and hash of each kind of names and values; see
@@ -285,7 +308,7 @@ class PerturbationData:
         return digest(self)
 
 
-def _dense(values: Any, dtype: torch.dtype) -> Tensor:
+def _dense(values: Any, dtype: torch.dtype) -> torch.Tensor:
     return torch.from_numpy(values.toarray() if sp.issparse(values) else np.ascontiguousarray(values)).to(dtype)
 
 
@@ -347,8 +370,7 @@ def positions(chosen: Any, names: Sequence[str] | np.ndarray, of: str) -> np.nda
         For positions out of range.
     """
     size = len(names)
-    if isinstance(chosen, slice):
-        return np.arange(size)[chosen]
+    chosen = np.arange(size)[chosen] if isinstance(chosen, slice) else chosen
     mask = isinstance(chosen, pd.Series) and pd.api.types.is_bool_dtype(chosen)
     at = np.atleast_1d(in_order(chosen, names, of) if mask else np.asarray(chosen))
     if at.dtype == bool and at.shape != (size,):

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 
 from samslib.validation import DataError, did_you_mean, quoted
 
@@ -353,42 +352,17 @@ class Conditions:
 
     def _amounts(self, name: str, given: Mapping[str, float | None]) -> Any:
         """The dose of each part of a name: that given, or the commonest among the cells."""
-        doses = [self.dose[:, [self.columns[p]]] for p in given]
+        columns = [self.columns[p] for p in given]
         if not any(given.values()):
             if self.naming.condition(dict.fromkeys(given, 1.0)) in self.labels:
                 return 1
             if name in self.cells_of:
-                return _commonest(sp.hstack(doses, format="csr")[self.cells_of[name]].toarray())
-        return [amount or _commonest(dose.data) for amount, dose in zip(given.values(), doses, strict=True)]
+                return _commonest(self.dose[:, columns][self.cells_of[name]].toarray())
+        pairs = zip(given.values(), columns, strict=True)
+        return [amount or _commonest(self.dose[:, [column]].data) for amount, column in pairs]
 
 
 def _commonest(values: np.ndarray) -> Any:
     """The most frequent value or row, the smallest of several; 1 where there is none."""
     seen, times = np.unique(values, axis=0, return_counts=True)
     return seen[times.argmax()] if len(seen) else 1.0
-
-
-def level_columns(given: Sequence[str], covariates: tuple[str, ...]) -> list[float]:
-    """0 or 1 for each covariate level, of one level of every covariate.
-
-    Parameters
-    ----------
-    given
-        One level of each covariate, such as ["line=K562"].
-    covariates
-        All levels, as "column=level".
-
-    Raises
-    ------
-    DataError
-        For a level that is unknown, missing or given twice.
-    """
-    if isinstance(given, str):
-        raise DataError(f"The levels are one text, {given!r}; give a list of levels: [{given!r}].")
-    if unknown := [level for level in given if level not in covariates]:
-        hint = did_you_mean(unknown[0], covariates) or f"; the levels are {', '.join(covariates) or 'none'}."
-        raise DataError(f"{unknown[0]!r} is no level of the data's covariates{hint}")
-    asked, there = (sorted(name.split("=")[0] for name in names) for names in (given, covariates))
-    if asked != sorted(set(there)):
-        raise DataError(f"The query has levels of {asked}; give one level of each of {sorted(set(there))}.")
-    return [float(name in given) for name in covariates]

@@ -19,7 +19,6 @@ import torch
 
 from samslib.data.container import PerturbationData, check_data
 from samslib.data.reading import check_anndata, read_matrix
-from samslib.data.statistics import row_blocks
 from samslib.validation import DataError, above, at_least, left_out
 
 LOG = logging.getLogger("samslib")
@@ -59,11 +58,10 @@ def measure(adata: Any, layer: str | None = None) -> pd.DataFrame:
         raise DataError(f"No gene is mitochondrial, ribosomal or haemoglobin; {remedy}.")
     if missing:
         LOG.warning("no %s genes among these %d, so no cell can fail by them", " and no ".join(missing), len(members))
-    x, total = read_matrix(adata, layer, counts=True)
-    found = [(np.diff(block.indptr), block @ members.to_numpy(float)) for _, block in row_blocks(x)]
-    genes, sums = map(np.concatenate, zip(*found, strict=True))
-    table = pd.DataFrame({"counts": total, "genes": genes.astype(float)}, index=adata.obs_names)
-    table[members.columns] = 100 * sums / np.maximum(total, 1)[:, None]
+    stored, total = read_matrix(adata, layer, counts=True)
+    x = stored[:]
+    table = pd.DataFrame({"counts": total, "genes": np.diff(x.indptr).astype(float)}, index=adata.obs_names)
+    table[members.columns] = 100 * (x @ members.to_numpy(float)) / np.maximum(total, 1)[:, None]
     return table
 
 
@@ -213,8 +211,6 @@ def _failing_medians(x: sp.csr_matrix, fails: np.ndarray, most: int, rng: np.ran
     found = torch.from_numpy(x[fails].toarray())  # draws are positions in this table, and only in it
     if not len(found):
         return [sp.csr_matrix(x.shape)]
-    blocks = []
-    for some in np.array_split(fails, -(-len(fails) // 64)):
-        drawn = torch.from_numpy(rng.integers(len(found), size=(len(some), min(most, len(found)))))
-        blocks.append(sp.csr_matrix(found[drawn].median(1).values.numpy()))
-    return blocks
+    sizes = map(len, np.array_split(fails, -(-len(fails) // 64)))
+    drawn = (torch.from_numpy(rng.integers(len(found), size=(size, min(most, len(found))))) for size in sizes)
+    return [sp.csr_matrix(found[at].median(1).values.numpy()) for at in drawn]

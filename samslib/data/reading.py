@@ -22,8 +22,6 @@ LOG = logging.getLogger("samslib")
 
 LEVELS = 1000  # of a covariate at most: each is a dense column
 
-EXACT = 2**24  # the largest count: beyond it float32 does not hold all whole numbers
-
 
 def check_anndata(value: Any, where: str) -> None:
     """Refuse what is not an AnnData.
@@ -257,8 +255,8 @@ def _read_doses(names: Names, name: str, amount: Any, what: str) -> dict[str, fl
     parts = names.parts(name)
     texts = names.cut(amount) if isinstance(amount, str) else [amount] * len(parts)
     doses = {part: pd.to_numeric(text, errors="coerce") for part, text in zip(parts, texts, strict=False)}
-    used = {part: dose for part, dose in doses.items() if part not in names.control_parts}
-    if used and (len(texts) != len(parts) or not all(0 < dose < np.inf for dose in used.values())):
+    used = {part: doses.get(part, np.nan) for part in names.perturbations(name)}
+    if used and len(texts) != len(parts) or not all(0 < dose < np.inf for dose in used.values()):
         remedy = "a cell that did not receive a perturbation should not be named after it"
         raise DataError(f"{what} is not a number for each of {len(parts)} part(s), finite and above zero; {remedy}.")
     return used
@@ -288,8 +286,7 @@ def read_covariates(adata: Any, given: str | Sequence[str]) -> dict[str, Any]:
     """
     table = pd.DataFrame(index=range(adata.n_obs))
     for name, values in columns_of(adata, given, "covariate").items():
-        levels = pd.get_dummies(_read_levels(name, values), prefix=name, prefix_sep="=", dtype=np.float32)
-        table = pd.concat([table, levels], axis=1)
+        table = table.join(pd.get_dummies(_read_levels(name, values), prefix=name, prefix_sep="=", dtype=np.float32))
     return {"covariate": table.to_numpy(np.float32), "covariates": tuple(table.columns)}
 
 
@@ -332,11 +329,10 @@ def read_flags(adata: Any, given: str | Sequence[str] | None) -> dict[str, Any]:
     DataError
         If a column is absent or holds another value, a missing one included.
     """
-    columns = columns_of(adata, given, "quality flag")
-    found = {name: pd.to_numeric(values.astype(object), errors="coerce") for name, values in columns.items()}
-    flags = pd.DataFrame(found, index=adata.obs.index)
-    for name, wrong in (~flags.isin([0, 1])).sum().items():
-        if wrong:
+    flags = pd.DataFrame(index=adata.obs.index)
+    for name, values in columns_of(adata, given, "quality flag").items():
+        flags[name] = pd.to_numeric(values.astype(object), errors="coerce")
+        if wrong := int((~flags[name].isin([0, 1])).sum()):
             raise DataError(f"The quality flag adata.obs[{name!r}] is not 0 or 1 in {count_cells(wrong)}; 1 is poor.")
         if (share := 100 * flags[name].mean()) > 50:
             LOG.warning("The quality flag %r is 1 in %.0f%% of cells; 1 marks a cell of poor quality", name, share)
@@ -369,8 +365,8 @@ def read_matrix(adata: Any, layer: str | None, counts: bool) -> tuple[Any, np.nd
     layer
         Layer that holds the values; None for X.
     counts
-        Whether values must be counts: whole, not negative and at most 2**24 (`EXACT`). Real values only have to be
-        finite in float32.
+        Whether values must be counts: whole, not negative and at most 2**24, which float32 holds exactly. Real values
+        only have to be finite in float32.
 
     Returns
     -------
@@ -430,7 +426,7 @@ def _faults(values: np.ndarray, counts: bool) -> Iterator[tuple[str, np.ndarray]
     if counts:
         yield "negative", values < 0
         yield "fractional", values != np.rint(values)
-    yield "too large", np.abs(values) > (EXACT if counts else np.finfo(np.float32).max)
+    yield "too large", np.abs(values) > (2**24 if counts else np.finfo(np.float32).max)  # float32 holds no more
 
 
 def _why_refused(adata: Any, layer: str | None, kind: str, cells: int, counts: bool) -> str:

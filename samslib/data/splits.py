@@ -27,18 +27,15 @@ def _cut(positions: np.ndarray, first: float, seed: int) -> Sequence[np.ndarray]
     return train_test_split(positions, train_size=first, random_state=seed)
 
 
-def _cut_twice(positions: np.ndarray, first: float, seed: int) -> dict[str, np.ndarray]:
+def _cut_twice(positions: np.ndarray, first: float, seed: int) -> tuple[np.ndarray, ...]:
     rest, test = _cut(positions, first, seed)
     train, val = _cut(rest, first, seed)
-    return {"train": train, "val": val, "test": test}
+    return train, val, test
 
 
-def _labelled(data: PerturbationData, *parts: dict[str, np.ndarray]) -> np.ndarray:
-    """(n,) the name of the part that holds each cell."""
+def _labelled(data: PerturbationData, train: np.ndarray, val: np.ndarray, test: np.ndarray) -> np.ndarray:
     label = np.full(len(data), "", dtype="<U5")
-    for part in parts:
-        for name, positions in part.items():
-            label[positions] = name
+    label[train], label[val], label[test] = "train", "val", "test"
     return split_labels(data, label)
 
 
@@ -58,22 +55,17 @@ def random(train: float = 0.8, *, seed: int = 0) -> Splitter:
     """
     above(0, 1, train=train)
 
-    def split(data: PerturbationData) -> np.ndarray:
-        cells = np.arange(len(check_data(data, "A split")))
-        return _labelled(data, _cut_twice(cells, train, seed))
-
-    return split
+    return lambda data: _labelled(data, *_cut_twice(np.arange(len(check_data(data, "A split"))), train, seed))
 
 
-def _by_perturbations(data: PerturbationData, keep: Callable[[str, np.ndarray], np.ndarray], seed: int) -> np.ndarray:
+def _hold_out(data: PerturbationData, keep: Callable[..., tuple[np.ndarray, ...]], seed: int) -> np.ndarray:
     """Cells of combinations cut 64/16/20, of which `keep` chooses; all other cells 80/20 without a test part."""
     combined = check_data(data, "A split").n_perturbations >= 2
     if not combined.any():
         raise DataError("No cell has two perturbations, so there are no combinations to hold out; use splits.random.")
-    parts = _cut_twice(np.flatnonzero(combined), 0.8, seed)
-    train, val = _cut(np.flatnonzero(~combined), 0.8, seed)
-    kept = {name: keep(name, cells) for name, cells in parts.items()}
-    return _labelled(data, kept, {"train": train, "val": val})
+    train, val, test = keep(*_cut_twice(np.flatnonzero(combined), 0.8, seed))
+    other_train, other_val = _cut(np.flatnonzero(~combined), 0.8, seed)
+    return _labelled(data, np.append(train, other_train), np.append(val, other_val), test)
 
 
 def combinations(
@@ -117,9 +109,9 @@ def combinations(
             raise DataError(f"There are {len(written)} names for {len(data)} cells; give one a cell.")
         listed = np.array(sorted(set(written[data.n_perturbations >= 2])), dtype=object)
         np.random.default_rng(seed).shuffle(listed)
-        known = listed[: int(fraction * len(listed))]
-        wanted = {"train": known, "val": known, "test": listed[len(listed) - ceil(test * len(listed)) :]}
-        return _by_perturbations(data, lambda part, cells: cells[np.isin(written[cells], wanted[part])], seed)
+        known = np.isin(written, listed[: int(fraction * len(listed))])
+        held = np.isin(written, listed[len(listed) - ceil(test * len(listed)) :])
+        return _hold_out(data, lambda train, val, test: (train[known[train]], val[known[val]], test[held[test]]), seed)
 
     return split
 
@@ -147,7 +139,4 @@ def combination_cells(fraction: float, *, seed: int = 0) -> Splitter:
     """
     share(fraction=fraction)
 
-    def keep(part: str, cells: np.ndarray) -> np.ndarray:
-        return cells[: int(fraction * len(cells))] if part == "train" else cells
-
-    return lambda data: _by_perturbations(data, keep, seed)
+    return lambda data: _hold_out(data, lambda train, *rest: (train[: int(fraction * len(train))], *rest), seed)

@@ -11,9 +11,8 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 
-from samslib.cells import DataSummary, Pseudobulk
+from samslib.cells import Pseudobulk
 from samslib.data.disk import OnDisk
-from samslib.validation import DataError, count_cells
 
 BLOCK = 4_000_000  # entries made dense at a time while reading or averaging, 32 MB in float64
 
@@ -125,42 +124,6 @@ def _tensor(values: np.ndarray) -> torch.Tensor:
     return torch.tensor(values).to(torch.get_default_dtype())
 
 
-def summarise(data: Any, train: Any, pseudobulk: bool) -> DataSummary:
-    """Names of data and statistics of their training cells; see `PerturbationData.summary`.
-
-    Parameters
-    ----------
-    data
-        A `PerturbationData`.
-    train
-        Its training cells, at least 2.
-    pseudobulk
-        Also keep the counts summed by condition, as in `condition_sums`.
-
-    Returns
-    -------
-    DataSummary
-        What a model needs to know of its data.
-
-    Raises
-    ------
-    DataError
-        If the training cells have other names than the data or are fewer than 2, and for the pseudobulk of real values.
-    """
-    columns = ("genes", "perturbations", "covariates", "quality")
-    if other := [name for name in columns if getattr(data, name) != getattr(train, name)]:
-        raise DataError(f"The training cells have other {' and '.join(other)} than the data; use a part of the data.")
-    if len(train) < 2:
-        raise DataError(f"The training split has {count_cells(len(train))}; at least 2 are needed.")
-    if pseudobulk and not data.counts:
-        raise DataError("Real values have no pseudobulk; make the data of counts, or leave pseudobulk=False.")
-    fields: dict[str, Any] = {name: getattr(data, name) for name in (*columns, "control", "counts", "unique")}
-    fields |= gene_moments(train.x) | {"n_cells": len(train)}
-    treated, flagged = (tuple(map(int, counted)) for counted in (train.n_treated, train.qc.sum(0)))
-    sums = condition_sums(train.x, train.labels, train.dose, train.library) if pseudobulk else None
-    return DataSummary(**fields, n_treated=treated, n_flagged=flagged, pseudobulk=sums)
-
-
 def digest(data: Any) -> dict[str, str]:
     """What tells data from others: number and hash of each kind of names and values.
 
@@ -176,14 +139,13 @@ def digest(data: Any) -> dict[str, str]:
     """
     sums = row_product(sp.csr_matrix(np.ones((1, len(data)))), data.x).astype(np.float32)
     doses = data.dose.tocsr().sorted_indices()
-    at = doses.indptr.astype(np.int64), doses.indices.astype(np.int64)
     return {
         "cells": _hash(len(data), data.cells),
         "genes": _hash(len(data.genes), data.genes),
         "perturbations": _hash(len(data.perturbations), data.perturbations),
         "covariates": _hash(len(data.covariates), data.covariates, data.covariate),
         "quality flags": _hash(len(data.quality), data.quality, data.qc),
-        "doses": _hash(doses.nnz, *at, doses.data),
+        "doses": _hash(doses.nnz, doses.indptr.astype(np.int64), doses.indices.astype(np.int64), doses.data),
         "values": _hash(data.x.shape[1], sums, data.library.astype(np.float32)),
     }
 
@@ -228,5 +190,4 @@ def condition_sums(x: Any, labels: np.ndarray, dose: sp.csr_matrix, library: np.
     squares = sum(np.asarray(block.multiply(block).sum(0, dtype=np.float64)).ravel() for _, block in row_blocks(x))
     left = squares - 2 * cross + second - counts.sum(0)
     concentration = np.divide(second, left, out=np.full_like(left, 100.0), where=left > 0).clip(0.01, 100)
-    parts = counts, (of @ dose).toarray() / sizes[:, None], sizes, concentration
-    return Pseudobulk(*map(_tensor, parts))
+    return Pseudobulk(*map(_tensor, (counts, (of @ dose).toarray() / sizes[:, None], sizes, concentration)))
