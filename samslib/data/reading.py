@@ -174,7 +174,7 @@ def read_names(adata: Any, names: Names, column: str, dose: str | None) -> dict[
     Returns
     -------
     dict
-        The fields `perturbations`, `labels`, `raw_labels`, `n_perturbations` and `dose` of a `PerturbationData`.
+        What `encode_names` returns, and the labels of controls: "control" and "controls".
 
     Raises
     ------
@@ -187,11 +187,11 @@ def read_names(adata: Any, names: Names, column: str, dose: str | None) -> dict[
     empty = texts.str.lower().isin(NOTHING) & ~texts.isin(list(names.control_parts)) | values.isna().to_numpy()
     where = f"adata.obs[{column!r}]"
     if n := int(empty.sum()):
-        raise DataError(f"{count_cells(n)} have no perturbation in {where} (empty, NaN or 'none'); drop the cells.")
+        raise DataError(f"{count_cells(n)} have no perturbation in {where} (empty, NaN, none); name or drop the cells.")
     check_controls(names, sorted(set(raw)), where)
     amounts = pd.Series(1.0, raw.index) if dose is None else column_of(adata, dose)
-    control = names.controls[0] if names.controls else None
-    return encode_names(names, raw, amounts) | {"control": control, "controls": names.controls}
+    controls = {"control": next(iter(names.controls), None), "controls": names.controls}
+    return encode_names(names, raw, amounts) | controls
 
 
 def encode_names(names: Names, raw: pd.Series, amounts: pd.Series) -> dict[str, Any]:
@@ -209,12 +209,10 @@ def encode_names(names: Names, raw: pd.Series, amounts: pd.Series) -> dict[str, 
 
     Returns
     -------
-    perturbations
-        T names, sorted.
-    labels
-        (n,) canonical label of each cell's condition; see `Names.condition`.
-    doses
-        (n, T) CSR float32 doses, 0 in controls.
+    dict
+        Fields of a `PerturbationData`: "perturbations", T names, sorted; "labels", (n,) canonical label of each cell's
+        condition, see `Names.condition`; "raw_labels", (n,) `raw`; "dose", (n, T) CSR float32 doses, 0 in controls; and
+        "n_perturbations", (n,) how many are not 0.
 
     Raises
     ------
@@ -229,11 +227,12 @@ def encode_names(names: Names, raw: pd.Series, amounts: pd.Series) -> dict[str, 
         where = f"{name!r} in adata.obs[{raw.name!r}] ({count_cells(cells)})"
         _check_name(names, name, where)
         found.append(_read_doses(names, name, amount, f"The dose {amount!r} in adata.obs[{amounts.name!r}] of {where}"))
-    long = pd.DataFrame([(kind, *item) for kind, doses in enumerate(found) for item in doses.items()])
-    if long.empty:
+    rows = [(kind, *item) for kind, doses in enumerate(found) for item in doses.items()]
+    if not rows:
         raise DataError(f"Every cell in adata.obs[{raw.name!r}] is a control; at least one perturbation is needed.")
-    columns, perturbations = pd.factorize(long[1], sort=True)
-    table = sp.csr_matrix((long[2].to_numpy(np.float32), (long[0], columns)), (len(found), len(perturbations)))
+    long = pd.DataFrame(rows, columns=["kind", "name", "dose"])
+    columns, perturbations = pd.factorize(long["name"], sort=True)
+    table = sp.csr_matrix((np.float32(long["dose"]), (long["kind"], columns)), (len(found), len(perturbations)))
     labels, doses = np.array(list(map(names.condition, found)), dtype=object)[codes], table[codes]
     fields = dict(perturbations=tuple(perturbations), labels=labels, raw_labels=raw.to_numpy(), dose=doses)
     return fields | {"n_perturbations": np.diff(doses.indptr)}
