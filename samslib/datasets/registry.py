@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import h5py
 import numpy as np
+from anndata import AnnData
 
 from samslib.datasets import readers, simulate
 from samslib.datasets.readers import DatasetError
-
-if TYPE_CHECKING:
-    from anndata import AnnData
 
 
 def sha256(path: Path) -> str:
@@ -77,22 +75,16 @@ class File:
                 readers.published_lists(path)
                 return ""
             with h5py.File(path) as file:
-                missing = [part for part in self.needs if part not in file]
-                shape = None if missing else _shape(file)
+                if missing := [part for part in self.needs if part not in file]:
+                    return f"has no {' and no '.join(missing)}"
+                shape = tuple(len(file[axis][file[axis].attrs["_index"]]) for axis in ("obs", "var"))
         except DatasetError as error:
             return str(error)
         except (OSError, KeyError, ValueError) as error:
             return f"is no whole HDF5 file of cells ({str(error).splitlines()[0]})"
-        if missing:
-            return f"has no {' and no '.join(missing)}"
         if self.shape and shape != self.shape and not own:
             return f"holds {shape} cells and genes, where {self.shape} were published"
         return ""
-
-
-def _shape(file: h5py.File) -> tuple[int, int]:
-    cells, genes = (len(file[axis][file[axis].attrs["_index"]]) for axis in ("obs", "var"))
-    return cells, genes
 
 
 @dataclass(frozen=True)
@@ -155,28 +147,25 @@ def _simulation() -> AnnData:
 SIMULATORS = {"sams-sim": _simulation, "sams-pairs": simulate.perturb_seq}
 
 
-def _fields(entry: dict[str, Any]) -> dict[str, Any]:
-    """An entry of `registry.toml` with its lists as tuples."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
+def _plain(value: Any) -> Any:
+    """A value of `registry.toml` with its lists as tuples and its empty texts as None."""
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return tuple(value)
+    return None if value == "" else value
 
 
-def _dataset(entry: dict[str, Any], files: dict[str, File]) -> Dataset:
-    fields = _fields(entry)
-    fields["control"] = fields.get("control", "control") or None
-    fields["arguments"] = {name: None if v == "" else v for name, v in fields.get("arguments", {}).items()}
-    if simulator := fields.pop("simulator", None):
-        return Dataset(**fields, make=SIMULATORS[simulator])
-    published = tuple(files[name] for name in fields.pop("files"))
-    read = readers.READERS[fields.pop("reader")]
-    return Dataset(**fields, file=published[0].name, files=published, read=read)
+def _dataset(files: tuple[str, ...] = (), reader: str = "", simulator: str = "", **known: Any) -> Dataset:
+    options = known.pop("options", {})
+    if simulator:
+        return Dataset(**known, make=SIMULATORS[simulator])
+    read = partial(getattr(readers, reader), **options)
+    return Dataset(**known, file=files[0], files=tuple(FILES[name] for name in files), read=read)
 
 
-def _registry() -> dict[str, Dataset]:
-    table = tomllib.loads(Path(__file__).with_name("registry.toml").read_text(encoding="utf-8"))
-    files = {name: File(name, **_fields(entry)) for name, entry in table["files"].items()}
-    return {name: _dataset(entry, files) for name, entry in table["datasets"].items()}
+FILES = {name: File(name, **_plain(known)) for name, known in readers.REGISTRY["files"].items()}
 
-
-DATASETS = _registry()
+DATASETS = {name: _dataset(**_plain(known)) for name, known in readers.REGISTRY["datasets"].items()}
 
 SOURCES = {name: known for name, known in DATASETS.items() if known.files}  # those of real cells
