@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -19,15 +18,8 @@ MARKERS = ["o", "s", "D", "^", "v", "P", "X"]
 
 def use_style() -> None:
     """Set the book's look for every figure that follows."""
-    sns.set_theme(
-        context="notebook", style="ticks", palette=PALETTE,
-        rc={
-            "figure.figsize": (6.4, 3.8), "figure.dpi": 110, "figure.constrained_layout.use": True,
-            "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.35,
-            "grid.linewidth": 0.6, "legend.frameon": False, "axes.titlesize": "medium", "axes.titleweight": "bold",
-            "savefig.bbox": "tight", "image.interpolation": "nearest",
-        },
-    )  # fmt: skip
+    sns.set_theme(style="ticks", palette=PALETTE)
+    plt.style.use("samslib.figures")
 
 
 def axes(columns: int = 1, width: float = 6.4, height: float = 3.6, **options) -> Any:
@@ -72,7 +64,7 @@ def matrix(frame: pd.DataFrame, label: str, ax: Axes | None = None, centre: floa
     Axes
         The axes drawn in.
     """
-    ax = ax if ax is not None else axes(height=max(2.4, 0.16 * len(frame) + 1))
+    ax = ax or axes(height=max(2.4, 0.16 * len(frame) + 1))
     colours: dict[str, Any] = {"cmap": SEQUENTIAL} if centre is None else {"cmap": DIVERGING, "center": centre}
     colours |= {"linewidths": 0.2, "linecolor": "white", "cbar_kws": {"label": label}}
     sns.heatmap(frame, ax=ax, **(colours | options))
@@ -112,7 +104,7 @@ def scatter(
     Axes
         The axes drawn in.
     """
-    ax = ax if ax is not None else axes(width=5.2, height=4.2)
+    ax = ax or axes(width=5.2, height=4.2)
     style = {"hue": hue, "style": hue, "markers": MARKERS[: frame[hue].nunique()]} if hue else {"color": PALETTE[0]}
     sns.scatterplot(frame, x=x, y=y, ax=ax, **({"s": 22, "alpha": 0.75, "linewidth": 0} | style | options))
     if diagonal:
@@ -146,7 +138,7 @@ def lines(
     Axes
         The axes drawn in.
     """
-    ax = ax if ax is not None else axes()
+    ax = ax or axes()
     groups = frame[hue].nunique() if hue else 1
     style = {"hue": hue, "style": hue, "markers": MARKERS[:groups], "dashes": True} if hue else {"marker": "o"}
     sns.lineplot(frame, x=x, y=y, ax=ax, **({"markersize": 5, "seed": 0} | style | options))
@@ -202,17 +194,11 @@ def comparison(frame: pd.DataFrame, value: str, by: str, ax: Axes | None = None,
     Axes
         The axes drawn in.
     """
-    ax = ax if ax is not None else axes(height=0.5 * frame[by].nunique() + 1.4)
-    table = summarise(frame, value, by)
-    for i, (group, row) in enumerate(table.iterrows()):
-        repeats = frame.loc[frame[by] == group, value]
-        ax.plot(repeats, [i] * len(repeats), "o", color=PALETTE[5], markersize=5, alpha=0.7, zorder=1)
-        ax.errorbar(
-            row["mean"], i, xerr=row["half_width"], fmt="D", color=PALETTE[0], capsize=4, markersize=6, zorder=2
-        )
-    ax.set_yticks(range(len(table)), table.index)
-    ax.set_ylim(len(table) - 0.5, -0.5)
-    ax.set(xlabel=f"{value} ({unit})" if unit else value)
+    table = summarise(frame, value, by).reset_index()
+    table = table.assign(low=table["mean"] - table["half_width"], high=table["mean"] + table["half_width"])
+    ax = intervals(table.rename(columns={"mean": value}), value, by, ax=ax, unit=unit)
+    at = frame[by].map({group: i for i, group in enumerate(table[by])})
+    ax.plot(frame[value], at, "o", color=PALETTE[5], markersize=5, alpha=0.7, zorder=1)
     return ax
 
 
@@ -308,7 +294,7 @@ def effects_scatter(
     ValueError
         For missing columns or values, or a table without rows.
     """
-    ax = ax if ax is not None else axes(width=5.2, height=4.2)
+    ax = ax or axes(width=5.2, height=4.2)
     table = _with(frame, x, y)[[x, y]]
     if not np.isfinite(table.to_numpy(dtype=float)).all():
         raise ValueError(f"{x!r} or {y!r} has missing values; drop these rows.")
@@ -407,10 +393,8 @@ def mask_map(
         groups = pd.Series(annotations, dtype=object).reindex(frame.index)
         if groups.isna().all():
             raise ValueError("No row is annotated; the annotations must have the names of the rows.")
-        groups = groups.fillna("not annotated")
-        rank = {name: i for i, name in enumerate([*sorted(set(groups) - {"not annotated"}), "not annotated"])}
-        frame = frame.iloc[np.argsort(groups.map(rank).to_numpy(), kind="stable")]
-        groups = groups.loc[frame.index]
+        groups = groups.sort_values(kind="stable").fillna("not annotated")
+        frame = frame.loc[groups.index]
     weight = frame.to_numpy(dtype=float) ** 2
     centre = (np.arange(len(frame)) @ weight) / np.where(weight.sum(0) > 0, weight.sum(0), np.nan)
     frame = frame.iloc[:, np.argsort(np.nan_to_num(centre, nan=np.inf), kind="stable")]
@@ -453,14 +437,14 @@ def calibration(
 
     if not _with(frame, p, hue)[p].between(0, 1).all():
         raise ValueError(f"Column {p!r} holds values that are no probabilities.")
-    ax = ax if ax is not None else axes(width=4.8, height=4.4)
-    groups = {"": frame} if hue is None else dict(list(frame.groupby(hue, sort=False)))
-    n = max(map(len, groups.values()))
+    ax = ax or axes(width=4.8, height=4.4)
+    groups = _groups(frame, hue)
+    n = max(len(group) for _, group, _, _ in groups)
     rank = np.arange(1, n + 1)
     low, high = beta.ppf([[0.025], [0.975]], rank, n + 1 - rank)
     ax.fill_between(rank / (n + 1), low, high, color=PALETTE[-1], alpha=0.18, linewidth=0, label="95% if true")
     ax.plot([0, 1], [0, 1], color=PALETTE[-1], linewidth=1, linestyle="--")
-    for (name, group), colour, marker in zip(groups.items(), _cycle(PALETTE), _cycle(MARKERS), strict=False):
+    for name, group, colour, marker in groups:
         expected = np.arange(1, len(group) + 1) / (len(group) + 1)
         ax.plot(expected, np.sort(group[p]), marker, color=colour, markersize=3.5, label=_text(name) or None)
     ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="uniform quantile", ylabel="ordered p-value", aspect="equal")
@@ -508,22 +492,18 @@ def dose_response(
     ValueError
         For missing columns or a table without rows.
     """
-    ax = ax if ax is not None else axes()
-    band = [name for name in (low, high) if name]
-    table = _with(frame, x, y, hue, *band).sort_values(x, kind="stable")
+    ax = ax or axes()
+    table = _with(frame, x, y, hue, low, high).sort_values(x, kind="stable")
     ax.axhline(0, color=PALETTE[-1], linewidth=0.8)
-    groups = {"": table} if hue is None else dict(list(table.groupby(hue, sort=False)))
-    for (name, group), colour, marker in zip(groups.items(), _cycle(PALETTE), _cycle(MARKERS), strict=False):
+    for name, group, colour, marker in _groups(table, hue):
         ax.plot(group[x], group[y], color=colour, label=name or None)
-        if len(band) == 2:
+        if low and high:
             ax.fill_between(group[x], group[low], group[high], color=colour, alpha=0.2, linewidth=0)
         if points is not None:
             seen = _with(points, x, y, hue)
             seen = seen if hue is None else seen[seen[hue] == name]
-            bars = len(band) == 2 and set(band) <= set(seen)
-            error = np.stack([seen[y] - seen[low], seen[high] - seen[y]]) if bars else None
-            at, height = seen[x].to_numpy(), seen[y].to_numpy()
-            ax.errorbar(at, height, yerr=error, fmt=marker, color=colour, markersize=5, capsize=2, linewidth=1)
+            error = np.stack([seen[y] - seen[low], seen[high] - seen[y]]) if low in seen and high in seen else None
+            ax.errorbar(seen[x], seen[y], yerr=error, fmt=marker, color=colour, markersize=5, capsize=2, linewidth=1)
     ax.set(xlabel=x, ylabel=y)
     if hue is not None:
         _legend_above(ax)
@@ -579,15 +559,14 @@ def intervals(
         For missing columns or a table without rows.
     """
     table = _with(frame, value, by, low, high, hue)
-    rows, kinds = list(table[by].unique()), [""] if hue is None else list(table[hue].unique())
-    ax = ax if ax is not None else axes(height=(0.3 + 0.2 * len(kinds)) * len(rows) + 1.2)
-    for j, (kind, colour, marker) in enumerate(zip(kinds, _cycle(PALETTE), _cycle(MARKERS), strict=False)):
-        group = table if hue is None else table[table[hue] == kind]
-        at = group[by].map(rows.index).to_numpy() + (j - (len(kinds) - 1) / 2) * 0.6 / max(len(kinds), 2)
-        centre, error = group[value].to_numpy(), group[[value, high]].to_numpy().T - group[[low, value]].to_numpy().T
+    rows, groups = list(table[by].unique()), _groups(table, hue)
+    ax = ax or axes(height=(0.3 + 0.2 * len(groups)) * len(rows) + 1.2)
+    for j, (kind, group, colour, marker) in enumerate(groups):
+        at = group[by].map(rows.index) + (j - (len(groups) - 1) / 2) * 0.6 / max(len(groups), 2)
+        error = np.stack([group[value] - group[low], group[high] - group[value]])
         if zero:
-            ax.barh(at, centre, height=0.4 / len(kinds), color=colour, alpha=0.35, linewidth=0)
-        ax.errorbar(centre, at, xerr=error, fmt=marker, color=colour, capsize=3, markersize=6, label=kind or None)
+            ax.barh(at, group[value], height=0.4 / len(groups), color=colour, alpha=0.35, linewidth=0)
+        ax.errorbar(group[value], at, xerr=error, fmt=marker, color=colour, capsize=3, markersize=6, label=kind or None)
     if reference is not None:
         ax.axvline(reference, color=PALETTE[-1], linewidth=1, linestyle="--")
     if zero:
@@ -630,21 +609,18 @@ def predictive(frame: pd.DataFrame, ax: Axes | None = None, most: int = 30) -> A
     if len(kinds) != 1:
         raise ValueError(f"The table has {len(kinds)} pairs of summary and genes; choose the rows of one.")
     table = frame.sort_values("p_two_sided", kind="stable").head(most)
-    ax = ax if ax is not None else axes(height=0.24 * len(table) + 1.4)
-    at = np.arange(len(table))
-    width = table["replicated_high"] - table["replicated_low"]
+    ax = ax or axes(height=0.24 * len(table) + 1.4)
+    width, grey = table["replicated_high"] - table["replicated_low"], PALETTE[-1]
     ax.use_sticky_edges = False  # a bar that does not start at zero needs room on both sides
-    ax.barh(at, width, left=table["replicated_low"], height=0.6, color=PALETTE[5], alpha=0.5, label="replicated, 95%")
-    ax.errorbar(
-        table["observed"], at, xerr=2 * table["standard_error"], fmt="o", color=PALETTE[1], markersize=4, capsize=2,
-        label="observed, 2 standard errors",
-    )  # fmt: skip
-    ax.set_yticks(at, table["perturbation"])
-    ax.tick_params(axis="y", labelsize=9)
+    ax.barh(range(len(table)), width, 0.6, table["replicated_low"], color=grey, alpha=0.25, label="replicated, 95%")
+    error = 2 * table["standard_error"]
+    table = table.assign(
+        low=table["observed"] - error, high=table["observed"] + error, kind="observed, 2 standard errors"
+    )
+    intervals(table, "observed", "perturbation", hue="kind", ax=ax)
     summary, genes = kinds.iloc[0]
-    ax.set(ylim=(len(table) - 0.5, -0.5), xlabel=f"{_text(summary)} ({genes})")
-    ax.grid(axis="y", visible=False)
-    _legend_above(ax)
+    ax.set(xlabel=f"{_text(summary)} ({genes})")
+    ax.tick_params(axis="y", labelsize=9)
     return ax
 
 
@@ -678,36 +654,29 @@ def _legend_above(ax: Axes) -> None:
     ax.legend(ncols=columns, columnspacing=1, handlelength=1.5, **place)
 
 
-def _cycle(values: Sequence[str]) -> Iterator[str]:
-    return itertools.cycle(values)
+def _groups(table: pd.DataFrame, hue: str | None) -> list[tuple[Any, pd.DataFrame, str, str]]:
+    """The rows of each group with its name, colour and marker; without `hue` all rows, without a name."""
+    groups = [("", table)] if hue is None else list(table.groupby(hue, sort=False))
+    return [(name, rows, PALETTE[i % 7], MARKERS[i % 7]) for i, (name, rows) in enumerate(groups)]
 
 
 def _heat(frame: pd.DataFrame, label: str, ax: Axes | None, **colours) -> Axes:
     """A heat map with as many names as can be read."""
     frame = frame.rename(columns=lambda name: str(name).removeprefix(f"{frame.columns.name}_"))
-    ax = ax if ax is not None else axes(height=float(np.clip(0.16 * len(frame) + 1.2, 2.6, 9)))
+    ax = ax or axes(height=float(np.clip(0.16 * len(frame) + 1.2, 2.6, 9)))
     named = {"yticklabels": len(frame) <= 50, "xticklabels": frame.shape[1] <= 40}
-    matrix(
-        frame,
-        label,
-        ax=ax,
-        linewidths=0.2 if frame.size < 2000 else 0,
-        rasterized=frame.size > 2000,
-        **named,
-        **colours,
-    )
+    lines = {"linewidths": 0.2 if frame.size < 2000 else 0, "rasterized": frame.size > 2000}
+    matrix(frame, label, ax=ax, **named, **lines, **colours)
     ax.tick_params(axis="x", rotation=90 if frame.shape[1] > 12 else 0)
-    ax.set(
-        xlabel=_counted(frame.columns.name, frame.shape[1], not named["xticklabels"]),
-        ylabel=_counted(frame.index.name, len(frame), not named["yticklabels"]),
-    )
+    ax.set_xlabel(_counted(frame.columns, not named["xticklabels"]))
+    ax.set_ylabel(_counted(frame.index, not named["yticklabels"]))
     return ax
 
 
-def _counted(name: object, number: int, wanted: bool) -> str:
+def _counted(names: pd.Index, wanted: bool) -> str:
     """ "gene", or "722 genes" where the names are left out."""
-    noun = {"axis": "axes"}.get(str(name), f"{name or 'row'}s")
-    return f"{number} {noun}" if wanted else str(name or "")
+    noun = {"axis": "axes"}.get(str(names.name), f"{names.name or 'row'}s")
+    return f"{len(names)} {noun}" if wanted else str(names.name or "")
 
 
 def _name_blocks(ax: Axes, groups: pd.Series) -> None:

@@ -8,9 +8,9 @@ versions.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
+from anndata import AnnData, read_h5ad
 
 from samslib.datasets.fetch import _cache, _from_files, _here, _place, _read, _write
 from samslib.datasets.readers import DatasetError
@@ -18,9 +18,6 @@ from samslib.datasets.registry import DATASETS as DATASETS
 from samslib.datasets.registry import SOURCES as SOURCES
 from samslib.datasets.registry import sha256 as _sha256
 from samslib.validation import did_you_mean
-
-if TYPE_CHECKING:
-    from anndata import AnnData
 
 REGENERATE = "python -m samslib.datasets regenerate"
 
@@ -72,15 +69,14 @@ def load(name: str, path: str | Path | None = None) -> AnnData:
         raise DatasetError(f"There is no data set {name!r}{hint} Known: {', '.join(DATASETS)}.")
     known = DATASETS[name]
     own = None if path is None else Path(path).expanduser()
+    again, place = f"run `{REGENERATE}`", own or _here(known)
     if known.make is not None:
-        place = own or _place(known)
         if not place.is_file():
-            remedy = f"run `{REGENERATE}` in the repository, or set SAMSLIB_DATA to the folder that holds it"
+            remedy = f"{again} in the repository, or set SAMSLIB_DATA to the folder that holds it"
             raise DatasetError(f"The data set {name!r} has no file {place}; {remedy}.")
-        return _read(place, f"run `{REGENERATE}` to write it again")
-    kept = _cache() / known.kept
-    if known.kept and own is None and kept.is_file():
-        return _read(kept, "delete it and load again")
+        return _read(read_h5ad, place, remedy=f"{again} to write it again")
+    if place == _cache() / known.kept:
+        return _read(read_h5ad, place, remedy="delete it and load again")
     return _from_files(name, known, own)
 
 
@@ -107,11 +103,9 @@ def regenerate(folder: str | Path | None = None) -> dict[str, Path]:
     DatasetError
         If the folder cannot be written.
     """
-    written: dict[str, Path] = {}
+    written = {}
     for name, known in DATASETS.items():
-        if known.make is None:
-            continue
-        place = _place(known) if folder is None else Path(folder).expanduser() / known.file
-        _write(known.make(), place, compression="gzip", compression_opts=9)
-        written[name] = place
+        if known.make is not None:
+            written[name] = _place(known) if folder is None else Path(folder).expanduser() / known.file
+            _write(known.make(), written[name], compression="gzip", compression_opts=9)
     return written

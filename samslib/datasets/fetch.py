@@ -6,15 +6,17 @@ import logging
 import os
 import shlex
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pooch
+from anndata import AnnData
 
 from samslib.datasets.readers import DatasetError
 from samslib.datasets.registry import Dataset, File
 from samslib.progress import download_bar
-
-if TYPE_CHECKING:
-    from anndata import AnnData
 
 LOG = logging.getLogger("samslib")
 
@@ -23,20 +25,13 @@ def _from_files(name: str, known: Dataset, own: Path | None) -> AnnData:
     """Real cells from the published file or one's own, and what else their reader needs, which is fetched."""
     assert known.read is not None
     first, *more = known.files
-    if own is None:
-        _fetch(name, known, first)
-    else:
+    home = f"the file of {name!r} is had from {first.address}"
+    if own is not None:
         _check_own(name, first, own)
-    for file in more:
+    for file in more if own else known.files:
         _fetch(name, known, file)
-    place = own or _cache() / first.name
-    try:
-        adata = known.read(place, *(_cache() / file.name for file in more))
-    except DatasetError as error:
-        raise DatasetError(f"{place} {error}; give a file of {name!r}, which is had from {first.address}.") from error
-    except Exception as error:  # a damaged HDF5 file fails in many ways
-        remedy = "delete it and load again" if own is None else f"the file of {name!r} is had from {first.address}"
-        raise DatasetError(f"{place} cannot be read ({_reason(error)}); {remedy}.") from error
+    place, *others = (_cache() / file.name for file in known.files)
+    adata = _read(known.read, own or place, *others, remedy=home if own else f"delete it and load again; {home}")
     source = {"address": first.address, "sha256": first.sha256, "licence": known.licence, "origin": known.origin}
     adata.uns["source"] = {key: value for key, value in source.items() if value}
     if known.kept and adata.shape == (known.cells, known.genes):
@@ -45,20 +40,13 @@ def _from_files(name: str, known: Dataset, own: Path | None) -> AnnData:
 
 
 def _cache() -> Path:
-    folder = os.environ.get("SAMSLIB_CACHE", "")
-    if not folder:
-        import pooch
-
-        folder = str(pooch.os_cache("samslib"))
-    return Path(folder).expanduser()
+    return Path(os.environ.get("SAMSLIB_CACHE") or pooch.os_cache("samslib")).expanduser()
 
 
 def _place(known: Dataset) -> Path:
     """Where the file of a data set belongs."""
-    if known.make is None:
-        return _cache() / known.file
-    folder = os.environ.get("SAMSLIB_DATA") or Path(__file__).resolve().parents[2] / "data"
-    return Path(folder).expanduser() / known.file
+    bundled = os.environ.get("SAMSLIB_DATA") or Path(__file__).resolve().parents[2] / "data"
+    return (Path(bundled).expanduser() if known.make else _cache()) / known.file
 
 
 def _here(known: Dataset) -> Path:
@@ -71,13 +59,12 @@ def _reason(error: BaseException) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def _read(path: Path, remedy: str) -> AnnData:
-    import anndata
-
+def _read(read: Callable[..., AnnData], place: Path, *others: Path, remedy: str) -> AnnData:
     try:
-        return anndata.read_h5ad(path)
+        return read(place, *others)
     except Exception as error:  # a damaged HDF5 file fails in many ways
-        raise DatasetError(f"{path} cannot be read ({_reason(error)}); {remedy}.") from error
+        what = error if isinstance(error, DatasetError) else f"cannot be read ({_reason(error)})"
+        raise DatasetError(f"{place} {what}; {remedy}.") from error
 
 
 def _write(adata: AnnData, place: Path, **options: Any) -> None:
@@ -109,35 +96,30 @@ def _fetch(name: str, known: Dataset, file: File) -> None:
     A damaged file in the cache is fetched again if its sha256 is known; else it may be half of a download by hand, and
     is left alone.
     """
-    import pooch
-
     place = _cache() / file.name
     resume = f"`curl -L -C - -o {shlex.quote(str(place))} {shlex.quote(file.address)}`"
     ways = [*file.others, *(f"load({other!r})" for other in known.alternatives), f"load({name!r}, path=...)"]
     by_hand = f"by hand, resumed where it broke off: {resume}; other ways: {', '.join(ways)}"
     problem = ""
     try:
-        if place.is_file():
-            if not (problem := file.problem(place)):
-                return
-            if not file.sha256:
-                raise DatasetError(f"{place} {problem}; delete it and load again, or go on {by_hand}.")
+        if place.is_file() and not (problem := file.problem(place)):
+            return
+        if problem and not file.sha256:
+            raise DatasetError(f"{place} {problem}; delete it and load again, or go on {by_hand}.")
         place.parent.mkdir(parents=True, exist_ok=True)
         _check_room(file, place.parent)
-        known_hash = f"sha256:{file.sha256}" if file.sha256 else None
-        pooch.retrieve(file.address, known_hash, place.name, place.parent, downloader=_downloader(file))
-    except DatasetError:
-        raise
-    except ValueError as error:  # the downloader's word, or pooch's, for other bytes; they are removed
-        raise DatasetError(f"What {file.address} gave {_reason(error)} and was not kept; {by_hand}.") from error
+        download = partial(_download, file, by_hand)
+        pooch.retrieve(file.address, file.sha256 or None, place.name, place.parent, downloader=download)
     except OSError as error:
         if error.errno is not None or isinstance(error, PermissionError):  # of the disk: the network's have none
-            reason = error.strerror or _reason(error)
-            remedy = "free or unlock it, or set SAMSLIB_CACHE to another folder"
+            reason, remedy = (
+                error.strerror or _reason(error),
+                "free or unlock it, or set SAMSLIB_CACHE to another folder",
+            )
             raise DatasetError(f"The cache folder {place.parent} cannot be used ({reason}); {remedy}.") from error
-        damaged = " (the file that is there is damaged)" if problem else ""
         status = getattr(getattr(error, "response", None), "status_code", "")
         reason = f"{type(error).__name__} {status}".strip()
+        damaged = " (the file that is there is damaged)" if problem else ""
         what = f"{name} could not be fetched{damaged} from {file.address} ({reason})"
         raise DatasetError(f"{what}; try again, or {by_hand}.") from error
 
@@ -148,17 +130,9 @@ def _check_room(file: File, folder: Path) -> None:
         raise DatasetError(f"The cache folder {folder} has no room for {file.name}: {need}; set SAMSLIB_CACHE.")
 
 
-def _downloader(file: File) -> Any:
+def _download(file: File, by_hand: str, address: str, to: str, _: Any) -> None:
     """For pooch: stream to its temporary file with a bar, and refuse there what is not the published file."""
-    import pooch
-
-    def download(address: str, to: str, _: Any) -> None:
-        bar = download_bar(file.name)
-        try:
-            pooch.HTTPDownloader(progressbar=bar, chunk_size=2**20, timeout=30)(address, to, None)
-        finally:
-            bar.close()
-        if problem := file.problem(Path(to)):
-            raise ValueError(problem)
-
-    return download
+    with download_bar(file.name) as bar:
+        pooch.HTTPDownloader(progressbar=bar, chunk_size=2**20, timeout=30)(address, to, None)
+    if problem := file.problem(Path(to)):
+        raise DatasetError(f"What {address} gave {problem} and was not kept; {by_hand}.")
