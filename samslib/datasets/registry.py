@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
 from anndata import AnnData
+from pooch import file_hash as sha256
 
 from samslib.datasets import readers, simulate
 from samslib.datasets.readers import DatasetError
-
-
-def sha256(path: Path) -> str:
-    """Checksum of a file, read in blocks."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -38,7 +31,7 @@ class File:
     sha256
         Its checksum; empty if not published.
     shape
-        Numbers of cells and genes; None if not published.
+        Numbers of cells and genes; empty if not published.
     needs
         What its reader uses, as paths inside the HDF5 file.
     lists
@@ -47,11 +40,11 @@ class File:
 
     name: str
     address: str
-    others: tuple[str, ...] = ()
+    others: Sequence[str] = ()
     gigabytes: float = 0.0
     sha256: str = ""
-    shape: tuple[int, int] | None = None
-    needs: tuple[str, ...] = ()
+    shape: Sequence[int] = ()
+    needs: Sequence[str] = ()
     lists: bool = False
 
     def problem(self, path: Path, own: bool = False) -> str:
@@ -82,8 +75,8 @@ class File:
             return str(error)
         except (OSError, KeyError, ValueError) as error:
             return f"is no whole HDF5 file of cells ({str(error).splitlines()[0]})"
-        if self.shape and shape != self.shape and not own:
-            return f"holds {shape} cells and genes, where {self.shape} were published"
+        if self.shape and shape != tuple(self.shape) and not own:
+            return f"holds {shape} cells and genes, where {tuple(self.shape)} were published"
         return ""
 
 
@@ -130,42 +123,27 @@ class Dataset:
     values: str = "counts"
     arguments: Mapping[str, Any] = field(default_factory=dict)
     split: str = ""
-    alternatives: tuple[str, ...] = ()
-    files: tuple[File, ...] = ()
+    alternatives: Sequence[str] = ()
+    files: Sequence[File] = ()
     kept: str = ""
     read: Callable[..., AnnData] | None = None
     make: Callable[[], AnnData] | None = None
 
 
-def _simulation() -> AnnData:
-    """The published simulation, smaller, in steps of 1/256 so that it packs well."""
-    adata = simulate.sams_vae_simulation(perturbations=30, cells=(60, 20, 20), seed=0)
-    adata.X, adata.layers["mean"] = (np.round(256 * values) / 256 for values in (adata.X, adata.layers["mean"]))
-    return adata
-
-
-SIMULATORS = {"sams-sim": _simulation, "sams-pairs": simulate.perturb_seq}
-
-
-def _plain(value: Any) -> Any:
-    """A value of `registry.toml` with its lists as tuples and its empty texts as None."""
-    if isinstance(value, dict):
-        return {name: _plain(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return tuple(value)
-    return None if value == "" else value
-
-
-def _dataset(files: tuple[str, ...] = (), reader: str = "", simulator: str = "", **known: Any) -> Dataset:
-    options = known.pop("options", {})
+def _dataset(
+    files: Sequence[str] = (), reader: str = "", simulator: str = "", options: Mapping[str, Any] = {}, **known: Any
+) -> Dataset:
+    """An entry of `registry.toml`."""
+    known["control"] = known.get("control", "control") or None
+    known["arguments"] = {name: None if value == "" else value for name, value in known.get("arguments", {}).items()}
     if simulator:
-        return Dataset(**known, make=SIMULATORS[simulator])
+        return Dataset(**known, make=partial(getattr(simulate, simulator), **options))
     read = partial(getattr(readers, reader), **options)
-    return Dataset(**known, file=files[0], files=tuple(FILES[name] for name in files), read=read)
+    return Dataset(**known, file=files[0], files=[FILES[name] for name in files], read=read)
 
 
-FILES = {name: File(name, **_plain(known)) for name, known in readers.REGISTRY["files"].items()}
+FILES = {name: File(name, **entry) for name, entry in readers.REGISTRY["files"].items()}
 
-DATASETS = {name: _dataset(**_plain(known)) for name, known in readers.REGISTRY["datasets"].items()}
+DATASETS = {name: _dataset(**entry) for name, entry in readers.REGISTRY["datasets"].items()}
 
 SOURCES = {name: known for name, known in DATASETS.items() if known.files}  # those of real cells

@@ -74,9 +74,8 @@ def _layer(rng: np.random.Generator, inputs: int, outputs: int, init: str, spars
     weights = rng.normal(size=(inputs, outputs))
     if init == "kaiming":
         return weights * np.sqrt(2 / inputs)
-    zeros = int(np.ceil(sparsity * outputs))  # of each input's weights
     for row in weights:
-        row[rng.permutation(outputs)[:zeros]] = 0
+        row[rng.permutation(outputs)[: int(np.ceil(sparsity * outputs))]] = 0
     return weights
 
 
@@ -192,7 +191,7 @@ def sams_vae_simulation(
     return adata
 
 
-def _or_one(values: np.ndarray) -> np.ndarray:
+def _or_one(values: Any) -> np.ndarray:
     return np.where(values == 0, 1.0, values)
 
 
@@ -242,8 +241,9 @@ def svae_plus_simulation(
     Lopez et al. 2023 (SVAE+), simulation study, in the port of the SAMS-VAE authors.
     """
     law = _checked(svae_plus_simulation, locals())
-    ordered = latent <= width <= genes
-    require(ordered, f"latent <= width <= genes is needed, but they are {latent}, {width} and {genes}.")
+    require(
+        latent <= width <= genes, f"latent <= width <= genes is needed, but they are {latent}, {width} and {genes}."
+    )
     rng = np.random.Generator(np.random.PCG64(seed))
     if mask_probability is None:
         mask = np.zeros((perturbations, latent), dtype=bool)
@@ -253,12 +253,11 @@ def svae_plus_simulation(
         mask = rng.random((perturbations, latent)) < mask_probability
     effect = rng.normal(*magnitude, mask.shape) * rng.choice([-1, 1], mask.shape)
     states = _states(rng, np.tile(mask * effect, (sum(cells), 1)))
-    layers = []
-    for inputs, outputs in pairwise((latent, width, width, width, genes)):
-        gain = np.sqrt(2 / 1.04) * np.sqrt(2 / (inputs + outputs))  # leaky rectifier of slope 0.2, Xavier
-        layers.append(_orthogonal(rng, inputs, outputs) * gain)
+    rectifier = np.sqrt(2 / 1.04)  # gain for a slope of 0.2
+    sizes = pairwise((latent, width, width, width, genes))
+    layers = [_orthogonal(rng, *pair) * (rectifier * np.sqrt(2 / sum(pair))) for pair in sizes]
     logits = _decode(states["z"], layers)
-    logits = logits / _or_one(np.asarray(logits.std()))
+    logits = logits / _or_one(logits.std())
     portion = np.exp(logits - logits.max(0))
     x = rng.poisson(total * portion / portion.sum(0)).astype(np.float32)
     return _in_parts(law, sp.csr_matrix(x), states, mask, effect)
@@ -333,8 +332,7 @@ def perturb_seq(
     law = _checked(perturb_seq, locals())
     names = _names("P", singles)
     possible = list(combinations(names, 2))
-    most = f"{singles} singles make {len(possible)}"
-    require(pairs <= len(possible), f"pairs is {pairs}, but {most}; ask for fewer pairs or more singles.")
+    require(pairs <= len(possible), f"pairs is {pairs}, but {singles} singles make {len(possible)}; ask for fewer.")
     rng = np.random.Generator(np.random.PCG64(seed))
     mask = rng.random((singles, latent)) < mask_probability
     effect = effect_scale * rng.normal(size=(singles, latent))
@@ -356,7 +354,7 @@ def _screen(rng: np.random.Generator, law: Law, conditions: list[tuple], names: 
 def _count(rng: np.random.Generator, law: Law, z_basal: np.ndarray, z: np.ndarray) -> np.ndarray:
     """Counts (n, G) of cells by their latent states (n, K): see `perturb_seq`."""
     layers = [_orthogonal(rng, law.latent, law.width), _orthogonal(rng, law.width, law.genes)]
-    spread = _or_one(np.asarray(_decode(z_basal, layers).std()))
+    spread = _or_one(_decode(z_basal, layers).std())
     logits = law.gene_spread * rng.normal(size=law.genes) + law.slope / spread * _decode(z, layers)
     portion = np.exp(logits - logits.max(1, keepdims=True))
     portion /= portion.sum(1, keepdims=True)
