@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from scipy.cluster.hierarchy import leaves_list, linkage
+from scipy.stats import beta, t
 
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D"]  # Okabe and Ito's, no yellow
 DIVERGING, SEQUENTIAL = "RdBu_r", "cividis"
@@ -44,12 +46,13 @@ def axes(columns: int = 1, width: float = 6.4, height: float = 3.6, **options) -
 
 
 def matrix(frame: pd.DataFrame, label: str, ax: Axes | None = None, centre: float | None = None, **options) -> Axes:
-    """Heat map of a labelled table, such as perturbations x latent axes.
+    """Heat map of a labelled table, such as perturbations x latent axes, with as many names as can be read.
 
     Parameters
     ----------
     frame
-        Numbers to draw, one cell each; the names of rows and columns label the axes.
+        Numbers to draw, one cell each; the names of rows and columns label the axes, or are counted where they are too
+        many: more than 50 rows or 40 columns.
     label
         Text of the colour bar: the quantity and its unit.
     ax
@@ -64,23 +67,22 @@ def matrix(frame: pd.DataFrame, label: str, ax: Axes | None = None, centre: floa
     Axes
         The axes drawn in.
     """
-    ax = ax or axes(height=max(2.4, 0.16 * len(frame) + 1))
-    colours: dict[str, Any] = {"cmap": SEQUENTIAL} if centre is None else {"cmap": DIVERGING, "center": centre}
-    colours |= {"linewidths": 0.2, "linecolor": "white", "cbar_kws": {"label": label}}
-    sns.heatmap(frame, ax=ax, **(colours | options))
+    frame = frame.rename(columns=lambda name: str(name).removeprefix(f"{frame.columns.name}_"))
+    rows, columns = frame.shape
+    ax = ax or axes(height=float(np.clip(0.16 * rows + 1.2, 2.6, 9)))
+    style: dict[str, Any] = {"cmap": SEQUENTIAL} if centre is None else {"cmap": DIVERGING, "center": centre}
+    style |= {"linewidths": 0.2 if rows * columns < 2000 else 0, "linecolor": "white", "cbar_kws": {"label": label}}
+    style |= {"xticklabels": columns <= 40, "yticklabels": rows <= 50, "rasterized": rows * columns > 2000}
+    sns.heatmap(frame, ax=ax, **(style | options))
     ax.tick_params(length=0, labelsize=8)
+    ax.tick_params(axis="x", rotation=90 if columns > 12 else 0)
     ax.tick_params(axis="y", rotation=0)
+    ax.set(xlabel=_counted(frame.columns, 40), ylabel=_counted(frame.index, 50))
     return ax
 
 
 def scatter(
-    frame: pd.DataFrame,
-    x: str,
-    y: str,
-    hue: str | None = None,
-    ax: Axes | None = None,
-    diagonal: bool = False,
-    **options,
+    frame: pd.DataFrame, x: str, y: str, hue: str | None = None, ax: Axes | None = None, diagonal: bool = False, **style
 ) -> Axes:
     """Points of a table, groups told apart by colour and marker.
 
@@ -96,7 +98,7 @@ def scatter(
         Axes to draw in; None makes a figure.
     diagonal
         Whether to draw the line y = x.
-    **options
+    **style
         Further arguments of `seaborn.scatterplot`, which come before those set here.
 
     Returns
@@ -105,8 +107,8 @@ def scatter(
         The axes drawn in.
     """
     ax = ax or axes(width=5.2, height=4.2)
-    style = {"hue": hue, "style": hue, "markers": MARKERS[: frame[hue].nunique()]} if hue else {"color": PALETTE[0]}
-    sns.scatterplot(frame, x=x, y=y, ax=ax, **({"s": 22, "alpha": 0.75, "linewidth": 0} | style | options))
+    marks = {"hue": hue, "style": hue, "markers": MARKERS[: frame[hue].nunique()]} if hue else {"color": PALETTE[0]}
+    sns.scatterplot(frame, x=x, y=y, ax=ax, **({"s": 22, "alpha": 0.75, "linewidth": 0} | marks | style))
     if diagonal:
         ends = [min(frame[x].min(), frame[y].min()), max(frame[x].max(), frame[y].max())]
         ax.plot(ends, ends, color=PALETTE[-1], linewidth=1, linestyle="--", zorder=0)
@@ -220,8 +222,6 @@ def summarise(frame: pd.DataFrame, value: str, by: str) -> pd.DataFrame:
         A row a group, in order of appearance: "mean", "half_width" of the 95% t interval of the mean (missing for a
         single repeat) and the number of "repeats".
     """
-    from scipy.stats import t
-
     groups = frame.groupby(by, sort=False)[value]
     n = groups.size()
     half = groups.std(ddof=1) / np.sqrt(n) * t.ppf(0.975, (n - 1).clip(lower=1))
@@ -305,8 +305,7 @@ def effects_scatter(
         table[x], table[y], gridsize=45, extent=(*ends, *ends), bins="log", mincnt=1, cmap=SEQUENTIAL, linewidths=0.1
     )
     ax.plot(ends, ends, color=PALETTE[1], linewidth=1.2, linestyle="--")
-    ax.set(xlim=ends, ylim=ends, xlabel=f"{x} ({unit})", ylabel=f"{y} ({unit})")
-    ax.set_aspect("equal")
+    ax.set(xlim=ends, ylim=ends, xlabel=f"{x} ({unit})", ylabel=f"{y} ({unit})", aspect="equal")
     ax.figure.colorbar(drawn, ax=ax, label="pairs a hexagon", fraction=0.046, pad=0.03)
     ax.set_title(f"r = {table.corr().iloc[0, 1]:.2f}, {len(table):,} pairs", loc="left")
     return ax
@@ -340,8 +339,6 @@ def effect_map(table: Any, label: str = "effect", layer: str | None = None, ax: 
     ValueError
         For an empty table or missing values.
     """
-    from scipy.cluster.hierarchy import leaves_list, linkage
-
     frame = _frame(table, layer)
 
     def order(v: np.ndarray) -> np.ndarray:
@@ -350,7 +347,7 @@ def effect_map(table: Any, label: str = "effect", layer: str | None = None, ax: 
     values = frame.to_numpy(dtype=float)
     frame = frame.iloc[order(values), order(values.T)]
     limit = float(np.quantile(np.abs(values), 0.99)) or float(np.abs(values).max()) or 1.0
-    return _heat(frame, label, ax, cmap=DIVERGING, vmin=-limit, vmax=limit)
+    return matrix(frame, label, ax, cmap=DIVERGING, vmin=-limit, vmax=limit)
 
 
 def mask_map(
@@ -398,7 +395,7 @@ def mask_map(
     weight = frame.to_numpy(dtype=float) ** 2
     centre = (np.arange(len(frame)) @ weight) / np.where(weight.sum(0) > 0, weight.sum(0), np.nan)
     frame = frame.iloc[:, np.argsort(np.nan_to_num(centre, nan=np.inf), kind="stable")]
-    ax = _heat(frame, label, ax, cmap=SEQUENTIAL, vmin=0, vmax=1)
+    ax = matrix(frame, label, ax, vmin=0, vmax=1)
     if groups is not None:
         _name_blocks(ax, groups)
     return ax
@@ -433,8 +430,6 @@ def calibration(
     ValueError
         For values outside [0, 1], missing columns or a table without rows.
     """
-    from scipy.stats import beta
-
     if not _with(frame, p, hue)[p].between(0, 1).all():
         raise ValueError(f"Column {p!r} holds values that are no probabilities.")
     ax = ax or axes(width=4.8, height=4.4)
@@ -505,8 +500,7 @@ def dose_response(
             error = np.stack([seen[y] - seen[low], seen[high] - seen[y]]) if low in seen and high in seen else None
             ax.errorbar(seen[x], seen[y], yerr=error, fmt=marker, color=colour, markersize=5, capsize=2, linewidth=1)
     ax.set(xlabel=x, ylabel=y)
-    if hue is not None:
-        _legend_above(ax)
+    _legend_above(ax)
     return ax
 
 
@@ -574,8 +568,7 @@ def intervals(
     ax.set_yticks(range(len(rows)), rows)
     ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel=f"{_text(value)} ({unit})" if unit else _text(value))
     ax.grid(axis="y", visible=False)
-    if hue is not None:
-        _legend_above(ax)
+    _legend_above(ax)
     return ax
 
 
@@ -648,10 +641,10 @@ def _text(name: object) -> str:
 
 def _legend_above(ax: Axes) -> None:
     """Off the data whatever their shape, and in one column where a row of names would not fit a narrow figure."""
-    names = ax.get_legend_handles_labels()[1]
-    columns = len(names) if sum(len(name) + 5 for name in names) < 30 else 1
-    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
-    ax.legend(ncols=columns, columnspacing=1, handlelength=1.5, **place)
+    if names := ax.get_legend_handles_labels()[1]:
+        columns = len(names) if sum(len(name) + 5 for name in names) < 30 else 1
+        place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
+        ax.legend(ncols=columns, columnspacing=1, handlelength=1.5, **place)
 
 
 def _groups(table: pd.DataFrame, hue: str | None) -> list[tuple[Any, pd.DataFrame, str, str]]:
@@ -660,23 +653,10 @@ def _groups(table: pd.DataFrame, hue: str | None) -> list[tuple[Any, pd.DataFram
     return [(name, rows, PALETTE[i % 7], MARKERS[i % 7]) for i, (name, rows) in enumerate(groups)]
 
 
-def _heat(frame: pd.DataFrame, label: str, ax: Axes | None, **colours) -> Axes:
-    """A heat map with as many names as can be read."""
-    frame = frame.rename(columns=lambda name: str(name).removeprefix(f"{frame.columns.name}_"))
-    ax = ax or axes(height=float(np.clip(0.16 * len(frame) + 1.2, 2.6, 9)))
-    named = {"yticklabels": len(frame) <= 50, "xticklabels": frame.shape[1] <= 40}
-    lines = {"linewidths": 0.2 if frame.size < 2000 else 0, "rasterized": frame.size > 2000}
-    matrix(frame, label, ax=ax, **named, **lines, **colours)
-    ax.tick_params(axis="x", rotation=90 if frame.shape[1] > 12 else 0)
-    ax.set_xlabel(_counted(frame.columns, not named["xticklabels"]))
-    ax.set_ylabel(_counted(frame.index, not named["yticklabels"]))
-    return ax
-
-
-def _counted(names: pd.Index, wanted: bool) -> str:
+def _counted(names: pd.Index, most: int) -> str:
     """ "gene", or "722 genes" where the names are left out."""
     noun = {"axis": "axes"}.get(str(names.name), f"{names.name or 'row'}s")
-    return f"{len(names)} {noun}" if wanted else str(names.name or "")
+    return f"{len(names)} {noun}" if len(names) > most else str(names.name or "")
 
 
 def _name_blocks(ax: Axes, groups: pd.Series) -> None:

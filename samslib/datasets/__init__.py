@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -42,15 +43,12 @@ def describe() -> pd.DataFrame:
     `PerturbationData.from_anndata` beside its defaults, published split, origin, licence, file, about how many
     gigabytes, address, and whether the file is here now.
     """
-    shown = ("cells", "genes", "perturbations", "conditions", "control", "values", "arguments", "split", "origin")
-    rows = {
-        name: {key: getattr(known, key) for key in (*shown, "licence", "file")}
-        | {"gigabytes": sum(file.gigabytes for file in known.files) or None}
-        | {"address": known.files[0].address if known.files else None, "here": _here(known).is_file()}
-        for name, known in DATASETS.items()
-    }
-    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("name")
-    return table.astype(dict.fromkeys(("cells", "genes", "perturbations", "conditions"), "Int64"))
+    table = pd.DataFrame(map(vars, DATASETS.values()), index=pd.Index(DATASETS, name="name"))
+    table["gigabytes"] = [sum(file.gigabytes for file in files) or None for files in table["files"]]
+    table["address"] = [files[0].address if files else None for files in table["files"]]
+    table["here"] = [_here(known).is_file() for known in DATASETS.values()]
+    sizes = dict.fromkeys(("cells", "genes", "perturbations", "conditions"), "Int64")
+    return table.astype(sizes).drop(columns=["alternatives", "files", "kept", "read", "make"])
 
 
 def load(name: str, path: str | Path | None = None) -> AnnData:
@@ -173,15 +171,14 @@ def _read(read: Callable[..., AnnData], place: Path, *others: Path, remedy: str)
 
 def _write(adata: AnnData, place: Path, **options: Any) -> None:
     """Write a file that is there only once it is complete."""
-    part = place.with_name(f".{place.name}.{os.getpid()}")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        adata.write_h5ad(part, **options)
-        os.replace(part, place)
+        with TemporaryDirectory(dir=place.parent) as folder:
+            part = Path(folder) / place.name
+            adata.write_h5ad(part, **options)
+            part.replace(place)
     except OSError as error:
         raise DatasetError(f"{place} cannot be written ({error}); give another folder.") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _check_own(name: str, file: File, path: Path) -> None:

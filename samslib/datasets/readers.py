@@ -328,10 +328,9 @@ def published_lists(notebook: Path) -> Lists:
 def _literals(source: str) -> list[list[str]]:
     """The lists of names written out in a cell: lists of texts, and texts with commas and line breaks."""
     try:
-        tree = ast.parse(source)
+        nodes = list(ast.walk(ast.parse(source)))
     except SyntaxError:  # a cell of commands to the notebook
         return []
-    nodes = list(ast.walk(tree))
     texts = [n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)]
     lists = [[str(e.value) for e in n.elts if isinstance(e, ast.Constant)] for n in nodes if isinstance(n, ast.List)]
     return [re.split(r"[,\n]", text) for text in texts] + lists

@@ -80,16 +80,12 @@ class File:
         return ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Dataset:
     """What is known of a data set before it is read.
 
     Parameters
     ----------
-    file
-        Name of its (first) file.
-    origin, licence
-        Of the cells.
     cells, genes, perturbations, conditions
         Numbers in the AnnData that `load` gives; None where nobody states them.
     control
@@ -100,6 +96,10 @@ class Dataset:
         Those of `PerturbationData.from_anndata` that differ from its defaults.
     split
         The published one.
+    origin, licence
+        Of the cells.
+    file
+        Name of its (first) file.
     alternatives
         Data sets of the same cells.
     files
@@ -112,9 +112,6 @@ class Dataset:
         Draws a simulated one.
     """
 
-    file: str
-    origin: str
-    licence: str
     cells: int | None = None
     genes: int | None = None
     perturbations: int | None = None
@@ -123,6 +120,9 @@ class Dataset:
     values: str = "counts"
     arguments: Mapping[str, Any] = field(default_factory=dict)
     split: str = ""
+    origin: str
+    licence: str
+    file: str
     alternatives: Sequence[str] = ()
     files: Sequence[File] = ()
     kept: str = ""

@@ -47,12 +47,12 @@ def _check(name: str, value: Any, default: Any) -> None:
         (above if name.endswith("median") else at_least)(0, **{name: number(name, value)})
 
 
-def _checked(law: Callable[..., AnnData], given: dict[str, Any]) -> Law:
-    """The arguments of a simulator, each checked unless it is the default."""
+def _begin(law: Callable[..., AnnData], given: dict[str, Any]) -> tuple[np.random.Generator, Law]:
+    """The generator of a simulator and its arguments, each checked unless it is the default."""
     for name, parameter in inspect.signature(law).parameters.items():
         if name != "seed" and given[name] is not parameter.default:
             _check(name, given[name], parameter.default)
-    return Law(**given, generator=law.__name__)
+    return np.random.Generator(np.random.PCG64(given["seed"])), Law(**given, generator=law.__name__)
 
 
 def _names(letter: str, count: int) -> list[str]:
@@ -172,10 +172,9 @@ def sams_vae_simulation(
     ----------
     Bereket and Karaletsos 2023 (SAMS-VAE), simulation study; values of the published code.
     """
-    law = _checked(sams_vae_simulation, locals())
+    rng, law = _begin(sams_vae_simulation, locals())
     require(noise < 1, f"noise is {noise}; as a share of the variance it must be at least 0 and below 1.")
     choose("init", init, ("orthogonal", "kaiming", "sparse"))
-    rng = np.random.Generator(np.random.PCG64(seed))
     mask = rng.random((perturbations, latent)) < mask_probability
     effect = rng.normal(*magnitude, mask.shape) * rng.choice([-1, 1], mask.shape)
     widths = [latent, *[width] * hidden_layers, genes]
@@ -240,11 +239,10 @@ def svae_plus_simulation(
     ----------
     Lopez et al. 2023 (SVAE+), simulation study, in the port of the SAMS-VAE authors.
     """
-    law = _checked(svae_plus_simulation, locals())
+    rng, law = _begin(svae_plus_simulation, locals())
     require(
         latent <= width <= genes, f"latent <= width <= genes is needed, but they are {latent}, {width} and {genes}."
     )
-    rng = np.random.Generator(np.random.PCG64(seed))
     if mask_probability is None:
         mask = np.zeros((perturbations, latent), dtype=bool)
         for row in mask:
@@ -329,11 +327,10 @@ def perturb_seq(
     Bereket and Karaletsos 2023 (SAMS-VAE), section 3; the likelihood is the library negative binomial of its
     experiments.
     """
-    law = _checked(perturb_seq, locals())
+    rng, law = _begin(perturb_seq, locals())
     names = _names("P", singles)
     possible = list(combinations(names, 2))
     require(pairs <= len(possible), f"pairs is {pairs}, but {singles} singles make {len(possible)}; ask for fewer.")
-    rng = np.random.Generator(np.random.PCG64(seed))
     mask = rng.random((singles, latent)) < mask_probability
     effect = effect_scale * rng.normal(size=(singles, latent))
     chosen = sorted(rng.choice(len(possible), pairs, replace=False)) if pairs else []
@@ -428,13 +425,12 @@ def guide_screen(
         As `perturb_seq` does, for more pathways than targets, a strength whose smaller value is not first, and if
         pathways * axes exceeds `latent`.
     """
-    law = _checked(guide_screen, locals())
+    rng, law = _begin(guide_screen, locals())
     require(strength[0] <= strength[1], f"strength is {strength}; give the smaller value first.")
     require(pathways <= targets, f"pathways is {pathways}, but targets is {targets}; a pathway needs a gene.")
     wanted = f"{pathways} pathways of {axes} axes"
     require(pathways * axes <= latent, f"{wanted} need latent of {pathways * axes} at least, but it is {latent}.")
 
-    rng = np.random.Generator(np.random.PCG64(seed))
     home = np.arange(targets) % pathways
     of_axis = np.full(latent, -1)
     of_axis[rng.permutation(latent)[: pathways * axes]] = np.repeat(np.arange(pathways), axes)
