@@ -385,7 +385,6 @@ def mask_map(
         If no row is annotated, for an empty table or for missing values.
     """
     frame = _frame(table, layer)
-    groups = None
     if annotations is not None:
         groups = pd.Series(annotations, dtype=object).reindex(frame.index)
         if groups.isna().all():
@@ -396,7 +395,7 @@ def mask_map(
     centre = (np.arange(len(frame)) @ weight) / np.where(weight.sum(0) > 0, weight.sum(0), np.nan)
     frame = frame.iloc[:, np.argsort(np.nan_to_num(centre, nan=np.inf), kind="stable")]
     ax = matrix(frame, label, ax, vmin=0, vmax=1)
-    if groups is not None:
+    if annotations is not None:
         _name_blocks(ax, groups)
     return ax
 
@@ -601,15 +600,13 @@ def predictive(frame: pd.DataFrame, ax: Axes | None = None, most: int = 30) -> A
     kinds = _with(frame, *columns)[["summary", "genes"]].drop_duplicates()
     if len(kinds) != 1:
         raise ValueError(f"The table has {len(kinds)} pairs of summary and genes; choose the rows of one.")
-    table = frame.sort_values("p_two_sided", kind="stable").head(most)
+    table = frame.sort_values("p_two_sided", kind="stable").head(most).assign(kind="observed, 2 standard errors")
+    table["low"] = table["observed"] - 2 * table["standard_error"]
+    table["high"] = table["observed"] + 2 * table["standard_error"]
     ax = ax or axes(height=0.24 * len(table) + 1.4)
-    width, grey = table["replicated_high"] - table["replicated_low"], PALETTE[-1]
     ax.use_sticky_edges = False  # a bar that does not start at zero needs room on both sides
-    ax.barh(range(len(table)), width, 0.6, table["replicated_low"], color=grey, alpha=0.25, label="replicated, 95%")
-    error = 2 * table["standard_error"]
-    table = table.assign(
-        low=table["observed"] - error, high=table["observed"] + error, kind="observed, 2 standard errors"
-    )
+    left, right = table["replicated_low"], table["replicated_high"]
+    ax.barh(range(len(table)), right - left, 0.6, left, color=PALETTE[-1], alpha=0.25, label="replicated, 95%")
     intervals(table, "observed", "perturbation", hue="kind", ax=ax)
     summary, genes = kinds.iloc[0]
     ax.set(xlabel=f"{_text(summary)} ({genes})")

@@ -25,7 +25,6 @@ from anndata import AnnData, read_h5ad
 from samslib.datasets.readers import DatasetError
 from samslib.datasets.registry import DATASETS, Dataset, File
 from samslib.datasets.registry import SOURCES as SOURCES
-from samslib.datasets.registry import sha256 as _sha256
 from samslib.progress import download_bar
 from samslib.validation import did_you_mean
 
@@ -92,7 +91,7 @@ def load(name: str, path: str | Path | None = None) -> AnnData:
 def sha256(name: str) -> str:
     """Checksum of the file of the data set `name` as it lies here, for the provenance of results."""
     load(name)
-    return _sha256(_here(DATASETS[name]))
+    return pooch.file_hash(_here(DATASETS[name]))
 
 
 def regenerate(folder: str | Path | None = None) -> dict[str, Path]:

@@ -18,7 +18,7 @@ from samslib.datasets.readers import DatasetError
 
 @dataclass(frozen=True)
 class File:
-    """A published file.
+    """A published file: cells in HDF5, or the notebook that holds lists of names.
 
     Parameters
     ----------
@@ -34,8 +34,6 @@ class File:
         Numbers of cells and genes; empty if not published.
     needs
         What its reader uses, as paths inside the HDF5 file.
-    lists
-        Whether it is the notebook that holds lists of names instead of cells.
     """
 
     name: str
@@ -45,7 +43,6 @@ class File:
     sha256: str = ""
     shape: Sequence[int] = ()
     needs: Sequence[str] = ()
-    lists: bool = False
 
     def problem(self, path: Path, own: bool = False) -> str:
         """Why a file is not this one.
@@ -64,7 +61,7 @@ class File:
         if self.sha256 and not (own and self.needs):
             return "" if sha256(path) == self.sha256 else f"has not the sha256 {self.sha256}"
         try:
-            if self.lists:
+            if self.name.endswith(".ipynb"):
                 readers.published_lists(path)
                 return ""
             with h5py.File(path) as file:
