@@ -7,9 +7,9 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from pandas import DataFrame, Index, Series
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.stats import beta, t
 
@@ -45,7 +45,7 @@ def axes(columns: int = 1, width: float = 6.4, height: float = 3.6, **options) -
     return made
 
 
-def matrix(frame: pd.DataFrame, label: str, ax: Axes | None = None, centre: float | None = None, **options) -> Axes:
+def matrix(frame: DataFrame, label: str, ax: Axes | None = None, centre: float | None = None, **options) -> Axes:
     """Heat map of a labelled table, such as perturbations x latent axes, with as many names as can be read.
 
     Parameters
@@ -82,7 +82,7 @@ def matrix(frame: pd.DataFrame, label: str, ax: Axes | None = None, centre: floa
 
 
 def scatter(
-    frame: pd.DataFrame, x: str, y: str, hue: str | None = None, ax: Axes | None = None, diagonal: bool = False, **style
+    frame: DataFrame, x: str, y: str, hue: str | None = None, ax: Axes | None = None, diagonal: bool = False, **options
 ) -> Axes:
     """Points of a table, groups told apart by colour and marker.
 
@@ -98,7 +98,7 @@ def scatter(
         Axes to draw in; None makes a figure.
     diagonal
         Whether to draw the line y = x.
-    **style
+    **options
         Further arguments of `seaborn.scatterplot`, which come before those set here.
 
     Returns
@@ -108,7 +108,7 @@ def scatter(
     """
     ax = ax or axes(width=5.2, height=4.2)
     marks = {"hue": hue, "style": hue, "markers": MARKERS[: frame[hue].nunique()]} if hue else {"color": PALETTE[0]}
-    sns.scatterplot(frame, x=x, y=y, ax=ax, **({"s": 22, "alpha": 0.75, "linewidth": 0} | marks | style))
+    sns.scatterplot(frame, x=x, y=y, ax=ax, **({"s": 22, "alpha": 0.75, "linewidth": 0} | marks | options))
     if diagonal:
         ends = [min(frame[x].min(), frame[y].min()), max(frame[x].max(), frame[y].max())]
         ax.plot(ends, ends, color=PALETTE[-1], linewidth=1, linestyle="--", zorder=0)
@@ -116,7 +116,7 @@ def scatter(
 
 
 def lines(
-    frame: pd.DataFrame, x: str, y: str, hue: str | None = None, ax: Axes | None = None, log_x: bool = False, **options
+    frame: DataFrame, x: str, y: str, hue: str | None = None, ax: Axes | None = None, log_x: bool = False, **options
 ) -> Axes:
     """Curves with 95% intervals over repeated rows; groups told apart by colour, marker and dashes.
 
@@ -149,9 +149,7 @@ def lines(
     return ax
 
 
-def training_curves(
-    history: pd.DataFrame, columns: Sequence[str] = ("loss", "val_loss"), ax: Axes | None = None
-) -> Axes:
+def training_curves(history: DataFrame, columns: Sequence[str] = ("loss", "val_loss"), ax: Axes | None = None) -> Axes:
     """Columns of a training history against the training step.
 
     Parameters
@@ -175,7 +173,7 @@ def training_curves(
     return ax
 
 
-def comparison(frame: pd.DataFrame, value: str, by: str, ax: Axes | None = None, unit: str = "") -> Axes:
+def comparison(frame: DataFrame, value: str, by: str, ax: Axes | None = None, unit: str = "") -> Axes:
     """Every repeat as a pale point, the mean with its 95% t interval as a dark one, a row for each group.
 
     Parameters
@@ -204,7 +202,7 @@ def comparison(frame: pd.DataFrame, value: str, by: str, ax: Axes | None = None,
     return ax
 
 
-def summarise(frame: pd.DataFrame, value: str, by: str) -> pd.DataFrame:
+def summarise(frame: DataFrame, value: str, by: str) -> DataFrame:
     """Mean of each group and its 95% t interval.
 
     Parameters
@@ -225,11 +223,11 @@ def summarise(frame: pd.DataFrame, value: str, by: str) -> pd.DataFrame:
     groups = frame.groupby(by, sort=False)[value]
     n = groups.size()
     half = groups.std(ddof=1) / np.sqrt(n) * t.ppf(0.975, (n - 1).clip(lower=1))
-    return pd.DataFrame({"mean": groups.mean(), "half_width": half, "repeats": n})
+    return DataFrame({"mean": groups.mean(), "half_width": half, "repeats": n})
 
 
 def bounds(
-    frame: pd.DataFrame, x: str = "particles", y: str = "bound", hue: str | None = None, ax: Axes | None = None
+    frame: DataFrame, x: str = "particles", y: str = "bound", hue: str | None = None, ax: Axes | None = None
 ) -> Axes:
     """A bound in nats a cell against the number of particles, on a logarithmic axis that names each number used.
 
@@ -266,7 +264,7 @@ def bounds(
 
 
 def effects_scatter(
-    frame: pd.DataFrame, x: str = "observed", y: str = "model", ax: Axes | None = None, unit: str = "log2 fold change"
+    frame: DataFrame, x: str = "observed", y: str = "model", ax: Axes | None = None, unit: str = "log2 fold change"
 ) -> Axes:
     """One quantity against another over many (perturbation, gene) pairs, as the density of hexagons, with y = x.
 
@@ -352,7 +350,7 @@ def effect_map(table: Any, label: str = "effect", layer: str | None = None, ax: 
 
 def mask_map(
     table: Any,
-    annotations: Mapping[str, str] | pd.Series | None = None,
+    annotations: Mapping[str, str] | Series | None = None,
     label: str = "probability that the mask is on",
     layer: str | None = "M",
     ax: Axes | None = None,
@@ -386,7 +384,7 @@ def mask_map(
     """
     frame = _frame(table, layer)
     if annotations is not None:
-        groups = pd.Series(annotations, dtype=object).reindex(frame.index)
+        groups = Series(annotations, dtype=object).reindex(frame.index)
         if groups.isna().all():
             raise ValueError("No row is annotated; the annotations must have the names of the rows.")
         groups = groups.sort_values(kind="stable").fillna("not annotated")
@@ -400,9 +398,7 @@ def mask_map(
     return ax
 
 
-def calibration(
-    frame: pd.DataFrame, p: str = "p_two_sided", hue: str | None = "summary", ax: Axes | None = None
-) -> Axes:
+def calibration(frame: DataFrame, p: str = "p_two_sided", hue: str | None = "summary", ax: Axes | None = None) -> Axes:
     """Ordered p-values against the quantiles of a uniform law, with the band that holds 95% of each under that law.
 
     The band is pointwise, from the Beta law of order statistics, for the largest group: points below it say that small
@@ -447,13 +443,13 @@ def calibration(
 
 
 def dose_response(
-    frame: pd.DataFrame,
+    frame: DataFrame,
     x: str = "dose",
     y: str = "effect",
     hue: str | None = None,
     low: str | None = None,
     high: str | None = None,
-    points: pd.DataFrame | None = None,
+    points: DataFrame | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Curves of a response against the dose, with bands, and observed points on top.
@@ -504,7 +500,7 @@ def dose_response(
 
 
 def intervals(
-    frame: pd.DataFrame,
+    frame: DataFrame,
     value: str,
     by: str,
     low: str = "low",
@@ -571,7 +567,7 @@ def intervals(
     return ax
 
 
-def predictive(frame: pd.DataFrame, ax: Axes | None = None, most: int = 30) -> Axes:
+def predictive(frame: DataFrame, ax: Axes | None = None, most: int = 30) -> Axes:
     """One summary of a posterior predictive check, observed and replicated, a row a perturbation.
 
     The 95% interval of the replicates is a bar, the observed value a dot with twice its standard error. Perturbations
@@ -614,7 +610,7 @@ def predictive(frame: pd.DataFrame, ax: Axes | None = None, most: int = 30) -> A
     return ax
 
 
-def _with(frame: pd.DataFrame, *columns: str | None) -> pd.DataFrame:
+def _with(frame: DataFrame, *columns: str | None) -> DataFrame:
     """The table, if it has rows and these columns; else a ValueError that names the first missing one."""
     if missing := [name for name in columns if name is not None and name not in frame]:
         raise ValueError(f"The table has no column {missing[0]!r}; its columns are {list(map(str, frame))}.")
@@ -623,9 +619,9 @@ def _with(frame: pd.DataFrame, *columns: str | None) -> pd.DataFrame:
     return frame
 
 
-def _frame(table: Any, layer: str | None) -> pd.DataFrame:
+def _frame(table: Any, layer: str | None) -> DataFrame:
     """A DataFrame as it is, an AnnData's X or layer as a DataFrame."""
-    frame = table if isinstance(table, pd.DataFrame) else table.to_df(layer)
+    frame = table if isinstance(table, DataFrame) else table.to_df(layer)
     if not frame.size or not np.isfinite(frame.to_numpy(dtype=float)).all():
         raise ValueError("The table is empty or has missing values; drop these rows.")
     return frame
@@ -644,19 +640,19 @@ def _legend_above(ax: Axes) -> None:
         ax.legend(ncols=columns, columnspacing=1, handlelength=1.5, **place)
 
 
-def _groups(table: pd.DataFrame, hue: str | None) -> list[tuple[Any, pd.DataFrame, str, str]]:
+def _groups(table: DataFrame, hue: str | None) -> list[tuple[Any, DataFrame, str, str]]:
     """The rows of each group with its name, colour and marker; without `hue` all rows, without a name."""
     groups = [("", table)] if hue is None else list(table.groupby(hue, sort=False))
     return [(name, rows, PALETTE[i % 7], MARKERS[i % 7]) for i, (name, rows) in enumerate(groups)]
 
 
-def _counted(names: pd.Index, most: int) -> str:
+def _counted(names: Index, most: int) -> str:
     """ "gene", or "722 genes" where the names are left out."""
     noun = {"axis": "axes"}.get(str(names.name), f"{names.name or 'row'}s")
     return f"{len(names)} {noun}" if len(names) > most else str(names.name or "")
 
 
-def _name_blocks(ax: Axes, groups: pd.Series) -> None:
+def _name_blocks(ax: Axes, groups: Series) -> None:
     """Names of consecutive rows of one group in place of the rows' own, and lines between groups."""
     edge = np.flatnonzero(np.r_[True, groups.to_numpy()[1:] != groups.to_numpy()[:-1], True])
     for position in edge[1:-1]:
