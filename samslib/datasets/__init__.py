@@ -47,7 +47,7 @@ def describe() -> pd.DataFrame:
     table["address"] = [files[0].address if files else None for files in table["files"]]
     table["here"] = [_here(known).is_file() for known in DATASETS.values()]
     sizes = dict.fromkeys(("cells", "genes", "perturbations", "conditions"), "Int64")
-    return table.astype(sizes).drop(columns=["alternatives", "files", "kept", "read", "make"])
+    return table.astype(sizes).drop(columns=["alternatives", "files", "kept", "read"])
 
 
 def load(name: str, path: str | Path | None = None) -> AnnData:
@@ -78,7 +78,7 @@ def load(name: str, path: str | Path | None = None) -> AnnData:
     known = DATASETS[name]
     own = None if path is None else Path(path).expanduser()
     again, place = f"run `{REGENERATE}`", own or _here(known)
-    if known.make is not None:
+    if not known.files:
         if not place.is_file():
             remedy = f"{again} in the repository, or set SAMSLIB_DATA to the folder that holds it"
             raise DatasetError(f"The data set {name!r} has no file {place}; {remedy}.")
@@ -113,9 +113,9 @@ def regenerate(folder: str | Path | None = None) -> dict[str, Path]:
     """
     written = {}
     for name, known in DATASETS.items():
-        if known.make is not None:
+        if not known.files:
             written[name] = _place(known) if folder is None else Path(folder).expanduser() / known.file
-            adata = known.make()
+            adata = known.read()
             if known.values == "real":  # steps of 1/256 pack well
                 adata.X, adata.layers["mean"] = (np.round(256 * x) / 256 for x in (adata.X, adata.layers["mean"]))
             _write(adata, written[name], compression="gzip", compression_opts=9)
@@ -124,7 +124,6 @@ def regenerate(folder: str | Path | None = None) -> dict[str, Path]:
 
 def _from_files(name: str, known: Dataset, own: Path | None) -> AnnData:
     """Real cells from the published file or one's own, and what else their reader needs, which is fetched."""
-    assert known.read is not None
     first, *more = known.files
     home = f"the file of {name!r} is had from {first.address}"
     if own is not None:
@@ -147,7 +146,7 @@ def _cache() -> Path:
 def _place(known: Dataset) -> Path:
     """Where the file of a data set belongs."""
     bundled = os.environ.get("SAMSLIB_DATA") or Path(__file__).resolve().parents[2] / "data"
-    return (Path(bundled).expanduser() if known.make else _cache()) / known.file
+    return (_cache() if known.files else Path(bundled).expanduser()) / known.file
 
 
 def _here(known: Dataset) -> Path:

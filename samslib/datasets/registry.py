@@ -104,9 +104,7 @@ class Dataset:
     kept
         Name under which the cache keeps the cells after a long reading; empty if it does not.
     read
-        Makes the AnnData of `files`.
-    make
-        Draws a simulated one.
+        Makes the AnnData, of `files` or, where there are none, by simulation.
     """
 
     cells: int | None = None
@@ -123,20 +121,16 @@ class Dataset:
     alternatives: Sequence[str] = ()
     files: Sequence[File] = ()
     kept: str = ""
-    read: Callable[..., AnnData] | None = None
-    make: Callable[[], AnnData] | None = None
+    read: Callable[..., AnnData]
 
 
-def _dataset(
-    files: Sequence[str] = (), reader: str = "", simulator: str = "", options: Mapping[str, Any] = {}, **known: Any
-) -> Dataset:
+def _dataset(reader: str, files: Sequence[str] = (), options: Mapping[str, Any] = {}, **known: Any) -> Dataset:
     """An entry of `registry.toml`."""
     known["control"] = known.get("control", "control") or None
     known["arguments"] = {name: None if value == "" else value for name, value in known.get("arguments", {}).items()}
-    if simulator:
-        return Dataset(**known, make=partial(getattr(simulate, simulator), **options))
-    read = partial(getattr(readers, reader), **options)
-    return Dataset(**known, file=files[0], files=[FILES[name] for name in files], read=read)
+    known.setdefault("file", next(iter(files), ""))
+    read = partial(getattr(readers if files else simulate, reader), **options)
+    return Dataset(**known, files=[FILES[name] for name in files], read=read)
 
 
 FILES = {name: File(name, **entry) for name, entry in readers.REGISTRY["files"].items()}

@@ -240,8 +240,8 @@ def svae_plus_simulation(
     Lopez et al. 2023 (SVAE+), simulation study, in the port of the SAMS-VAE authors.
     """
     rng, law = _begin(svae_plus_simulation, locals())
-    sizes = f"{latent}, {width} and {genes}"
-    require(latent <= width <= genes, f"latent <= width <= genes is needed, but they are {sizes}.")
+    found = f"{latent}, {width} and {genes}"
+    require(latent <= width <= genes, f"latent <= width <= genes is needed, but they are {found}.")
     if mask_probability is None:
         mask = np.zeros((perturbations, latent), dtype=bool)
         for row in mask:
