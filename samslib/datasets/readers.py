@@ -1,7 +1,8 @@
 """From published files of perturbed cells to AnnData with raw counts in X and names in obs["perturbation"].
 
-Each reader knows one schema, in the terms of the published experiments; the page on data sets has them in words. What a
-reader finds wrong it says as a predicate of the file ("has no column ..."), for `samslib.datasets` to complete.
+Each reader knows one schema, or one way to write names, in the terms of the published experiments; the page on data
+sets has them in words. What a reader finds wrong it says as a predicate of the file ("has no column ..."), for
+`samslib.datasets` to complete.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import h5py
 import numpy as np
@@ -117,13 +118,17 @@ def norman(path: Path) -> AnnData:
     return _name_by_columns(adata, {c: c.split("guide_", 1)[1] for c in guides})
 
 
-def norman_scperturb(path: Path) -> AnnData:
-    """Norman et al. by scPerturb: KLF1_MAP2K6 is KLF1+MAP2K6, as in PerturBench.
+def renamed(path: Path, column: str, old: str, new: str) -> AnnData:
+    """Names from a column of obs with a part of them replaced, such as "_" by "+".
 
     Parameters
     ----------
     path
         The published file, HDF5.
+    column
+        Of obs, with the names.
+    old, new
+        What is replaced, wherever it stands, and by what.
 
     Returns
     -------
@@ -131,7 +136,7 @@ def norman_scperturb(path: Path) -> AnnData:
         Cells x genes: X the counts (CSR); obs "perturbation".
     """
     adata = _table(path)
-    return _name(adata, adata.obs["perturbation"].astype(str).str.replace("_", "+"))
+    return _name(adata, adata.obs[column].astype(str).str.replace(old, new))
 
 
 def dixit(path: Path) -> AnnData:
@@ -211,23 +216,6 @@ def sciplex(path: Path) -> AnnData:
     return _keep(_name(adata, drug), amount.notna(), "no dose known")
 
 
-def kang(path: Path) -> AnnData:
-    """Kang et al. by pertpy: "stim" is interferon beta, "ctrl" the control.
-
-    Parameters
-    ----------
-    path
-        The published file, HDF5.
-
-    Returns
-    -------
-    AnnData
-        Cells x genes: X the counts (CSR); obs "perturbation".
-    """
-    adata = _table(path)
-    return _name(adata, adata.obs["label"].astype(str).replace("ctrl", "control"))
-
-
 def devel(path: Path, study: str, smallest_is_one: bool) -> AnnData:
     """One study in PerturBench's development file.
 
@@ -273,25 +261,7 @@ def _counts(adata: AnnData, smallest_is_one: bool) -> sp.csr_matrix:
     return sp.csr_matrix((counts.astype(np.float32), scaled.indices, scaled.indptr), shape=scaled.shape)
 
 
-class Lists(NamedTuple):
-    """The published choice of the genome-wide screen: target genes, measured genes, and pathways of targets.
-
-    Parameters
-    ----------
-    targets
-        Names of the target genes.
-    genes
-        Names of the measured genes.
-    pathways
-        Name of the pathway -> its target genes.
-    """
-
-    targets: frozenset[str]
-    genes: frozenset[str]
-    pathways: dict[str, list[str]]
-
-
-def published_lists(notebook: Path) -> Lists:
+def published_lists(notebook: Path) -> tuple[list[str], list[str], dict[str, list[str]]]:
     """The lists that a published notebook assigns in its code cells, known by their sums whatever they are called.
 
     Parameters
@@ -301,8 +271,8 @@ def published_lists(notebook: Path) -> Lists:
 
     Returns
     -------
-    Lists
-        Targets, genes and pathways.
+    tuple
+        Target genes, measured genes, and the targets of each pathway by its name.
 
     Raises
     ------
@@ -322,7 +292,7 @@ def published_lists(notebook: Path) -> Lists:
         raise DatasetError(f"has no list of {what} with the published sum {start}")
 
     pathways = {name: get(name, start) for name, start in PATHWAYS.items()}
-    return Lists(frozenset(get("targets", TARGETS)), frozenset(get("genes", GENES)), pathways)
+    return get("targets", TARGETS), get("genes", GENES), pathways
 
 
 def _literals(source: str) -> list[list[str]]:
@@ -396,19 +366,19 @@ def replogle_raw(path: Path, notebook: Path) -> AnnData:
     DatasetError
         If the notebook has not the published lists.
     """
-    lists = published_lists(notebook)
+    targets, measured, pathways = published_lists(notebook)
     raw = read_h5ad(path, backed="r")
     step = max(1, BLOCK // raw.n_vars)
     with closing(raw.file), Progress(-(-raw.n_obs // step)) as bar:
         target = raw.obs["gene"].astype(str).to_numpy()
-        keep = np.isin(target, list(lists.targets))
+        keep = np.isin(target, targets)
         controls = np.flatnonzero(target == "non-targeting")
         np.random.RandomState(0).shuffle(controls)  # the published draw
         keep[controls[:CONTROLS_KEPT]] = True
-        genes = np.flatnonzero(raw.var["gene_name"].astype(str).isin(lists.genes))
+        genes = np.flatnonzero(raw.var["gene_name"].astype(str).isin(measured))
         blocks = []
         for block, start, end in raw.chunked_X(step):
             blocks.append(sp.csr_matrix(block[keep[start:end]][:, genes], dtype=np.float32))
             bar.advance()
         adata = AnnData(sp.vstack(blocks, format="csr"), obs=raw.obs[keep], var=raw.var.iloc[genes])
-    return _with_pathways(adata, lists.pathways)
+    return _with_pathways(adata, pathways)

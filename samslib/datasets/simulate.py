@@ -61,8 +61,7 @@ def _names(letter: str, count: int) -> list[str]:
 
 
 def _orthogonal(rng: np.random.Generator, inputs: int, outputs: int) -> np.ndarray:
-    """(inputs, outputs) matrix whose rows or columns (the fewer) are orthonormal, uniform among such
-    matrices."""
+    """(inputs, outputs) matrix whose rows or columns (the fewer) are orthonormal, uniform among such matrices."""
     q, r = np.linalg.qr(rng.normal(size=(max(inputs, outputs), min(inputs, outputs))))
     q = q * np.sign(np.diag(r))
     return q if inputs >= outputs else q.T
@@ -98,8 +97,8 @@ def _package(law: Law, x: Any, labels: Sequence[str], states: dict[str, np.ndarr
     obs = pd.DataFrame({"perturbation": pd.Categorical(labels)}, index=_names("C", len(labels)))
     obsm = {name: z.astype(np.float32) for name, z in states.items()}
     adata = AnnData(x, obs=obs, var=pd.DataFrame(index=_names("G", law.genes)), obsm=obsm)
-    kinds = {"perturbations": object, "M": np.int8, "E": np.float32}
-    adata.uns["truth"] = {name: np.array(part, kind) for (name, kind), part in zip(kinds.items(), truth, strict=True)}
+    names, mask, effect = truth
+    adata.uns["truth"] = {"perturbations": np.array(names, object), "M": np.int8(mask), "E": np.float32(effect)}
     parameters = {name: value for name, value in vars(law).items() if name not in ("seed", "generator")}
     made = {"generator": law.generator, "parameters": json.dumps(parameters, sort_keys=True)}
     adata.uns["simulation"] = made | {"seed": law.seed, "version": VERSION}
@@ -177,8 +176,7 @@ def sams_vae_simulation(
     choose("init", init, ("orthogonal", "kaiming", "sparse"))
     mask = rng.random((perturbations, latent)) < mask_probability
     effect = rng.normal(*magnitude, mask.shape) * rng.choice([-1, 1], mask.shape)
-    widths = [latent, *[width] * hidden_layers, genes]
-    layers = [_layer(rng, *pair, init, sparsity) for pair in pairwise(widths)]
+    layers = [_layer(rng, *pair, init, sparsity) for pair in pairwise([latent, *[width] * hidden_layers, genes])]
     states = _states(rng, np.tile(mask * effect, (sum(cells), 1)))
     mean = _decode(states["z"], layers)
     mean = mean / _or_one(mean.std(0, ddof=1) if len(mean) > 1 else np.zeros(genes))
