@@ -77,12 +77,12 @@ def load(name: str, path: str | Path | None = None) -> AnnData:
         raise DatasetError(f"There is no data set {name!r}{hint} Known: {', '.join(DATASETS)}.")
     known = DATASETS[name]
     own = None if path is None else Path(path).expanduser()
-    again, place = f"run `{REGENERATE}`", own or _here(known)
+    place = own or _here(known)
     if not known.files:
         if not place.is_file():
-            remedy = f"{again} in the repository, or set SAMSLIB_DATA to the folder that holds it"
+            remedy = f"run `{REGENERATE}` in the repository, or set SAMSLIB_DATA to the folder that holds it"
             raise DatasetError(f"The data set {name!r} has no file {place}; {remedy}.")
-        return _read(read_h5ad, place, remedy=f"{again} to write it again")
+        return _read(read_h5ad, place, remedy=f"run `{REGENERATE}` to write it again")
     if place == _cache() / known.kept:
         return _read(read_h5ad, place, remedy="delete it and load again")
     return _from_files(name, known, own)
@@ -211,10 +211,8 @@ def _fetch(name: str, known: Dataset, file: File) -> None:
         pooch.retrieve(file.address, file.sha256 or None, place.name, place.parent, downloader=download)
     except OSError as error:
         if error.errno is not None or isinstance(error, PermissionError):  # of the disk: the network's have none
-            reason, remedy = (
-                error.strerror or _reason(error),
-                "free or unlock it, or set SAMSLIB_CACHE to another folder",
-            )
+            reason = error.strerror or _reason(error)
+            remedy = "free or unlock it, or set SAMSLIB_CACHE to another folder"
             raise DatasetError(f"The cache folder {place.parent} cannot be used ({reason}); {remedy}.") from error
         status = getattr(getattr(error, "response", None), "status_code", "")
         reason = f"{type(error).__name__} {status}".strip()

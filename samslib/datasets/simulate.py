@@ -331,13 +331,12 @@ def perturb_seq(
     mask = rng.random((singles, latent)) < mask_probability
     effect = effect_scale * rng.normal(size=(singles, latent))
     chosen = sorted(rng.choice(len(possible), pairs, replace=False)) if pairs else []
-    conditions = [*[(name,) for name in names], *[possible[i] for i in chosen]]
+    conditions = [(), *[(name,) for name in names], *[possible[i] for i in chosen]]
     return _screen(rng, law, conditions, names, mask, effect)
 
 
 def _screen(rng: np.random.Generator, law: Law, conditions: list[tuple], names: list[str], *truth: Any) -> AnnData:
-    """Counts of cells of each condition and of controls, in random order; `truth` is M and E of the names."""
-    conditions = [(), *conditions]
+    """Counts of controls, the first condition, and of cells of each other, in random order; `truth` is M and E."""
     treated = rng.permutation(np.repeat(np.arange(len(conditions)), [law.controls] + [law.cells] * len(conditions[1:])))
     dose = np.array([[name in condition for name in names] for condition in conditions], dtype=float)
     states = _states(rng, (dose @ np.multiply(*truth))[treated])
@@ -441,7 +440,7 @@ def guide_screen(
 
     pathway = {target: f"pathway {p + 1}" for target, p in zip(_names("P", targets), home, strict=True)}
     target_of = {f"{target}_{_letters(i)}": target for target in pathway for i in range(guides)}
-    adata = _screen(rng, law, [(guide,) for guide in target_of], list(target_of), mask, effect)
+    adata = _screen(rng, law, [(), *[(guide,) for guide in target_of]], list(target_of), mask, effect)
     target = adata.obs["perturbation"].astype(str).map(target_of)
     adata.obs["gene"] = pd.Categorical(target.fillna("non-targeting"))
     adata.obs["pathway"] = pd.Categorical(target.map(pathway).fillna("none"))
