@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from pandas import DataFrame, Index, Series
+from scipy.cluster.hierarchy import leaves_list, linkage
+from scipy.stats import beta, t
 
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D"]  # Okabe and Ito's, no yellow
 DIVERGING, SEQUENTIAL = "RdBu_r", "cividis"
@@ -19,15 +20,8 @@ MARKERS = ["o", "s", "D", "^", "v", "P", "X"]
 
 def use_style() -> None:
     """Set the book's look for every figure that follows."""
-    sns.set_theme(
-        context="notebook", style="ticks", palette=PALETTE,
-        rc={
-            "figure.figsize": (6.4, 3.8), "figure.dpi": 110, "figure.constrained_layout.use": True,
-            "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.35,
-            "grid.linewidth": 0.6, "legend.frameon": False, "axes.titlesize": "medium", "axes.titleweight": "bold",
-            "savefig.bbox": "tight", "image.interpolation": "nearest",
-        },
-    )  # fmt: skip
+    sns.set_theme(style="ticks", palette=PALETTE)
+    plt.style.use("samslib.figures")
 
 
 def axes(columns: int = 1, width: float = 6.4, height: float = 3.6, **options) -> Any:
@@ -51,13 +45,14 @@ def axes(columns: int = 1, width: float = 6.4, height: float = 3.6, **options) -
     return made
 
 
-def matrix(frame: pd.DataFrame, label: str, ax: Axes | None = None, centre: float | None = None, **options) -> Axes:
-    """Heat map of a labelled table, such as perturbations x latent axes.
+def matrix(frame: DataFrame, label: str, ax: Axes | None = None, centre: float | None = None, **options) -> Axes:
+    """Heat map of a labelled table, such as perturbations x latent axes, with as many names as can be read.
 
     Parameters
     ----------
     frame
-        Numbers to draw, one cell each; the names of rows and columns label the axes.
+        Numbers to draw, one cell each; the names of rows and columns label the axes, or are counted where they are too
+        many: more than 50 rows or 40 columns.
     label
         Text of the colour bar: the quantity and its unit.
     ax
@@ -72,23 +67,22 @@ def matrix(frame: pd.DataFrame, label: str, ax: Axes | None = None, centre: floa
     Axes
         The axes drawn in.
     """
-    ax = ax if ax is not None else axes(height=max(2.4, 0.16 * len(frame) + 1))
-    colours: dict[str, Any] = {"cmap": SEQUENTIAL} if centre is None else {"cmap": DIVERGING, "center": centre}
-    colours |= {"linewidths": 0.2, "linecolor": "white", "cbar_kws": {"label": label}}
-    sns.heatmap(frame, ax=ax, **(colours | options))
+    frame = frame.rename(columns=lambda name: str(name).removeprefix(f"{frame.columns.name}_"))
+    rows, columns = frame.shape
+    ax = ax or axes(height=float(np.clip(0.16 * rows + 1.2, 2.6, 9)))
+    style: dict[str, Any] = {"cmap": SEQUENTIAL} if centre is None else {"cmap": DIVERGING, "center": centre}
+    style |= {"linewidths": 0.2 if rows * columns < 2000 else 0, "linecolor": "white", "cbar_kws": {"label": label}}
+    style |= {"xticklabels": columns <= 40, "yticklabels": rows <= 50, "rasterized": rows * columns > 2000}
+    sns.heatmap(frame, ax=ax, **(style | options))
     ax.tick_params(length=0, labelsize=8)
+    ax.tick_params(axis="x", rotation=90 if columns > 12 else 0)
     ax.tick_params(axis="y", rotation=0)
+    ax.set(xlabel=_counted(frame.columns, 40), ylabel=_counted(frame.index, 50))
     return ax
 
 
 def scatter(
-    frame: pd.DataFrame,
-    x: str,
-    y: str,
-    hue: str | None = None,
-    ax: Axes | None = None,
-    diagonal: bool = False,
-    **options,
+    frame: DataFrame, x: str, y: str, hue: str | None = None, ax: Axes | None = None, diagonal: bool = False, **options
 ) -> Axes:
     """Points of a table, groups told apart by colour and marker.
 
@@ -112,9 +106,9 @@ def scatter(
     Axes
         The axes drawn in.
     """
-    ax = ax if ax is not None else axes(width=5.2, height=4.2)
-    style = {"hue": hue, "style": hue, "markers": MARKERS[: frame[hue].nunique()]} if hue else {"color": PALETTE[0]}
-    sns.scatterplot(frame, x=x, y=y, ax=ax, **({"s": 22, "alpha": 0.75, "linewidth": 0} | style | options))
+    ax = ax or axes(width=5.2, height=4.2)
+    marks = {"hue": hue, "style": hue, "markers": MARKERS[: frame[hue].nunique()]} if hue else {"color": PALETTE[0]}
+    sns.scatterplot(frame, x=x, y=y, ax=ax, **({"s": 22, "alpha": 0.75, "linewidth": 0} | marks | options))
     if diagonal:
         ends = [min(frame[x].min(), frame[y].min()), max(frame[x].max(), frame[y].max())]
         ax.plot(ends, ends, color=PALETTE[-1], linewidth=1, linestyle="--", zorder=0)
@@ -122,7 +116,7 @@ def scatter(
 
 
 def lines(
-    frame: pd.DataFrame, x: str, y: str, hue: str | None = None, ax: Axes | None = None, log_x: bool = False, **options
+    frame: DataFrame, x: str, y: str, hue: str | None = None, ax: Axes | None = None, log_x: bool = False, **options
 ) -> Axes:
     """Curves with 95% intervals over repeated rows; groups told apart by colour, marker and dashes.
 
@@ -146,7 +140,7 @@ def lines(
     Axes
         The axes drawn in.
     """
-    ax = ax if ax is not None else axes()
+    ax = ax or axes()
     groups = frame[hue].nunique() if hue else 1
     style = {"hue": hue, "style": hue, "markers": MARKERS[:groups], "dashes": True} if hue else {"marker": "o"}
     sns.lineplot(frame, x=x, y=y, ax=ax, **({"markersize": 5, "seed": 0} | style | options))
@@ -155,9 +149,7 @@ def lines(
     return ax
 
 
-def training_curves(
-    history: pd.DataFrame, columns: Sequence[str] = ("loss", "val_loss"), ax: Axes | None = None
-) -> Axes:
+def training_curves(history: DataFrame, columns: Sequence[str] = ("loss", "val_loss"), ax: Axes | None = None) -> Axes:
     """Columns of a training history against the training step.
 
     Parameters
@@ -181,7 +173,7 @@ def training_curves(
     return ax
 
 
-def comparison(frame: pd.DataFrame, value: str, by: str, ax: Axes | None = None, unit: str = "") -> Axes:
+def comparison(frame: DataFrame, value: str, by: str, ax: Axes | None = None, unit: str = "") -> Axes:
     """Every repeat as a pale point, the mean with its 95% t interval as a dark one, a row for each group.
 
     Parameters
@@ -202,21 +194,15 @@ def comparison(frame: pd.DataFrame, value: str, by: str, ax: Axes | None = None,
     Axes
         The axes drawn in.
     """
-    ax = ax if ax is not None else axes(height=0.5 * frame[by].nunique() + 1.4)
-    table = summarise(frame, value, by)
-    for i, (group, row) in enumerate(table.iterrows()):
-        repeats = frame.loc[frame[by] == group, value]
-        ax.plot(repeats, [i] * len(repeats), "o", color=PALETTE[5], markersize=5, alpha=0.7, zorder=1)
-        ax.errorbar(
-            row["mean"], i, xerr=row["half_width"], fmt="D", color=PALETTE[0], capsize=4, markersize=6, zorder=2
-        )
-    ax.set_yticks(range(len(table)), table.index)
-    ax.set_ylim(len(table) - 0.5, -0.5)
-    ax.set(xlabel=f"{value} ({unit})" if unit else value)
+    table = summarise(frame, value, by).reset_index()
+    table = table.assign(low=table["mean"] - table["half_width"], high=table["mean"] + table["half_width"])
+    ax = intervals(table.rename(columns={"mean": value}), value, by, ax=ax, unit=unit)
+    at = frame[by].map({group: i for i, group in enumerate(table[by])})
+    ax.plot(frame[value], at, "o", color=PALETTE[5], markersize=5, alpha=0.7, zorder=1)
     return ax
 
 
-def summarise(frame: pd.DataFrame, value: str, by: str) -> pd.DataFrame:
+def summarise(frame: DataFrame, value: str, by: str) -> DataFrame:
     """Mean of each group and its 95% t interval.
 
     Parameters
@@ -234,16 +220,14 @@ def summarise(frame: pd.DataFrame, value: str, by: str) -> pd.DataFrame:
         A row a group, in order of appearance: "mean", "half_width" of the 95% t interval of the mean (missing for a
         single repeat) and the number of "repeats".
     """
-    from scipy.stats import t
-
     groups = frame.groupby(by, sort=False)[value]
     n = groups.size()
     half = groups.std(ddof=1) / np.sqrt(n) * t.ppf(0.975, (n - 1).clip(lower=1))
-    return pd.DataFrame({"mean": groups.mean(), "half_width": half, "repeats": n})
+    return DataFrame({"mean": groups.mean(), "half_width": half, "repeats": n})
 
 
 def bounds(
-    frame: pd.DataFrame, x: str = "particles", y: str = "bound", hue: str | None = None, ax: Axes | None = None
+    frame: DataFrame, x: str = "particles", y: str = "bound", hue: str | None = None, ax: Axes | None = None
 ) -> Axes:
     """A bound in nats a cell against the number of particles, on a logarithmic axis that names each number used.
 
@@ -280,7 +264,7 @@ def bounds(
 
 
 def effects_scatter(
-    frame: pd.DataFrame, x: str = "observed", y: str = "model", ax: Axes | None = None, unit: str = "log2 fold change"
+    frame: DataFrame, x: str = "observed", y: str = "model", ax: Axes | None = None, unit: str = "log2 fold change"
 ) -> Axes:
     """One quantity against another over many (perturbation, gene) pairs, as the density of hexagons, with y = x.
 
@@ -308,7 +292,7 @@ def effects_scatter(
     ValueError
         For missing columns or values, or a table without rows.
     """
-    ax = ax if ax is not None else axes(width=5.2, height=4.2)
+    ax = ax or axes(width=5.2, height=4.2)
     table = _with(frame, x, y)[[x, y]]
     if not np.isfinite(table.to_numpy(dtype=float)).all():
         raise ValueError(f"{x!r} or {y!r} has missing values; drop these rows.")
@@ -319,8 +303,7 @@ def effects_scatter(
         table[x], table[y], gridsize=45, extent=(*ends, *ends), bins="log", mincnt=1, cmap=SEQUENTIAL, linewidths=0.1
     )
     ax.plot(ends, ends, color=PALETTE[1], linewidth=1.2, linestyle="--")
-    ax.set(xlim=ends, ylim=ends, xlabel=f"{x} ({unit})", ylabel=f"{y} ({unit})")
-    ax.set_aspect("equal")
+    ax.set(xlim=ends, ylim=ends, xlabel=f"{x} ({unit})", ylabel=f"{y} ({unit})", aspect="equal")
     ax.figure.colorbar(drawn, ax=ax, label="pairs a hexagon", fraction=0.046, pad=0.03)
     ax.set_title(f"r = {table.corr().iloc[0, 1]:.2f}, {len(table):,} pairs", loc="left")
     return ax
@@ -354,8 +337,6 @@ def effect_map(table: Any, label: str = "effect", layer: str | None = None, ax: 
     ValueError
         For an empty table or missing values.
     """
-    from scipy.cluster.hierarchy import leaves_list, linkage
-
     frame = _frame(table, layer)
 
     def order(v: np.ndarray) -> np.ndarray:
@@ -364,12 +345,12 @@ def effect_map(table: Any, label: str = "effect", layer: str | None = None, ax: 
     values = frame.to_numpy(dtype=float)
     frame = frame.iloc[order(values), order(values.T)]
     limit = float(np.quantile(np.abs(values), 0.99)) or float(np.abs(values).max()) or 1.0
-    return _heat(frame, label, ax, cmap=DIVERGING, vmin=-limit, vmax=limit)
+    return matrix(frame, label, ax, cmap=DIVERGING, vmin=-limit, vmax=limit)
 
 
 def mask_map(
     table: Any,
-    annotations: Mapping[str, str] | pd.Series | None = None,
+    annotations: Mapping[str, str] | Series | None = None,
     label: str = "probability that the mask is on",
     layer: str | None = "M",
     ax: Axes | None = None,
@@ -402,27 +383,22 @@ def mask_map(
         If no row is annotated, for an empty table or for missing values.
     """
     frame = _frame(table, layer)
-    groups = None
     if annotations is not None:
-        groups = pd.Series(annotations, dtype=object).reindex(frame.index)
+        groups = Series(annotations, dtype=object).reindex(frame.index)
         if groups.isna().all():
             raise ValueError("No row is annotated; the annotations must have the names of the rows.")
-        groups = groups.fillna("not annotated")
-        rank = {name: i for i, name in enumerate([*sorted(set(groups) - {"not annotated"}), "not annotated"])}
-        frame = frame.iloc[np.argsort(groups.map(rank).to_numpy(), kind="stable")]
-        groups = groups.loc[frame.index]
+        groups = groups.sort_values(kind="stable").fillna("not annotated")
+        frame = frame.loc[groups.index]
     weight = frame.to_numpy(dtype=float) ** 2
     centre = (np.arange(len(frame)) @ weight) / np.where(weight.sum(0) > 0, weight.sum(0), np.nan)
     frame = frame.iloc[:, np.argsort(np.nan_to_num(centre, nan=np.inf), kind="stable")]
-    ax = _heat(frame, label, ax, cmap=SEQUENTIAL, vmin=0, vmax=1)
-    if groups is not None:
+    ax = matrix(frame, label, ax, vmin=0, vmax=1)
+    if annotations is not None:
         _name_blocks(ax, groups)
     return ax
 
 
-def calibration(
-    frame: pd.DataFrame, p: str = "p_two_sided", hue: str | None = "summary", ax: Axes | None = None
-) -> Axes:
+def calibration(frame: DataFrame, p: str = "p_two_sided", hue: str | None = "summary", ax: Axes | None = None) -> Axes:
     """Ordered p-values against the quantiles of a uniform law, with the band that holds 95% of each under that law.
 
     The band is pointwise, from the Beta law of order statistics, for the largest group: points below it say that small
@@ -449,18 +425,16 @@ def calibration(
     ValueError
         For values outside [0, 1], missing columns or a table without rows.
     """
-    from scipy.stats import beta
-
     if not _with(frame, p, hue)[p].between(0, 1).all():
         raise ValueError(f"Column {p!r} holds values that are no probabilities.")
-    ax = ax if ax is not None else axes(width=4.8, height=4.4)
-    groups = {"": frame} if hue is None else dict(list(frame.groupby(hue, sort=False)))
-    n = max(map(len, groups.values()))
+    ax = ax or axes(width=4.8, height=4.4)
+    groups = _groups(frame, hue)
+    n = max(len(group) for _, group, _, _ in groups)
     rank = np.arange(1, n + 1)
     low, high = beta.ppf([[0.025], [0.975]], rank, n + 1 - rank)
     ax.fill_between(rank / (n + 1), low, high, color=PALETTE[-1], alpha=0.18, linewidth=0, label="95% if true")
     ax.plot([0, 1], [0, 1], color=PALETTE[-1], linewidth=1, linestyle="--")
-    for (name, group), colour, marker in zip(groups.items(), _cycle(PALETTE), _cycle(MARKERS), strict=False):
+    for name, group, colour, marker in groups:
         expected = np.arange(1, len(group) + 1) / (len(group) + 1)
         ax.plot(expected, np.sort(group[p]), marker, color=colour, markersize=3.5, label=_text(name) or None)
     ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="uniform quantile", ylabel="ordered p-value", aspect="equal")
@@ -469,13 +443,13 @@ def calibration(
 
 
 def dose_response(
-    frame: pd.DataFrame,
+    frame: DataFrame,
     x: str = "dose",
     y: str = "effect",
     hue: str | None = None,
     low: str | None = None,
     high: str | None = None,
-    points: pd.DataFrame | None = None,
+    points: DataFrame | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Curves of a response against the dose, with bands, and observed points on top.
@@ -508,30 +482,25 @@ def dose_response(
     ValueError
         For missing columns or a table without rows.
     """
-    ax = ax if ax is not None else axes()
-    band = [name for name in (low, high) if name]
-    table = _with(frame, x, y, hue, *band).sort_values(x, kind="stable")
+    ax = ax or axes()
+    table = _with(frame, x, y, hue, low, high).sort_values(x, kind="stable")
     ax.axhline(0, color=PALETTE[-1], linewidth=0.8)
-    groups = {"": table} if hue is None else dict(list(table.groupby(hue, sort=False)))
-    for (name, group), colour, marker in zip(groups.items(), _cycle(PALETTE), _cycle(MARKERS), strict=False):
+    for name, group, colour, marker in _groups(table, hue):
         ax.plot(group[x], group[y], color=colour, label=name or None)
-        if len(band) == 2:
+        if low and high:
             ax.fill_between(group[x], group[low], group[high], color=colour, alpha=0.2, linewidth=0)
         if points is not None:
             seen = _with(points, x, y, hue)
             seen = seen if hue is None else seen[seen[hue] == name]
-            bars = len(band) == 2 and set(band) <= set(seen)
-            error = np.stack([seen[y] - seen[low], seen[high] - seen[y]]) if bars else None
-            at, height = seen[x].to_numpy(), seen[y].to_numpy()
-            ax.errorbar(at, height, yerr=error, fmt=marker, color=colour, markersize=5, capsize=2, linewidth=1)
+            error = np.stack([seen[y] - seen[low], seen[high] - seen[y]]) if low in seen and high in seen else None
+            ax.errorbar(seen[x], seen[y], yerr=error, fmt=marker, color=colour, markersize=5, capsize=2, linewidth=1)
     ax.set(xlabel=x, ylabel=y)
-    if hue is not None:
-        _legend_above(ax)
+    _legend_above(ax)
     return ax
 
 
 def intervals(
-    frame: pd.DataFrame,
+    frame: DataFrame,
     value: str,
     by: str,
     low: str = "low",
@@ -579,15 +548,14 @@ def intervals(
         For missing columns or a table without rows.
     """
     table = _with(frame, value, by, low, high, hue)
-    rows, kinds = list(table[by].unique()), [""] if hue is None else list(table[hue].unique())
-    ax = ax if ax is not None else axes(height=(0.3 + 0.2 * len(kinds)) * len(rows) + 1.2)
-    for j, (kind, colour, marker) in enumerate(zip(kinds, _cycle(PALETTE), _cycle(MARKERS), strict=False)):
-        group = table if hue is None else table[table[hue] == kind]
-        at = group[by].map(rows.index).to_numpy() + (j - (len(kinds) - 1) / 2) * 0.6 / max(len(kinds), 2)
-        centre, error = group[value].to_numpy(), group[[value, high]].to_numpy().T - group[[low, value]].to_numpy().T
+    rows, groups = list(table[by].unique()), _groups(table, hue)
+    ax = ax or axes(height=(0.3 + 0.2 * len(groups)) * len(rows) + 1.2)
+    for j, (kind, group, colour, marker) in enumerate(groups):
+        at = group[by].map(rows.index) + (j - (len(groups) - 1) / 2) * 0.6 / max(len(groups), 2)
+        error = np.stack([group[value] - group[low], group[high] - group[value]])
         if zero:
-            ax.barh(at, centre, height=0.4 / len(kinds), color=colour, alpha=0.35, linewidth=0)
-        ax.errorbar(centre, at, xerr=error, fmt=marker, color=colour, capsize=3, markersize=6, label=kind or None)
+            ax.barh(at, group[value], height=0.4 / len(groups), color=colour, alpha=0.35, linewidth=0)
+        ax.errorbar(group[value], at, xerr=error, fmt=marker, color=colour, capsize=3, markersize=6, label=kind or None)
     if reference is not None:
         ax.axvline(reference, color=PALETTE[-1], linewidth=1, linestyle="--")
     if zero:
@@ -595,12 +563,11 @@ def intervals(
     ax.set_yticks(range(len(rows)), rows)
     ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel=f"{_text(value)} ({unit})" if unit else _text(value))
     ax.grid(axis="y", visible=False)
-    if hue is not None:
-        _legend_above(ax)
+    _legend_above(ax)
     return ax
 
 
-def predictive(frame: pd.DataFrame, ax: Axes | None = None, most: int = 30) -> Axes:
+def predictive(frame: DataFrame, ax: Axes | None = None, most: int = 30) -> Axes:
     """One summary of a posterior predictive check, observed and replicated, a row a perturbation.
 
     The 95% interval of the replicates is a bar, the observed value a dot with twice its standard error. Perturbations
@@ -629,26 +596,21 @@ def predictive(frame: pd.DataFrame, ax: Axes | None = None, most: int = 30) -> A
     kinds = _with(frame, *columns)[["summary", "genes"]].drop_duplicates()
     if len(kinds) != 1:
         raise ValueError(f"The table has {len(kinds)} pairs of summary and genes; choose the rows of one.")
-    table = frame.sort_values("p_two_sided", kind="stable").head(most)
-    ax = ax if ax is not None else axes(height=0.24 * len(table) + 1.4)
-    at = np.arange(len(table))
-    width = table["replicated_high"] - table["replicated_low"]
+    table = frame.sort_values("p_two_sided", kind="stable").head(most).assign(kind="observed, 2 standard errors")
+    table["low"] = table["observed"] - 2 * table["standard_error"]
+    table["high"] = table["observed"] + 2 * table["standard_error"]
+    ax = ax or axes(height=0.24 * len(table) + 1.4)
     ax.use_sticky_edges = False  # a bar that does not start at zero needs room on both sides
-    ax.barh(at, width, left=table["replicated_low"], height=0.6, color=PALETTE[5], alpha=0.5, label="replicated, 95%")
-    ax.errorbar(
-        table["observed"], at, xerr=2 * table["standard_error"], fmt="o", color=PALETTE[1], markersize=4, capsize=2,
-        label="observed, 2 standard errors",
-    )  # fmt: skip
-    ax.set_yticks(at, table["perturbation"])
-    ax.tick_params(axis="y", labelsize=9)
+    left, right = table["replicated_low"], table["replicated_high"]
+    ax.barh(range(len(table)), right - left, 0.6, left, color=PALETTE[-1], alpha=0.25, label="replicated, 95%")
+    intervals(table, "observed", "perturbation", hue="kind", ax=ax)
     summary, genes = kinds.iloc[0]
-    ax.set(ylim=(len(table) - 0.5, -0.5), xlabel=f"{_text(summary)} ({genes})")
-    ax.grid(axis="y", visible=False)
-    _legend_above(ax)
+    ax.set(xlabel=f"{_text(summary)} ({genes})")
+    ax.tick_params(axis="y", labelsize=9)
     return ax
 
 
-def _with(frame: pd.DataFrame, *columns: str | None) -> pd.DataFrame:
+def _with(frame: DataFrame, *columns: str | None) -> DataFrame:
     """The table, if it has rows and these columns; else a ValueError that names the first missing one."""
     if missing := [name for name in columns if name is not None and name not in frame]:
         raise ValueError(f"The table has no column {missing[0]!r}; its columns are {list(map(str, frame))}.")
@@ -657,9 +619,9 @@ def _with(frame: pd.DataFrame, *columns: str | None) -> pd.DataFrame:
     return frame
 
 
-def _frame(table: Any, layer: str | None) -> pd.DataFrame:
+def _frame(table: Any, layer: str | None) -> DataFrame:
     """A DataFrame as it is, an AnnData's X or layer as a DataFrame."""
-    frame = table if isinstance(table, pd.DataFrame) else table.to_df(layer)
+    frame = table if isinstance(table, DataFrame) else table.to_df(layer)
     if not frame.size or not np.isfinite(frame.to_numpy(dtype=float)).all():
         raise ValueError("The table is empty or has missing values; drop these rows.")
     return frame
@@ -672,45 +634,25 @@ def _text(name: object) -> str:
 
 def _legend_above(ax: Axes) -> None:
     """Off the data whatever their shape, and in one column where a row of names would not fit a narrow figure."""
-    names = ax.get_legend_handles_labels()[1]
-    columns = len(names) if sum(len(name) + 5 for name in names) < 30 else 1
-    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
-    ax.legend(ncols=columns, columnspacing=1, handlelength=1.5, **place)
+    if names := ax.get_legend_handles_labels()[1]:
+        columns = len(names) if sum(len(name) + 5 for name in names) < 30 else 1
+        place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
+        ax.legend(ncols=columns, columnspacing=1, handlelength=1.5, **place)
 
 
-def _cycle(values: Sequence[str]) -> Iterator[str]:
-    return itertools.cycle(values)
+def _groups(table: DataFrame, hue: str | None) -> list[tuple[Any, DataFrame, str, str]]:
+    """The rows of each group with its name, colour and marker; without `hue` all rows, without a name."""
+    groups = [("", table)] if hue is None else list(table.groupby(hue, sort=False))
+    return [(name, rows, PALETTE[i % 7], MARKERS[i % 7]) for i, (name, rows) in enumerate(groups)]
 
 
-def _heat(frame: pd.DataFrame, label: str, ax: Axes | None, **colours) -> Axes:
-    """A heat map with as many names as can be read."""
-    frame = frame.rename(columns=lambda name: str(name).removeprefix(f"{frame.columns.name}_"))
-    ax = ax if ax is not None else axes(height=float(np.clip(0.16 * len(frame) + 1.2, 2.6, 9)))
-    named = {"yticklabels": len(frame) <= 50, "xticklabels": frame.shape[1] <= 40}
-    matrix(
-        frame,
-        label,
-        ax=ax,
-        linewidths=0.2 if frame.size < 2000 else 0,
-        rasterized=frame.size > 2000,
-        **named,
-        **colours,
-    )
-    ax.tick_params(axis="x", rotation=90 if frame.shape[1] > 12 else 0)
-    ax.set(
-        xlabel=_counted(frame.columns.name, frame.shape[1], not named["xticklabels"]),
-        ylabel=_counted(frame.index.name, len(frame), not named["yticklabels"]),
-    )
-    return ax
-
-
-def _counted(name: object, number: int, wanted: bool) -> str:
+def _counted(names: Index, most: int) -> str:
     """ "gene", or "722 genes" where the names are left out."""
-    noun = {"axis": "axes"}.get(str(name), f"{name or 'row'}s")
-    return f"{number} {noun}" if wanted else str(name or "")
+    noun = {"axis": "axes"}.get(str(names.name), f"{names.name or 'row'}s")
+    return f"{len(names)} {noun}" if len(names) > most else str(names.name or "")
 
 
-def _name_blocks(ax: Axes, groups: pd.Series) -> None:
+def _name_blocks(ax: Axes, groups: Series) -> None:
     """Names of consecutive rows of one group in place of the rows' own, and lines between groups."""
     edge = np.flatnonzero(np.r_[True, groups.to_numpy()[1:] != groups.to_numpy()[:-1], True])
     for position in edge[1:-1]:

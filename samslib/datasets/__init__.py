@@ -7,20 +7,28 @@ versions.
 
 from __future__ import annotations
 
+import logging
+import os
+import shlex
+import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
+from typing import Any
 
+import numpy as np
 import pandas as pd
+import pooch
+from anndata import AnnData, read_h5ad
 
-from samslib.datasets.fetch import _cache, _from_files, _here, _place, _read, _write
 from samslib.datasets.readers import DatasetError
-from samslib.datasets.registry import DATASETS as DATASETS
+from samslib.datasets.registry import DATASETS, Dataset, File
 from samslib.datasets.registry import SOURCES as SOURCES
-from samslib.datasets.registry import sha256 as _sha256
+from samslib.progress import download_bar
 from samslib.validation import did_you_mean
 
-if TYPE_CHECKING:
-    from anndata import AnnData
+LOG = logging.getLogger("samslib")
 
 REGENERATE = "python -m samslib.datasets regenerate"
 
@@ -34,15 +42,12 @@ def describe() -> pd.DataFrame:
     `PerturbationData.from_anndata` beside its defaults, published split, origin, licence, file, about how many
     gigabytes, address, and whether the file is here now.
     """
-    shown = ("cells", "genes", "perturbations", "conditions", "control", "values", "arguments", "split", "origin")
-    rows = {
-        name: {key: getattr(known, key) for key in (*shown, "licence", "file")}
-        | {"gigabytes": sum(file.gigabytes for file in known.files) or None}
-        | {"address": known.files[0].address if known.files else None, "here": _here(known).is_file()}
-        for name, known in DATASETS.items()
-    }
-    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("name")
-    return table.astype(dict.fromkeys(("cells", "genes", "perturbations", "conditions"), "Int64"))
+    table = pd.DataFrame(map(vars, DATASETS.values()), index=pd.Index(DATASETS, name="name"))
+    table["gigabytes"] = [sum(file.gigabytes for file in files) or None for files in table["files"]]
+    table["address"] = [files[0].address if files else None for files in table["files"]]
+    table["here"] = [_here(known).is_file() for known in DATASETS.values()]
+    sizes = dict.fromkeys(("cells", "genes", "perturbations", "conditions"), "Int64")
+    return table.astype(sizes).drop(columns=["alternatives", "files", "kept", "read"])
 
 
 def load(name: str, path: str | Path | None = None) -> AnnData:
@@ -72,22 +77,21 @@ def load(name: str, path: str | Path | None = None) -> AnnData:
         raise DatasetError(f"There is no data set {name!r}{hint} Known: {', '.join(DATASETS)}.")
     known = DATASETS[name]
     own = None if path is None else Path(path).expanduser()
-    if known.make is not None:
-        place = own or _place(known)
+    place = own or _here(known)
+    if not known.files:
         if not place.is_file():
             remedy = f"run `{REGENERATE}` in the repository, or set SAMSLIB_DATA to the folder that holds it"
             raise DatasetError(f"The data set {name!r} has no file {place}; {remedy}.")
-        return _read(place, f"run `{REGENERATE}` to write it again")
-    kept = _cache() / known.kept
-    if known.kept and own is None and kept.is_file():
-        return _read(kept, "delete it and load again")
+        return _read(read_h5ad, place, remedy=f"run `{REGENERATE}` to write it again")
+    if place == _cache() / known.kept:
+        return _read(read_h5ad, place, remedy="delete it and load again")
     return _from_files(name, known, own)
 
 
 def sha256(name: str) -> str:
     """Checksum of the file of the data set `name` as it lies here, for the provenance of results."""
     load(name)
-    return _sha256(_here(DATASETS[name]))
+    return pooch.file_hash(_here(DATASETS[name]))
 
 
 def regenerate(folder: str | Path | None = None) -> dict[str, Path]:
@@ -107,11 +111,125 @@ def regenerate(folder: str | Path | None = None) -> dict[str, Path]:
     DatasetError
         If the folder cannot be written.
     """
-    written: dict[str, Path] = {}
+    written = {}
     for name, known in DATASETS.items():
-        if known.make is None:
-            continue
-        place = _place(known) if folder is None else Path(folder).expanduser() / known.file
-        _write(known.make(), place, compression="gzip", compression_opts=9)
-        written[name] = place
+        if not known.files:
+            written[name] = _place(known) if folder is None else Path(folder).expanduser() / known.file
+            adata = known.read()
+            if known.values == "real":  # steps of 1/256 pack well
+                adata.X, adata.layers["mean"] = (np.round(256 * x) / 256 for x in (adata.X, adata.layers["mean"]))
+            _write(adata, written[name], compression="gzip", compression_opts=9)
     return written
+
+
+def _from_files(name: str, known: Dataset, own: Path | None) -> AnnData:
+    """Real cells from the published file or one's own, and what else their reader needs, which is fetched."""
+    first, *more = known.files
+    home = f"the file of {name!r} is had from {first.address}"
+    if own is not None:
+        _check_own(name, first, own)
+    for file in more if own else known.files:
+        _fetch(name, known, file)
+    place, *others = (_cache() / file.name for file in known.files)
+    adata = _read(known.read, own or place, *others, remedy=home if own else f"delete it and load again; {home}")
+    source = {"address": first.address, "sha256": first.sha256, "licence": known.licence, "origin": known.origin}
+    adata.uns["source"] = {key: value for key, value in source.items() if value}
+    if known.kept and adata.shape == (known.cells, known.genes):
+        _write(adata, _cache() / known.kept)
+    return adata
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("SAMSLIB_CACHE") or pooch.os_cache("samslib")).expanduser()
+
+
+def _place(known: Dataset) -> Path:
+    """Where the file of a data set belongs."""
+    bundled = os.environ.get("SAMSLIB_DATA") or Path(__file__).resolve().parents[2] / "data"
+    return (_cache() if known.files else Path(bundled).expanduser()) / known.file
+
+
+def _here(known: Dataset) -> Path:
+    """The file that `load` would read: what a long reading left, or the published file."""
+    kept = _cache() / known.kept
+    return kept if known.kept and kept.is_file() else _place(known)
+
+
+def _reason(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _read(read: Callable[..., AnnData], place: Path, *others: Path, remedy: str) -> AnnData:
+    try:
+        return read(place, *others)
+    except Exception as error:  # a damaged HDF5 file fails in many ways
+        what = error if isinstance(error, DatasetError) else f"cannot be read ({_reason(error)})"
+        raise DatasetError(f"{place} {what}; {remedy}.") from error
+
+
+def _write(adata: AnnData, place: Path, **options: Any) -> None:
+    """Write a file that is there only once it is complete."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=place.parent) as folder:
+            part = Path(folder) / place.name
+            adata.write_h5ad(part, **options)
+            part.replace(place)
+    except OSError as error:
+        raise DatasetError(f"{place} cannot be written ({error}); give another folder.") from error
+
+
+def _check_own(name: str, file: File, path: Path) -> None:
+    """A file of the user's is of the published schema, and of the published size or said not to be."""
+    if not path.is_file():
+        raise DatasetError(f"There is no file {path}; the file of {name!r} is had from {file.address}.")
+    if problem := file.problem(path, own=True):
+        raise DatasetError(f"{path} is not the file of {name!r}: it {problem}; get it from {file.address}.")
+    if problem := file.problem(path):
+        LOG.warning("%s %s; it is read all the same", path, problem)
+
+
+def _fetch(name: str, known: Dataset, file: File) -> None:
+    """Bring a file into the cache, unless it is there unharmed; it gets its name only once it is whole and checked.
+
+    A damaged file in the cache is fetched again if its sha256 is known; else it may be half of a download by hand, and
+    is left alone.
+    """
+    place = _cache() / file.name
+    resume = f"`curl -L -C - -o {shlex.quote(str(place))} {shlex.quote(file.address)}`"
+    ways = [*file.others, *(f"load({other!r})" for other in known.alternatives), f"load({name!r}, path=...)"]
+    by_hand = f"by hand, resumed where it broke off: {resume}; other ways: {', '.join(ways)}"
+    problem = ""
+    try:
+        if place.is_file() and not (problem := file.problem(place)):
+            return
+        if problem and not file.sha256:
+            raise DatasetError(f"{place} {problem}; delete it and load again, or go on {by_hand}.")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _check_room(file, place.parent)
+        download = partial(_download, file, by_hand)
+        pooch.retrieve(file.address, file.sha256 or None, place.name, place.parent, downloader=download)
+    except OSError as error:
+        if error.errno is not None or isinstance(error, PermissionError):  # of the disk: the network's have none
+            reason = error.strerror or _reason(error)
+            remedy = "free or unlock it, or set SAMSLIB_CACHE to another folder"
+            raise DatasetError(f"The cache folder {place.parent} cannot be used ({reason}); {remedy}.") from error
+        status = getattr(getattr(error, "response", None), "status_code", "")
+        reason = f"{type(error).__name__} {status}".strip()
+        damaged = " (the file that is there is damaged)" if problem else ""
+        what = f"{name} could not be fetched{damaged} from {file.address} ({reason})"
+        raise DatasetError(f"{what}; try again, or {by_hand}.") from error
+
+
+def _check_room(file: File, folder: Path) -> None:
+    if (free := shutil.disk_usage(folder).free / 1e9) < file.gigabytes:
+        need = f"{file.gigabytes:g} GB are needed and {free:.1f} GB are free"
+        raise DatasetError(f"The cache folder {folder} has no room for {file.name}: {need}; set SAMSLIB_CACHE.")
+
+
+def _download(file: File, by_hand: str, address: str, to: str, _: Any) -> None:
+    """For pooch: stream to its temporary file with a bar, and refuse there what is not the published file."""
+    with download_bar(file.name) as bar:
+        pooch.HTTPDownloader(progressbar=bar, chunk_size=2**20, timeout=30)(address, to, None)
+    if problem := file.problem(Path(to)):
+        raise DatasetError(f"What {address} gave {problem} and was not kept; {by_hand}.")

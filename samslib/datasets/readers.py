@@ -1,7 +1,8 @@
 """From published files of perturbed cells to AnnData with raw counts in X and names in obs["perturbation"].
 
-Each reader knows one schema, in the terms of the published experiments; the page on data sets has them in words. What a
-reader finds wrong it says as a predicate of the file ("has no column ..."), for `samslib.datasets` to complete.
+Each reader knows one schema, or one way to write names, in the terms of the published experiments; the page on data
+sets has them in words. What a reader finds wrong it says as a predicate of the file ("has no column ..."), for
+`samslib.datasets` to complete.
 """
 
 from __future__ import annotations
@@ -11,39 +12,28 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+import tomllib
+from collections.abc import Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from anndata import AnnData, read_h5ad
+from anndata.io import read_elem
 
 from samslib.data.statistics import BLOCK
 from samslib.progress import Progress
 from samslib.validation import DataError
 
-if TYPE_CHECKING:
-    from anndata import AnnData
-
 LOG = logging.getLogger("samslib")
 
-TARGETS = "9535cf24f8b9e66cfd724d9a725ddceac4a1cd467b2a85b5eeb67362c094a394"
+REGISTRY = tomllib.loads(Path(__file__).with_name("registry.toml").read_text(encoding="utf-8"))
 
-GENES = "79c13dbfa5eea180e0066394c1f8207bb8da68b1891c60f338a26e6e6ade6418"
-
-PATHWAYS = {  # sha256 of the sorted names, joined by newlines: the first 16 digits
-    "EXOSOME": "f9c28be256cb693e",
-    "SPLICEOSOME": "c03bb15851c2acd9",
-    "MEDIATOR_COMPLEX": "826694f458265b65",
-    "NUCLEOTIDE_EXCISION_REPAIR": "2404f663d7dac7f7",
-    "S40_RIBOSOMAL_UNIT": "b5dbaff0c9f7f262",
-    "S39_RIBOSOMAL_UNIT": "99b91034b58aebfd",  # so spelt; the mitochondrial subunits
-    "S60_RIBOSOMAL_UNIT": "dfdf2b8e2095d76c",
-    "MT_PROTEIN_TRANSLOCATION": "542d19eddc04e06d",
-}
+TARGETS, GENES, PATHWAYS = (REGISTRY["lists"][name] for name in ("targets", "genes", "pathways"))  # their sums
 
 CONTROLS_KEPT = 2000  # of the genome-wide screen's 75,328 non-targeting cells
 
@@ -70,16 +60,14 @@ def fingerprint(names: Iterable[str]) -> str:
 
 def _table(path: Path, matrix: str = "X", dtype: type = np.float32) -> AnnData:
     """Cells with one matrix as CSR; other layers, embeddings and notes stay in the file."""
-    from anndata import AnnData
-    from anndata.io import read_elem
-
     with h5py.File(path) as file:
         x, obs, var = (read_elem(file[part]) for part in (matrix, "obs", "var"))
     adata = AnnData(sp.csr_matrix(x, dtype=dtype), obs=obs, var=var)
     for axis, names in (("genes", adata.var_names), ("cells", adata.obs_names)):
         if twice := int(names.duplicated().sum()):
             LOG.warning("%s: %d names of %s occur again and got a number", path.name, twice, axis)
-            (adata.var_names_make_unique if axis == "genes" else adata.obs_names_make_unique)()
+    adata.var_names_make_unique()
+    adata.obs_names_make_unique()
     return adata
 
 
@@ -99,14 +87,11 @@ def _name_by_columns(adata: AnnData, columns: Mapping[str, str]) -> AnnData:
     """Names from 0/1 columns of obs, each with the name it stands for: "A+B", or "control" where all are 0."""
     if not columns:
         raise DatasetError("has no column of obs that says 0 or 1 for a perturbation")
-    on = adata.obs[list(columns)].to_numpy(dtype=float)
-    if not np.isin(on, (0, 1)).all():
-        wrong = [c for c, values in zip(columns, on.T, strict=True) if not np.isin(values, (0, 1)).all()]
+    on = adata.obs[list(columns)].astype(float)
+    if len(wrong := on.columns[~on.isin([0, 1]).all()]):
         raise DatasetError(f"has other values than 0 and 1 in the column obs[{wrong[0]!r}] of a perturbation")
-    names = np.array(list(columns.values()), dtype=object)
-    kinds, which = np.unique(on.astype(np.uint8), axis=0, return_inverse=True)
-    labels = np.array(["+".join(names[row == 1]) or "control" for row in kinds], dtype=object)
-    return _name(adata, labels[which.ravel()])
+    labels = on.astype(bool).dot(pd.Series(columns) + "+")
+    return _name(adata, labels.str.removesuffix("+").replace("", "control"))
 
 
 def norman(path: Path) -> AnnData:
@@ -133,13 +118,17 @@ def norman(path: Path) -> AnnData:
     return _name_by_columns(adata, {c: c.split("guide_", 1)[1] for c in guides})
 
 
-def norman_scperturb(path: Path) -> AnnData:
-    """Norman et al. by scPerturb: KLF1_MAP2K6 is KLF1+MAP2K6, as in PerturBench.
+def renamed(path: Path, column: str, old: str, new: str) -> AnnData:
+    """Names from a column of obs with a part of them replaced, such as "_" by "+".
 
     Parameters
     ----------
     path
         The published file, HDF5.
+    column
+        Of obs, with the names.
+    old, new
+        What is replaced, wherever it stands, and by what.
 
     Returns
     -------
@@ -147,7 +136,7 @@ def norman_scperturb(path: Path) -> AnnData:
         Cells x genes: X the counts (CSR); obs "perturbation".
     """
     adata = _table(path)
-    return _name(adata, adata.obs["perturbation"].astype(str).str.replace("_", "+"))
+    return _name(adata, adata.obs[column].astype(str).str.replace(old, new))
 
 
 def dixit(path: Path) -> AnnData:
@@ -175,8 +164,7 @@ def dixit(path: Path) -> AnnData:
     numbers = adata.obs.select_dtypes(["number", "bool"])
     genes = [c for c in numbers if "_" not in c and "INTERGENIC" not in c]
     genes = [c for c in genes if numbers[c].isin([0, 1]).all() and not numbers[c].all()]
-    if genes:
-        adata = _keep(adata, adata.obs[genes].sum(axis=1) <= 2, "more than two guides")
+    adata = _keep(adata, adata.obs[genes].sum(axis=1) <= 2, "more than two guides")
     return _name_by_columns(adata, {c: c for c in genes})
 
 
@@ -222,37 +210,19 @@ def sciplex(path: Path) -> AnnData:
     known = adata.obs[["perturbation", "cell_line"]].notna().all(axis=1)
     adata = _keep(adata, known & (adata.obs["perturbation"].astype(str) != "nan"), "no drug or no cell line known")
     amount = pd.to_numeric(adata.obs["dose_value"].astype(object), errors="coerce")
-    drug = adata.obs["perturbation"].astype(str)
-    drug = drug.where(amount != 0, "control")
-    known = (drug == "control") | amount.notna()
-    adata = _keep(_name(adata, drug), known, "no dose known")
-    amount, drug = amount[known].where(drug[known] != "control", 1.0), drug[known]
-    adata.obs["dose"] = (amount / amount.groupby(drug).transform("max")).to_numpy(dtype=float)
-    return adata
+    drug = adata.obs["perturbation"].astype(str).where(amount != 0, "control")
+    amount = amount.where(drug != "control", 1.0)
+    adata.obs["dose"] = amount / amount.groupby(drug).transform("max")
+    return _keep(_name(adata, drug), amount.notna(), "no dose known")
 
 
-def kang(path: Path) -> AnnData:
-    """Kang et al. by pertpy: "stim" is interferon beta, "ctrl" the control.
+def devel(path: Path, study: str, smallest_is_one: bool) -> AnnData:
+    """One study in PerturBench's development file.
 
     Parameters
     ----------
     path
         The published file, HDF5.
-
-    Returns
-    -------
-    AnnData
-        Cells x genes: X the counts (CSR); obs "perturbation".
-    """
-    adata = _table(path)
-    return _name(adata, adata.obs["label"].astype(str).replace("ctrl", "control"))
-
-
-def devel(study: str, smallest_is_one: bool) -> Callable[[Path], AnnData]:
-    """Reader of one study in PerturBench's development file.
-
-    Parameters
-    ----------
     study
         Name of the study in obs["dataset"], such as "norman19".
     smallest_is_one
@@ -260,18 +230,18 @@ def devel(study: str, smallest_is_one: bool) -> Callable[[Path], AnnData]:
 
     Returns
     -------
-    Callable
-        From the path of the file to AnnData, cells x genes: X the counts (CSR); obs "perturbation". It raises
-        DatasetError for counts that are not whole numbers.
+    AnnData
+        Cells x genes: X the counts (CSR); obs "perturbation".
+
+    Raises
+    ------
+    DatasetError
+        For counts that are not whole numbers.
     """
-
-    def read(path: Path) -> AnnData:
-        adata = _table(path, dtype=np.float64)
-        adata = adata[adata.obs["dataset"] == study].copy()
-        adata.X = _counts(adata, smallest_is_one)
-        return _name(adata, adata.obs["perturbation"].astype(str))
-
-    return read
+    adata = _table(path, dtype=np.float64)
+    adata = adata[adata.obs["dataset"] == study].copy()
+    adata.X = _counts(adata, smallest_is_one)
+    return _name(adata, adata.obs["perturbation"])
 
 
 def _counts(adata: AnnData, smallest_is_one: bool) -> sp.csr_matrix:
@@ -291,26 +261,7 @@ def _counts(adata: AnnData, smallest_is_one: bool) -> sp.csr_matrix:
     return sp.csr_matrix((counts.astype(np.float32), scaled.indices, scaled.indptr), shape=scaled.shape)
 
 
-@dataclass(frozen=True)
-class Lists:
-    """The published choice of the genome-wide screen: target genes, measured genes, and pathways of targets.
-
-    Parameters
-    ----------
-    targets
-        Names of the target genes.
-    genes
-        Names of the measured genes.
-    pathways
-        Name of the pathway -> its target genes.
-    """
-
-    targets: frozenset[str]
-    genes: frozenset[str]
-    pathways: dict[str, list[str]]
-
-
-def published_lists(notebook: Path) -> Lists:
+def published_lists(notebook: Path) -> tuple[list[str], list[str], dict[str, list[str]]]:
     """The lists that a published notebook assigns in its code cells, known by their sums whatever they are called.
 
     Parameters
@@ -320,8 +271,8 @@ def published_lists(notebook: Path) -> Lists:
 
     Returns
     -------
-    Lists
-        Targets, genes and pathways.
+    tuple
+        Target genes, measured genes, and the targets of each pathway by its name.
 
     Raises
     ------
@@ -336,26 +287,23 @@ def published_lists(notebook: Path) -> Lists:
     found = {fingerprint(names): list(dict.fromkeys(names)) for source in sources for names in _literals(source)}
 
     def get(what: str, start: str) -> list[str]:
-        for key in found:
-            if key.startswith(start):
-                return found[key]
+        if matching := [names for key, names in found.items() if key.startswith(start)]:
+            return matching[0]
         raise DatasetError(f"has no list of {what} with the published sum {start}")
 
     pathways = {name: get(name, start) for name, start in PATHWAYS.items()}
-    return Lists(frozenset(get("targets", TARGETS)), frozenset(get("genes", GENES)), pathways)
+    return get("targets", TARGETS), get("genes", GENES), pathways
 
 
 def _literals(source: str) -> list[list[str]]:
     """The lists of names written out in a cell: lists of texts, and texts with commas and line breaks."""
     try:
-        tree = ast.parse(source)
+        nodes = list(ast.walk(ast.parse(source)))
     except SyntaxError:  # a cell of commands to the notebook
         return []
-    texts = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
-    lists = [
-        [e.value for e in n.elts if isinstance(e, ast.Constant)] for n in ast.walk(tree) if isinstance(n, ast.List)
-    ]
-    return [re.split(r"[,\n]", text) for text in texts] + [[str(e) for e in names] for names in lists]
+    texts = [n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    lists = [[str(e.value) for e in n.elts if isinstance(e, ast.Constant)] for n in nodes if isinstance(n, ast.List)]
+    return [re.split(r"[,\n]", text) for text in texts] + lists
 
 
 def _with_pathways(adata: AnnData, pathways: Mapping[str, Iterable[str]]) -> AnnData:
@@ -390,8 +338,6 @@ def replogle(path: Path) -> AnnData:
     DatasetError
         If the pathways are not the published ones.
     """
-    from anndata.io import read_elem
-
     with h5py.File(path) as file:
         pathways = read_elem(file["uns/pathways"])
     return _with_pathways(_table(path), pathways)
@@ -420,41 +366,19 @@ def replogle_raw(path: Path, notebook: Path) -> AnnData:
     DatasetError
         If the notebook has not the published lists.
     """
-    import anndata
-
-    lists = published_lists(notebook)
-    raw = anndata.read_h5ad(path, backed="r")
-    try:
+    targets, measured, pathways = published_lists(notebook)
+    raw = read_h5ad(path, backed="r")
+    step = max(1, BLOCK // raw.n_vars)
+    with closing(raw.file), Progress(-(-raw.n_obs // step)) as bar:
         target = raw.obs["gene"].astype(str).to_numpy()
-        keep = np.isin(target, list(lists.targets))
+        keep = np.isin(target, targets)
         controls = np.flatnonzero(target == "non-targeting")
         np.random.RandomState(0).shuffle(controls)  # the published draw
         keep[controls[:CONTROLS_KEPT]] = True
-        genes = np.flatnonzero(raw.var["gene_name"].astype(str).isin(lists.genes))
-        step = max(1, BLOCK // raw.n_vars)
-        blocks = [sp.csr_matrix((0, len(genes)), dtype=np.float32)]
-        with Progress(-(-raw.n_obs // step)) as bar:
-            for start in range(0, raw.n_obs, step):
-                rows = keep[start : start + step]
-                if rows.any():
-                    block = raw.X[start : start + step][rows][:, genes]
-                    blocks.append(sp.csr_matrix(block, dtype=np.float32))
-                bar.advance()
-        obs, var = raw.obs[keep].copy(), raw.var.iloc[genes].copy()
-    finally:
-        raw.file.close()
-    return _with_pathways(anndata.AnnData(sp.vstack(blocks, format="csr"), obs=obs, var=var), lists.pathways)
-
-
-READERS: dict[str, Callable[..., AnnData]] = {
-    "norman": norman,
-    "norman_devel": devel("norman19", smallest_is_one=False),
-    "norman_scperturb": norman_scperturb,
-    "mcfaline_devel": devel("mcfaline23", smallest_is_one=True),
-    "replogle": replogle,
-    "replogle_raw": replogle_raw,
-    "adamson": adamson,
-    "dixit": dixit,
-    "sciplex": sciplex,
-    "kang": kang,
-}
+        genes = np.flatnonzero(raw.var["gene_name"].astype(str).isin(measured))
+        blocks = []
+        for block, start, end in raw.chunked_X(step):
+            blocks.append(sp.csr_matrix(block[keep[start:end]][:, genes], dtype=np.float32))
+            bar.advance()
+        adata = AnnData(sp.vstack(blocks, format="csr"), obs=raw.obs[keep], var=raw.var.iloc[genes])
+    return _with_pathways(adata, pathways)

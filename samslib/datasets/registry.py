@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import h5py
-import numpy as np
+from anndata import AnnData
+from pooch import file_hash as sha256
 
 from samslib.datasets import readers, simulate
 from samslib.datasets.readers import DatasetError
 
-if TYPE_CHECKING:
-    from anndata import AnnData
-
-
-def sha256(path: Path) -> str:
-    """Checksum of a file, read in blocks."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
 
 @dataclass(frozen=True)
 class File:
-    """A published file.
+    """A published file: cells in HDF5, or the notebook that holds lists of names.
 
     Parameters
     ----------
@@ -40,21 +31,18 @@ class File:
     sha256
         Its checksum; empty if not published.
     shape
-        Numbers of cells and genes; None if not published.
+        Numbers of cells and genes; empty if not published.
     needs
         What its reader uses, as paths inside the HDF5 file.
-    lists
-        Whether it is the notebook that holds lists of names instead of cells.
     """
 
     name: str
     address: str
-    others: tuple[str, ...] = ()
+    others: Sequence[str] = ()
     gigabytes: float = 0.0
     sha256: str = ""
-    shape: tuple[int, int] | None = None
-    needs: tuple[str, ...] = ()
-    lists: bool = False
+    shape: Sequence[int] = ()
+    needs: Sequence[str] = ()
 
     def problem(self, path: Path, own: bool = False) -> str:
         """Why a file is not this one.
@@ -73,38 +61,28 @@ class File:
         if self.sha256 and not (own and self.needs):
             return "" if sha256(path) == self.sha256 else f"has not the sha256 {self.sha256}"
         try:
-            if self.lists:
+            if self.name.endswith(".ipynb"):
                 readers.published_lists(path)
                 return ""
             with h5py.File(path) as file:
-                missing = [part for part in self.needs if part not in file]
-                shape = None if missing else _shape(file)
+                if missing := [part for part in self.needs if part not in file]:
+                    return f"has no {' and no '.join(missing)}"
+                shape = tuple(len(file[axis][file[axis].attrs["_index"]]) for axis in ("obs", "var"))
         except DatasetError as error:
             return str(error)
         except (OSError, KeyError, ValueError) as error:
             return f"is no whole HDF5 file of cells ({str(error).splitlines()[0]})"
-        if missing:
-            return f"has no {' and no '.join(missing)}"
-        if self.shape and shape != self.shape and not own:
-            return f"holds {shape} cells and genes, where {self.shape} were published"
+        if self.shape and shape != tuple(self.shape) and not own:
+            return f"holds {shape} cells and genes, where {tuple(self.shape)} were published"
         return ""
 
 
-def _shape(file: h5py.File) -> tuple[int, int]:
-    cells, genes = (len(file[axis][file[axis].attrs["_index"]]) for axis in ("obs", "var"))
-    return cells, genes
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Dataset:
     """What is known of a data set before it is read.
 
     Parameters
     ----------
-    file
-        Name of its (first) file.
-    origin, licence
-        Of the cells.
     cells, genes, perturbations, conditions
         Numbers in the AnnData that `load` gives; None where nobody states them.
     control
@@ -115,6 +93,10 @@ class Dataset:
         Those of `PerturbationData.from_anndata` that differ from its defaults.
     split
         The published one.
+    origin, licence
+        Of the cells.
+    file
+        Name of its (first) file.
     alternatives
         Data sets of the same cells.
     files
@@ -122,14 +104,9 @@ class Dataset:
     kept
         Name under which the cache keeps the cells after a long reading; empty if it does not.
     read
-        Makes the AnnData of `files`.
-    make
-        Draws a simulated one.
+        Makes the AnnData, of `files` or, where there are none, by simulation.
     """
 
-    file: str
-    origin: str
-    licence: str
     cells: int | None = None
     genes: int | None = None
     perturbations: int | None = None
@@ -138,45 +115,26 @@ class Dataset:
     values: str = "counts"
     arguments: Mapping[str, Any] = field(default_factory=dict)
     split: str = ""
-    alternatives: tuple[str, ...] = ()
-    files: tuple[File, ...] = ()
+    origin: str
+    licence: str
+    file: str
+    alternatives: Sequence[str] = ()
+    files: Sequence[File] = ()
     kept: str = ""
-    read: Callable[..., AnnData] | None = None
-    make: Callable[[], AnnData] | None = None
+    read: Callable[..., AnnData]
 
 
-def _simulation() -> AnnData:
-    """The published simulation, smaller, in steps of 1/256 so that it packs well."""
-    adata = simulate.sams_vae_simulation(perturbations=30, cells=(60, 20, 20), seed=0)
-    adata.X, adata.layers["mean"] = (np.round(256 * values) / 256 for values in (adata.X, adata.layers["mean"]))
-    return adata
+def _dataset(reader: str, files: Sequence[str] = (), options: Mapping[str, Any] = {}, **known: Any) -> Dataset:
+    """An entry of `registry.toml`."""
+    known["control"] = known.get("control", "control") or None
+    known["arguments"] = {name: None if value == "" else value for name, value in known.get("arguments", {}).items()}
+    known.setdefault("file", next(iter(files), ""))
+    read = partial(getattr(readers if files else simulate, reader), **options)
+    return Dataset(**known, files=[FILES[name] for name in files], read=read)
 
 
-SIMULATORS = {"sams-sim": _simulation, "sams-pairs": simulate.perturb_seq}
+FILES = {name: File(name, **entry) for name, entry in readers.REGISTRY["files"].items()}
 
-
-def _fields(entry: dict[str, Any]) -> dict[str, Any]:
-    """An entry of `registry.toml` with its lists as tuples."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
-
-
-def _dataset(entry: dict[str, Any], files: dict[str, File]) -> Dataset:
-    fields = _fields(entry)
-    fields["control"] = fields.get("control", "control") or None
-    fields["arguments"] = {name: None if v == "" else v for name, v in fields.get("arguments", {}).items()}
-    if simulator := fields.pop("simulator", None):
-        return Dataset(**fields, make=SIMULATORS[simulator])
-    published = tuple(files[name] for name in fields.pop("files"))
-    read = readers.READERS[fields.pop("reader")]
-    return Dataset(**fields, file=published[0].name, files=published, read=read)
-
-
-def _registry() -> dict[str, Dataset]:
-    table = tomllib.loads(Path(__file__).with_name("registry.toml").read_text(encoding="utf-8"))
-    files = {name: File(name, **_fields(entry)) for name, entry in table["files"].items()}
-    return {name: _dataset(entry, files) for name, entry in table["datasets"].items()}
-
-
-DATASETS = _registry()
+DATASETS = {name: _dataset(**entry) for name, entry in readers.REGISTRY["datasets"].items()}
 
 SOURCES = {name: known for name, known in DATASETS.items() if known.files}  # those of real cells

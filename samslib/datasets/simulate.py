@@ -9,30 +9,50 @@ the published simulations are kept, their random streams are not.
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Sequence
-from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from itertools import combinations, pairwise
+from types import SimpleNamespace as Law
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from anndata import AnnData
 
 from samslib.validation import above, at_least, choose, number, require, share, whole
 
-if TYPE_CHECKING:
-    from anndata import AnnData
-
 VERSION = 1  # of the random streams below: a change that gives other cells raises it
 
+SHARES = ("mask_probability", "own_probability", "shared", "sparsity")
+MAY_BE_ZERO = ("hidden_layers", "pairs", "controls")
+PARTS = {"magnitude": ("mean", "deviation"), "strength": ("least", "most")}  # other pairs are a median and a deviation
 
-def _check(sizes: dict[str, Any], shares: dict[str, float], scales: dict[str, float]) -> None:
-    """Sizes are whole and 1 or above, shares between 0 and 1, scales finite and 0 or above."""
-    for name, value in sizes.items():
+
+def _check(name: str, value: Any, default: Any) -> None:
+    """What may be given for an argument follows from its name and the kind of its default."""
+    if name in SHARES:
+        share(**{name: value})
+    elif type(default) is int:
         require(not isinstance(value, float), f"{name} is {value!r}; it must be a whole number.")
-        whole(name, value, 1)
-    share(**shares)
-    at_least(0, **{name: number(name, value) for name, value in scales.items()})
+        whole(name, value, int(name not in MAY_BE_ZERO))
+    elif name == "cells":
+        parts = len(value) == 3 and min(value) >= 0 and sum(value) > 0
+        require(parts, f"cells is {value}; it must be three numbers (train, val, test) a perturbation, not all zero.")
+    elif type(default) is tuple:
+        for part, one in zip(PARTS.get(name, ("median", "deviation")), value, strict=True):
+            _check(f"{name} {part}", one, 0.0)
+    elif type(default) is float and name != "magnitude mean":
+        (above if name.endswith("median") else at_least)(0, **{name: number(name, value)})
+
+
+def _begin(law: Callable[..., AnnData], given: dict[str, Any]) -> tuple[np.random.Generator, Law]:
+    """The generator of a simulator and its arguments, each checked unless it is the default."""
+    for name, parameter in inspect.signature(law).parameters.items():
+        if name != "seed" and given[name] is not parameter.default:
+            _check(name, given[name], parameter.default)
+    return np.random.Generator(np.random.PCG64(given["seed"])), Law(**given, generator=law.__name__)
 
 
 def _names(letter: str, count: int) -> list[str]:
@@ -40,13 +60,8 @@ def _names(letter: str, count: int) -> list[str]:
     return [f"{letter}{i:0{max(2, len(str(count)))}d}" for i in range(1, count + 1)]
 
 
-def _leaky(values: np.ndarray) -> np.ndarray:
-    return np.where(values > 0, values, 0.2 * values)
-
-
 def _orthogonal(rng: np.random.Generator, inputs: int, outputs: int) -> np.ndarray:
-    """(inputs, outputs) matrix whose rows or columns (the fewer) are orthonormal, uniform among such
-    matrices."""
+    """(inputs, outputs) matrix whose rows or columns (the fewer) are orthonormal, uniform among such matrices."""
     q, r = np.linalg.qr(rng.normal(size=(max(inputs, outputs), min(inputs, outputs))))
     q = q * np.sign(np.diag(r))
     return q if inputs >= outputs else q.T
@@ -58,52 +73,43 @@ def _layer(rng: np.random.Generator, inputs: int, outputs: int, init: str, spars
     weights = rng.normal(size=(inputs, outputs))
     if init == "kaiming":
         return weights * np.sqrt(2 / inputs)
-    zeros = int(np.ceil(sparsity * outputs))  # of each input's weights
     for row in weights:
-        row[rng.permutation(outputs)[:zeros]] = 0
+        row[rng.permutation(outputs)[: int(np.ceil(sparsity * outputs))]] = 0
     return weights
 
 
 def _decode(z: np.ndarray, layers: Sequence[np.ndarray]) -> np.ndarray:
     """(n, G) output of a bias-free network with leaky rectifiers (slope 0.2) between its layers."""
     for weights in layers[:-1]:
-        z = _leaky(z @ weights)
+        z = z @ weights
+        z = np.where(z > 0, z, 0.2 * z)
     return z @ layers[-1]
 
 
-def _parted(cells: tuple[int, int, int], each: int) -> list[str]:
-    """Rows cycle through the perturbations; the first are for training, then validation, then test."""
-    return [name for name, n in zip(("train", "val", "test"), cells, strict=True) for _ in range(n * each)]
+def _states(rng: np.random.Generator, shift: np.ndarray) -> dict[str, np.ndarray]:
+    """Basal and shifted states of cells, (n, K) each."""
+    z_basal = rng.normal(size=shift.shape)
+    return {"z_basal": z_basal, "z": z_basal + shift}
 
 
-def _package(
-    x: Any,
-    names: Sequence[str],
-    z_basal: np.ndarray,
-    z: np.ndarray,
-    truth: tuple[list[str], np.ndarray, np.ndarray],
-    made: tuple[str, int, dict[str, Any]],
-    split: Sequence[str] | None = None,
-) -> AnnData:
-    """The AnnData of a simulation; `truth` is (perturbations, M, E), `made` is (function, seed,
-    parameters)."""
-    from anndata import AnnData
+def _package(law: Law, x: Any, labels: Sequence[str], states: dict[str, np.ndarray], *truth: Any) -> AnnData:
+    """The AnnData of a simulation; `truth` is the perturbations, M and E."""
+    obs = pd.DataFrame({"perturbation": pd.Categorical(labels)}, index=_names("C", len(labels)))
+    obsm = {name: z.astype(np.float32) for name, z in states.items()}
+    adata = AnnData(x, obs=obs, var=pd.DataFrame(index=_names("G", law.genes)), obsm=obsm)
+    names, mask, effect = truth
+    adata.uns["truth"] = {"perturbations": np.array(names, object), "M": np.int8(mask), "E": np.float32(effect)}
+    parameters = {name: value for name, value in vars(law).items() if name not in ("seed", "generator")}
+    made = {"generator": law.generator, "parameters": json.dumps(parameters, sort_keys=True)}
+    adata.uns["simulation"] = made | {"seed": law.seed, "version": VERSION}
+    return adata
 
-    n, genes = x.shape
-    obs = pd.DataFrame({"perturbation": pd.Categorical(names)}, index=_names("C", n))
-    if split is not None:
-        obs["split"] = pd.Categorical(split)
-    adata = AnnData(x, obs=obs, var=pd.DataFrame(index=_names("G", genes)))
-    adata.obsm["z_basal"], adata.obsm["z"] = z_basal.astype(np.float32), z.astype(np.float32)
-    columns = np.array(truth[0], dtype=object)
-    adata.uns["truth"] = {
-        "perturbations": columns,
-        "M": truth[1].astype(np.int8),
-        "E": truth[2].astype(np.float32),
-    }
-    function, seed, parameters = made
-    text = json.dumps(parameters, sort_keys=True)
-    adata.uns["simulation"] = {"generator": function, "parameters": text, "seed": seed, "version": VERSION}
+
+def _in_parts(law: Law, x: Any, states: dict[str, np.ndarray], *truth: Any) -> AnnData:
+    """A published simulation: rows cycle through the perturbations; first for training, then validation, then test."""
+    names = _names("P", law.perturbations)
+    adata = _package(law, x, names * sum(law.cells), states, names, *truth)
+    adata.obs["split"] = pd.Categorical(np.repeat(["train", "val", "test"], np.multiply(law.cells, law.perturbations)))
     return adata
 
 
@@ -165,42 +171,25 @@ def sams_vae_simulation(
     ----------
     Bereket and Karaletsos 2023 (SAMS-VAE), simulation study; values of the published code.
     """
-    made = ("sams_vae_simulation", seed, {k: v for k, v in locals().items() if k != "seed"})
-    sizes = dict(perturbations=perturbations, genes=genes, latent=latent, width=width)
-    _check(sizes, dict(mask_probability=mask_probability, sparsity=sparsity), dict(deviation=magnitude[1]))
-    at_least(0, hidden_layers=hidden_layers)
-    require(0 <= noise < 1, f"noise is {noise}; as a share of the variance it must be at least 0 and below 1.")
+    rng, law = _begin(sams_vae_simulation, locals())
+    require(noise < 1, f"noise is {noise}; as a share of the variance it must be at least 0 and below 1.")
     choose("init", init, ("orthogonal", "kaiming", "sparse"))
-    _check_cells(cells)
-    rng = np.random.Generator(np.random.PCG64(seed))
     mask = rng.random((perturbations, latent)) < mask_probability
-    effect = rng.normal(*magnitude, (perturbations, latent)) * rng.choice([-1, 1], (perturbations, latent))
-    widths = [latent, *[width] * hidden_layers, genes]
-    layers = [_layer(rng, *pair, init, sparsity) for pair in zip(widths[:-1], widths[1:], strict=True)]
-    treated = np.tile(np.arange(perturbations), sum(cells))
-    z_basal = rng.normal(size=(len(treated), latent))
-    z = z_basal + (mask * effect)[treated]
-    mean = _decode(z, layers)
+    effect = rng.normal(*magnitude, mask.shape) * rng.choice([-1, 1], mask.shape)
+    layers = [_layer(rng, *pair, init, sparsity) for pair in pairwise([latent, *[width] * hidden_layers, genes])]
+    states = _states(rng, np.tile(mask * effect, (sum(cells), 1)))
+    mean = _decode(states["z"], layers)
     mean = mean / _or_one(mean.std(0, ddof=1) if len(mean) > 1 else np.zeros(genes))
     mean = np.exp(mean) if exponential else mean
     variance = _or_one(noise / (1 - noise) * mean.var(0, ddof=1)) if len(mean) > 1 else np.ones(genes)
     x = mean + rng.normal(size=mean.shape) * np.sqrt(variance if noise else 0 * variance)
-    names = _names("P", perturbations)
-    labels = [names[t] for t in treated]
-    adata = _package(
-        x.astype(np.float32), labels, z_basal, z, (names, mask, effect), made, _parted(cells, perturbations)
-    )
+    adata = _in_parts(law, x.astype(np.float32), states, mask, effect)
     adata.layers["mean"] = mean.astype(np.float32)
     return adata
 
 
-def _or_one(values: np.ndarray) -> np.ndarray:
+def _or_one(values: Any) -> np.ndarray:
     return np.where(values == 0, 1.0, values)
-
-
-def _check_cells(cells: tuple[int, int, int]) -> None:
-    valid = len(cells) == 3 and all(n >= 0 for n in cells) and sum(cells) > 0
-    require(valid, f"cells is {cells}; it must be three numbers (train, val, test) a perturbation, not all zero.")
 
 
 def svae_plus_simulation(
@@ -248,36 +237,25 @@ def svae_plus_simulation(
     ----------
     Lopez et al. 2023 (SVAE+), simulation study, in the port of the SAMS-VAE authors.
     """
-    made = ("svae_plus_simulation", seed, {k: v for k, v in locals().items() if k != "seed"})
-    sizes = dict(perturbations=perturbations, genes=genes, latent=latent, width=width)
-    shares = {} if mask_probability is None else dict(mask_probability=mask_probability)
-    _check(sizes, shares, dict(deviation=magnitude[1], total=total))
-    _check_cells(cells)
-    ordered = latent <= width <= genes
-    require(ordered, f"latent <= width <= genes is needed, but they are {latent}, {width} and {genes}.")
-    rng = np.random.Generator(np.random.PCG64(seed))
+    rng, law = _begin(svae_plus_simulation, locals())
+    found = f"{latent}, {width} and {genes}"
+    require(latent <= width <= genes, f"latent <= width <= genes is needed, but they are {found}.")
     if mask_probability is None:
         mask = np.zeros((perturbations, latent), dtype=bool)
         for row in mask:
             row[rng.integers(latent, size=rng.integers(1, 4))] = True
     else:
         mask = rng.random((perturbations, latent)) < mask_probability
-    effect = rng.normal(*magnitude, (perturbations, latent)) * rng.choice([-1, 1], (perturbations, latent))
-    treated = np.tile(np.arange(perturbations), sum(cells))
-    z_basal = rng.normal(size=(len(treated), latent))
-    z = z_basal + (mask * effect)[treated]
-    layers = []
-    for inputs, outputs in ((latent, width), (width, width), (width, width), (width, genes)):
-        gain = np.sqrt(2 / 1.04) * np.sqrt(2 / (inputs + outputs))  # leaky rectifier of slope 0.2, Xavier
-        layers.append(_orthogonal(rng, inputs, outputs) * gain)
-    logits = _decode(z, layers)
-    logits = logits / _or_one(np.asarray(logits.std()))
+    effect = rng.normal(*magnitude, mask.shape) * rng.choice([-1, 1], mask.shape)
+    states = _states(rng, np.tile(mask * effect, (sum(cells), 1)))
+    rectifier = np.sqrt(2 / 1.04)  # gain for a slope of 0.2
+    sizes = pairwise((latent, width, width, width, genes))
+    layers = [_orthogonal(rng, *pair) * (rectifier * np.sqrt(2 / sum(pair))) for pair in sizes]
+    logits = _decode(states["z"], layers)
+    logits = logits / _or_one(logits.std())
     portion = np.exp(logits - logits.max(0))
     x = rng.poisson(total * portion / portion.sum(0)).astype(np.float32)
-    names = _names("P", perturbations)
-    labels = [names[t] for t in treated]
-    truth = (names, mask, effect)
-    return _package(sp.csr_matrix(x), labels, z_basal, z, truth, made, _parted(cells, perturbations))
+    return _in_parts(law, sp.csr_matrix(x), states, mask, effect)
 
 
 def perturb_seq(
@@ -346,66 +324,41 @@ def perturb_seq(
     Bereket and Karaletsos 2023 (SAMS-VAE), section 3; the likelihood is the library negative binomial of its
     experiments.
     """
-    made = ("perturb_seq", seed, {k: v for k, v in locals().items() if k != "seed"})
-    positive = dict(effect_scale=effect_scale, slope=slope, gene_spread=gene_spread)
-    positive |= {"library deviation": library[1], "concentration deviation": concentration[1]}
-    sizes = dict(singles=singles, cells=cells, genes=genes, latent=latent, width=width)
-    _check(sizes, dict(mask_probability=mask_probability), positive)
-    at_least(0, pairs=pairs, controls=controls)
-    _check_medians(library, concentration)
-    possible = list(combinations(_names("P", singles), 2))
-    most = f"{singles} singles make {len(possible)}"
-    require(pairs <= len(possible), f"pairs is {pairs}, but {most}; ask for fewer pairs or more singles.")
-
-    rng = np.random.Generator(np.random.PCG64(seed))
+    rng, law = _begin(perturb_seq, locals())
+    names = _names("P", singles)
+    possible = list(combinations(names, 2))
+    require(pairs <= len(possible), f"pairs is {pairs}, but {singles} singles make {len(possible)}; ask for fewer.")
     mask = rng.random((singles, latent)) < mask_probability
     effect = effect_scale * rng.normal(size=(singles, latent))
-    names = _names("P", singles)
     chosen = sorted(rng.choice(len(possible), pairs, replace=False)) if pairs else []
     conditions = [(), *[(name,) for name in names], *[possible[i] for i in chosen]]
-    treated = rng.permutation(np.repeat(np.arange(len(conditions)), [controls] + [cells] * (len(conditions) - 1)))
-    dose = np.array([[name in c for name in names] for c in conditions], dtype=float)[treated]
-    law = (genes, width, slope, library, gene_spread, concentration)
-    x, z_basal, z = _count(rng, dose @ (mask * effect), *law)
+    return _screen(rng, law, conditions, names, mask, effect)
+
+
+def _screen(rng: np.random.Generator, law: Law, conditions: list[tuple], names: list[str], *truth: Any) -> AnnData:
+    """Counts of controls, the first condition, and of cells of each other, in random order; `truth` is M and E."""
+    treated = rng.permutation(np.repeat(np.arange(len(conditions)), [law.controls] + [law.cells] * len(conditions[1:])))
+    dose = np.array([[name in condition for name in names] for condition in conditions], dtype=float)
+    states = _states(rng, (dose @ np.multiply(*truth))[treated])
     labels = ["+".join(conditions[t]) or "control" for t in treated]
-    return _package(x, labels, z_basal, z, (names, mask, effect), made)
+    return _package(law, sp.csr_matrix(_count(rng, law, **states)), labels, states, names, *truth)
 
 
-def _check_medians(library: tuple[float, float], concentration: tuple[float, float]) -> None:
-    medians = {"library median": library[0], "concentration median": concentration[0]}
-    above(0, **{name: number(name, value) for name, value in medians.items()})
-
-
-def _count(
-    rng: np.random.Generator,
-    shift: np.ndarray,
-    genes: int,
-    width: int,
-    slope: float,
-    library: tuple[float, float],
-    gene_spread: float,
-    concentration: tuple[float, float],
-) -> tuple[sp.csr_matrix, np.ndarray, np.ndarray]:
-    """Counts (n, G), z_basal and z (n, K) of cells whose latent states are shifted by (n, K): see `perturb_seq`."""
-    z_basal = rng.normal(size=shift.shape)
-    z = z_basal + shift
-    layers = [_orthogonal(rng, shift.shape[1], width), _orthogonal(rng, width, genes)]
-    spread = _or_one(np.asarray(_decode(z_basal, layers).std()))
-    logits = gene_spread * rng.normal(size=genes) + slope / spread * _decode(z, layers)
+def _count(rng: np.random.Generator, law: Law, z_basal: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """Counts (n, G) of cells by their latent states (n, K): see `perturb_seq`."""
+    layers = [_orthogonal(rng, law.latent, law.width), _orthogonal(rng, law.width, law.genes)]
+    spread = _or_one(_decode(z_basal, layers).std())
+    logits = law.gene_spread * rng.normal(size=law.genes) + law.slope / spread * _decode(z, layers)
     portion = np.exp(logits - logits.max(1, keepdims=True))
     portion /= portion.sum(1, keepdims=True)
-    total = library[0] * np.exp(library[1] * rng.normal(size=(len(z), 1)))
-    theta = concentration[0] * np.exp(concentration[1] * rng.normal(size=genes))
-    x = rng.poisson(rng.gamma(theta, total * portion / theta)).astype(np.float32)
-    for _ in range(100):  # quality control keeps no cell without counts
+    mean = law.library[0] * np.exp(law.library[1] * rng.normal(size=(len(z), 1))) * portion
+    theta = law.concentration[0] * np.exp(law.concentration[1] * rng.normal(size=law.genes))
+    x = np.zeros(mean.shape, dtype=np.float32)
+    for _ in range(101):  # quality control keeps no cell without counts
         if not len(empty := np.flatnonzero(x.sum(1) == 0)):
-            break
-        x[empty] = rng.poisson(rng.gamma(theta, (total * portion)[empty] / theta))
-    require(
-        not len(empty),
-        f"{len(empty)} cells stay without counts; raise library, or lower gene_spread or slope.",
-    )
-    return sp.csr_matrix(x), z_basal, z
+            return x
+        x[empty] = rng.poisson(rng.gamma(theta, mean[empty] / theta))
+    raise ValueError(f"{len(empty)} cells stay without counts; raise library, or lower gene_spread or slope.")
 
 
 def guide_screen(
@@ -468,19 +421,12 @@ def guide_screen(
         As `perturb_seq` does, for more pathways than targets, a strength whose smaller value is not first, and if
         pathways * axes exceeds `latent`.
     """
-    made = ("guide_screen", seed, {k: v for k, v in locals().items() if k != "seed"})
-    sizes = dict(targets=targets, guides=guides, pathways=pathways, cells=cells, genes=genes, latent=latent)
-    positive = dict(effect_scale=effect_scale, slope=slope, gene_spread=gene_spread, controls=controls)
-    positive |= {"library deviation": library[1], "concentration deviation": concentration[1]}
-    positive |= {"least strength": strength[0], "most strength": strength[1]}
-    _check(sizes | dict(axes=axes, width=width), dict(own_probability=own_probability, shared=shared), positive)
-    _check_medians(library, concentration)
+    rng, law = _begin(guide_screen, locals())
     require(strength[0] <= strength[1], f"strength is {strength}; give the smaller value first.")
     require(pathways <= targets, f"pathways is {pathways}, but targets is {targets}; a pathway needs a gene.")
     wanted = f"{pathways} pathways of {axes} axes"
     require(pathways * axes <= latent, f"{wanted} need latent of {pathways * axes} at least, but it is {latent}.")
 
-    rng = np.random.Generator(np.random.PCG64(seed))
     home = np.arange(targets) % pathways
     of_axis = np.full(latent, -1)
     of_axis[rng.permutation(latent)[: pathways * axes]] = np.repeat(np.arange(pathways), axes)
@@ -489,21 +435,17 @@ def guide_screen(
     common = rng.normal(size=(pathways, latent))[home]
     own = rng.normal(size=(targets, latent))
     effect = effect_scale * np.where(inside, np.sqrt(shared) * common + np.sqrt(1 - shared) * own, own)
-    gene = np.repeat(np.arange(targets), guides)
-    mask, effect = mask[gene], effect[gene] * rng.uniform(*strength, (targets * guides, 1))
+    mask, effect = np.repeat(mask, guides, axis=0), np.repeat(effect, guides, axis=0)
+    effect = effect * rng.uniform(*strength, (targets * guides, 1))
 
-    targeted, words = _names("P", targets), [f"pathway {i + 1}" for i in range(pathways)]
-    letters = [_letters(i) for i in range(guides)]
-    names = [f"{target}_{letter}" for target in targeted for letter in letters]
-    treated = rng.permutation(np.repeat(np.arange(len(names) + 1), [controls] + [cells] * len(names))) - 1
-    shift = np.where(treated[:, None] >= 0, (mask * effect)[treated], 0.0)
-    x, z_basal, z = _count(rng, shift, genes, width, slope, library, gene_spread, concentration)
-    labels = [names[t] if t >= 0 else "control" for t in treated]
-    adata = _package(x, labels, z_basal, z, (names, mask, effect), made)
-    adata.obs["gene"] = pd.Categorical([targeted[gene[t]] if t >= 0 else "non-targeting" for t in treated])
-    adata.obs["pathway"] = pd.Categorical([words[home[gene[t]]] if t >= 0 else "none" for t in treated])
-    members = np.array(targeted, dtype=object)
-    adata.uns["pathways"] = {word: members[home == p] for p, word in enumerate(words)}
+    pathway = {target: f"pathway {p + 1}" for target, p in zip(_names("P", targets), home, strict=True)}
+    target_of = {f"{target}_{_letters(i)}": target for target in pathway for i in range(guides)}
+    adata = _screen(rng, law, [(), *[(guide,) for guide in target_of]], list(target_of), mask, effect)
+    target = adata.obs["perturbation"].astype(str).map(target_of)
+    adata.obs["gene"] = pd.Categorical(target.fillna("non-targeting"))
+    adata.obs["pathway"] = pd.Categorical(target.map(pathway).fillna("none"))
+    members = np.array(list(pathway), dtype=object)
+    adata.uns["pathways"] = {f"pathway {p + 1}": members[home == p] for p in range(pathways)}
     return adata
 
 
