@@ -198,8 +198,11 @@ def pathway_prediction(
     equal = np.full(len(label), 1 / len(label))
     times = np.random.default_rng(seed).multinomial(len(label), equal, resamples)  # each gene is in a bootstrap sample
     folded = {"groups": group, "cv": model_selection.StratifiedGroupKFold(folds, shuffle=True, random_state=seed)}
+    linear = linear_model.LogisticRegression(class_weight="balanced", max_iter=1000)
+    classifiers = {"logistic regression": pipeline.make_pipeline(preprocessing.StandardScaler(), linear)}
+    forest = ensemble.RandomForestClassifier(trees, class_weight="balanced", random_state=seed)
     rows: list[tuple] = []
-    for name, classifier in _classifiers(trees, seed).items():
+    for name, classifier in (classifiers | ({"random forest": forest} if trees else {})).items():
         told = [model_selection.cross_val_predict(classifier, values.to_numpy(), y, **folded) for y in truths]
         score, *null = map(_balanced, truths, told)
         drawn = _balanced(truths[0], told[0], times[:, group])
@@ -323,8 +326,8 @@ def _p_value(score: float, null: list[float]) -> float:
 
 def _values(table: AnnData, layer: str | None) -> pd.DataFrame:
     """X or a layer, without missing values."""
-    known = sorted(map(str, table.layers))
-    require(layer is None or layer in known, f"The table has no layer {layer!r}; choose one of {known}, or None.")
+    known = f"choose one of {sorted(map(str, table.layers))}, or None"
+    require(layer is None or layer in table.layers, f"The table has no layer {layer!r}; {known}.")
     values = table.to_df(layer)
     wrong = values.index[~np.isfinite(values.to_numpy()).all(1)]
     require(not len(wrong), f"{len(wrong)} perturbations have missing values ({', '.join(wrong[:3])}); drop them.")
@@ -360,13 +363,6 @@ def _annotated(table, layer, annotations, gene_of) -> tuple[pd.DataFrame, pd.Ser
     values = _values(table, layer)
     labels = _labels(values.index, annotations)
     return values.loc[labels.index], *_by_group(labels, gene_of, "gene")
-
-
-def _classifiers(trees: int, seed: int) -> dict:
-    linear = linear_model.LogisticRegression(class_weight="balanced", max_iter=1000)
-    found = {"logistic regression": pipeline.make_pipeline(preprocessing.StandardScaler(), linear)}
-    forest = ensemble.RandomForestClassifier(trees, class_weight="balanced", random_state=seed)
-    return found | ({"random forest": forest} if trees else {})
 
 
 def _balanced(y, predicted, weight=1.0):

@@ -31,11 +31,15 @@ class Moments(NamedTuple):
         (conditions, G) sample variances of g(x) between cells.
     size
         (conditions,) numbers of cells.
+    standard_error
+        (conditions, G) standard errors of the differences of the means from the control's, of which see `data_effects`;
+        of the control itself without meaning.
     """
 
     mean: np.ndarray
     variance: np.ndarray
     size: np.ndarray
+    standard_error: np.ndarray
 
 
 def reference_cells(
@@ -134,14 +138,12 @@ def data_effects(
     cells = reference_cells(data, reference, split, controls)
     within = (within,) if isinstance(within, str) else tuple(within)
     _warn_of_confounding(cells, within)
-    sums = _Cells(cells, readout, within)
-    mean, variance, size = sums.moments(np.arange(len(cells)))
+    mean, variance, size, error = _Cells(cells, readout, within).moments(np.arange(len(cells)))
     controls = reference if controls == "same" else controls
-    settings: dict[str, object] = {"readout": readout, "reference": reference, "controls": controls}
-    settings |= {"within": ", ".join(within), "control_cells": int(size[0])}
-    settings |= {"median_library": float(np.median(cells.library))}
+    settings: dict = {"readout": readout, "reference": reference, "controls": controls, "within": ", ".join(within)}
+    settings |= {"control_cells": int(size[0]), "median_library": float(np.median(cells.library))}
     obs = pd.DataFrame({"cells": size[1:]}, index=pd.Index(conditions(cells)[0][1:], name="perturbation"))
-    layers = {"standard_error": sums.standard_error(), "variance": variance[1:]}
+    layers = {"standard_error": error[1:], "variance": variance[1:]}
     return effect_table(cells, obs, mean[1:] - mean[0], layers, (mean[0], variance[0]), settings)
 
 
@@ -332,30 +334,21 @@ class _Cells:
 
     def moments(self, chosen: np.ndarray) -> Moments:
         """Moments by condition of the chosen cells, each counted as often as it is named."""
-        size, mean, square = self._sums(chosen)
-        total = self.by_condition @ size
-        with np.errstate(invalid="ignore", divide="ignore"):
-            weight = (size / total[self.condition])[:, None]
-            average, second = self.by_condition @ (weight * mean), self.by_condition @ (weight * square)
-            bessel = np.where(total > 1, total / (total - 1), np.nan)[:, None]
-            variance = (second - average**2).clip(min=0) * bessel
-            if self.control.any():  # each condition's mean as if its controls were spread over levels as it is
-                average += average[0] - self.by_condition @ (weight * mean[self.control])
-        return Moments(average, variance, total)
-
-    def standard_error(self) -> np.ndarray:
-        """(conditions but the control, G): see `data_effects`."""
-        size, mean, square = self._sums(np.arange(len(self.group)))
-        total, freedom = self.by_condition @ size, self.by_condition @ (size - 1)
-        spread = self.by_condition @ (size[:, None] * (square - mean**2).clip(min=0))
-        inside = spread / np.where(freedom > 0, freedom, np.nan)[:, None]
-        controls = self.by_condition @ ((size / total[self.condition]) ** 2 / size[self.control])
-        return np.sqrt(inside[1:] / total[1:, None] + inside[0] * controls[1:, None])
-
-    def _sums(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Number of the chosen cells (groups,), and means of g and of its square (groups, G), 0 without cells."""
         group = self.group[chosen]
         size = np.bincount(group, minlength=len(self.size))
         weights = sp.csr_matrix((1.0 / size[group], (group, chosen)), (len(size), len(self.group)))
         sums = (weights @ values for values in (self.g, self.squared))
-        return size, *(of.toarray() if sp.issparse(of) else of for of in sums)
+        mean, square = (of.toarray() if sp.issparse(of) else of for of in sums)
+        total, freedom = self.by_condition @ size, self.by_condition @ (size - 1).clip(min=0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            share = size / total[self.condition]
+            average, second = (self.by_condition @ (share[:, None] * of) for of in (mean, square))
+            spread = (second - average**2).clip(min=0) * total[:, None]
+            variance = spread / np.where(total > 1, total - 1, np.nan)[:, None]
+            if self.control.any():  # each condition's mean as if its controls were spread over levels as it is
+                average += average[0] - self.by_condition @ (share[:, None] * mean[self.control])
+                spread = self.by_condition @ (size[:, None] * (square - mean**2).clip(min=0))
+            within = spread / np.where(freedom > 0, freedom, np.nan)[:, None]
+            controls = self.by_condition @ (share**2 / size[self.control])
+            error = np.sqrt(within / total[:, None] + within[0] * controls[:, None])
+        return Moments(average, variance, total, error)

@@ -396,10 +396,10 @@ def cell_scores(
 
 def _moments(table: anndata.AnnData) -> Moments:
     """Those of which the table has the effects, the variances missing where it has none."""
-    control, control_variance = (table.var[name].to_numpy() for name in ("control", "control_variance"))
-    variance = table.layers.get("variance", np.full(table.shape, np.nan))
-    rows = np.vstack([control, control + table.X]), np.vstack([control_variance, variance])
-    return Moments(*rows, np.full(len(rows[0]), np.nan))
+    control = table.var[["control", "control_variance"]].to_numpy().T
+    arms = control[0] + table.X, table.layers.get("variance", np.full(table.shape, np.nan))
+    mean, variance = (np.vstack(rows) for rows in zip(control, arms, strict=True))
+    return Moments(mean, variance, *np.full((2, len(mean)), np.nan))  # no score is of sizes or errors
 
 
 def _samples(cells, observed, resamples, seed) -> Iterator[Moments]:
@@ -416,9 +416,8 @@ def _samples(cells, observed, resamples, seed) -> Iterator[Moments]:
 
 def _chosen(predicted: anndata.AnnData, observed: anndata.AnnData, perturbations: Sequence[str] | None) -> list[str]:
     """Names to be scored: those that both tables have, unless they are named."""
-    require(
-        list(predicted.var_names) == list(observed.var_names), "The tables have different genes; use the same data."
-    )
+    same = list(predicted.var_names) == list(observed.var_names)
+    require(same, "Predicted and observed effects have different genes; make both from the same data.")
     kinds = [table.uns["samslib"]["readout"] for table in (predicted, observed)]
     require(kinds[0] == kinds[1], f"Predicted effects are of the readout {kinds[0]!r}, observed ones of {kinds[1]!r}.")
     both = observed.obs_names[observed.obs_names.isin(predicted.obs_names)]
