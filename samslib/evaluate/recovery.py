@@ -11,6 +11,8 @@ import pandas as pd
 import torch
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import entropy, rankdata
+from sklearn import linear_model, model_selection
+from sklearn.ensemble import RandomForestRegressor
 
 from samslib.evaluate.streams import evaluating
 from samslib.model import Model
@@ -166,11 +168,9 @@ def linear_r2(truth: np.ndarray, inferred: np.ndarray) -> float:
     ----------
     Lopez et al. (2023), Learning causal representations of single cells via sparse mechanism shift modeling.
     """
-    from sklearn.linear_model import LinearRegression
-
     true, found = _paired(truth, inferred)
     require(true.shape[1], "No true axis varies, so there is nothing to explain; give more rows.")
-    return float(LinearRegression().fit(found, true).score(found, true))
+    return float(linear_model.LinearRegression().fit(found, true).score(found, true))
 
 
 def dci(truth: np.ndarray, inferred: np.ndarray, trees: int = 20, *, seed: int = 0) -> pd.DataFrame:
@@ -211,13 +211,10 @@ def dci(truth: np.ndarray, inferred: np.ndarray, trees: int = 20, *, seed: int =
     ----------
     Eastwood and Williams (2018), A framework for the quantitative evaluation of disentangled representations.
     """
-    from sklearn.ensemble import RandomForestRegressor
-    from sklearn.model_selection import train_test_split
-
     true, found = _paired(truth, inferred)
     sizes = f"{true.shape[1]} true and {found.shape[1]} inferred axes"
     require(min(true.shape[1], found.shape[1]) > 1, f"DCI of {sizes}; at least two that vary are needed on each side.")
-    x, x_test, y, y_test = train_test_split(found, true, random_state=seed)
+    x, x_test, y, y_test = model_selection.train_test_split(found, true, random_state=seed)
     forests = [RandomForestRegressor(trees, min_samples_leaf=5, random_state=seed).fit(x, column) for column in y.T]
     importance = np.stack([forest.feature_importances_ for forest in forests], 1)
     scores = [forest.score(x_test, column) for forest, column in zip(forests, y_test.T, strict=True)]

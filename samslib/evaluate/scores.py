@@ -8,7 +8,6 @@ from dataclasses import replace
 import anndata
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 from scipy.spatial.distance import cdist
 from scipy.special import ndtr
 
@@ -378,9 +377,8 @@ def cell_scores(
     names = sorted(set(labels) & set(cells.labels))
     require(names, "Generated and observed cells share no condition; see sample_cells.")
     g = readouts(cells, readout)
-    X = sp.csr_matrix(generated.X) if cells.counts else np.asarray(generated.X)
-    kept = np.asarray(X.sum(1)).ravel() > 0 if cells.counts else np.ones(len(labels), bool)
-    drawn = readouts(replace(cells, x=X[kept]), readout)
+    kept = np.asarray(generated.X.sum(1)).ravel() > 0 if cells.counts else np.ones(len(labels), bool)
+    drawn = readouts(replace(cells, x=generated.X[kept]), readout)
     basis = TruncatedSVD(min(components, g.shape[1] - 1, g.shape[0] - 1), random_state=0).fit(g)
     observed, simulated = basis.transform(g), basis.transform(drawn)
     rng = np.random.default_rng(seed)
