@@ -478,16 +478,17 @@ def _scorer(predicted, observed, perturbations) -> Callable[[Moments, Moments], 
 
 def _scores_of_effects(u: np.ndarray, w: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """score -> (T,) by perturbation; and the scores that are pooled over all entries at once."""
-    each: dict[str, np.ndarray] = {"cosine": _cosine(u, w), "rmse": _rmse(u, w)}
+    each: dict[str, np.ndarray] = {}
     flat: dict[str, np.ndarray] = {}
     places = [np.argsort(np.argsort(-np.abs(of))) for of in (u, w)]  # of each gene, by size
-    for k in (20, 50):
-        a, b = (place < k for place in places)
-        each[f"jaccard_top{k}"] = (a & b).sum(1) / (a | b).sum(1)
     for suffix, kept in {"": np.inf, "_top20": 20}.items():
         a, b = (of[places[1] < kept].reshape(len(of), -1) for of in (u, w))
         for name, score in {"pearson": _pearson, "r2": _r2}.items():
             each[name + suffix], flat[name + suffix] = score(a, b), score(a.ravel(), b.ravel())
+    each |= {"cosine": _cosine(u, w), "rmse": _rmse(u, w)}
+    for k in (20, 50):
+        a, b = (place < k for place in places)
+        each[f"jaccard_top{k}"] = (a & b).sum(1) / (a | b).sum(1)
     return each, flat
 
 
@@ -495,9 +496,9 @@ def _scores_of_averages(u: np.ndarray, w: np.ndarray, control: np.ndarray) -> di
     """score -> (T,), of means of log(1 + x)."""
     fold = [np.log2(mean.clip(min=0) + 0.1) - np.log2(control + 0.1) for mean in (u, w)]
     direction = [np.nan_to_num(_unit(of)) for of in fold]
+    scores = {"rmse_average": _rmse(u, w), "cosine_logfc": _cosine(*fold)}
     square = (u**2).sum(1)[:, None] + (w**2).sum(1) - 2 * u @ w.T
-    ranks = {"rank_rmse": _rank(square), "rank_cosine": _rank(-direction[0] @ direction[1].T)}
-    return {"rmse_average": _rmse(u, w), "cosine_logfc": _cosine(*fold)} | ranks
+    return scores | {"rank_rmse": _rank(square), "rank_cosine": _rank(-direction[0] @ direction[1].T)}
 
 
 def _pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
