@@ -249,8 +249,8 @@ def test_functions_of_cells_alone_refuse_an_anndata_too(data):
 
 def test_distances_to_training_conditions_are_by_name_too(data):
     model = make_model("cpa", data.summary())
-    expected = samslib.distance_to_training(model, data, ["A", "C", "B+C"], cells=5)
-    found = samslib.distance_to_training(model, shuffled(data), ["A", "C", "B+C"], cells=5)
+    expected = samslib.distance_to_training(model, data, ["A", "C", "B+C"], min_cells=6)
+    found = samslib.distance_to_training(model, shuffled(data), ["A", "C", "B+C"], min_cells=6)
     pd.testing.assert_frame_equal(found, expected, rtol=1e-4)
     with pytest.raises(DataError, match="perturbations that the model does not know, 'D'"):
-        samslib.distance_to_training(model, replace(data, perturbations=("A", "B", "D")), ["A"], cells=5)
+        samslib.distance_to_training(model, replace(data, perturbations=("A", "B", "D")), ["A"], min_cells=6)

@@ -31,7 +31,7 @@ def test_distances_of_known_embeddings():
     data = graded()
     model = model_of(data, [[3.0, 0.0], [0.0, 2.0]])
     table = distance_to_training(
-        model, data, ["A", {"A": 2}, {"B": 2, "A": 0.5}, {"A": 0.5, "B": 2}, "control"], cells=5
+        model, data, ["A", {"A": 2}, {"B": 2, "A": 0.5}, {"A": 0.5, "B": 2}, "control"], min_cells=6
     )
     assert list(table.index) == ["A", "A=2", "A=0.5+B=2", "A=0.5+B=2", "control"]
     np.testing.assert_allclose(table["euclidean"], [0, 3, 0, 0, 0], atol=1e-6)
@@ -46,17 +46,17 @@ def test_of_conditions_that_tie_the_one_nearer_by_the_other_distance_is_named():
     model = model_of(data, [[0.3, 0.7], [0.0, 2.0]])
     far = [{"A": dose} for dose in (2.1, 2.3, 2.7, 2.9, 3.3)]
     near = [{"A": dose} for dose in (0.3, 0.7, 1.1, 1.9)]
-    table = distance_to_training(model, data, far + near, cells=2)
+    table = distance_to_training(model, data, far + near, min_cells=3)
     assert table["nearest_cosine"].tolist() == ["A=3"] * 5 + ["A"] * 4
 
 
-def test_only_conditions_with_more_cells_than_asked_count():
+def test_only_conditions_with_as_many_cells_as_asked_count():
     data = graded()
     model = model_of(data, [[3.0, 0.0], [0.0, 2.0]])
     query = [{"A": 3}]
-    assert distance_to_training(model, data, query, cells=2)["euclidean"].item() == 0
-    assert distance_to_training(model, data, query, cells=3)["euclidean"].item() == 6
-    with pytest.raises(ValueError, match="more than 30 cells.*largest has 12"):
+    assert distance_to_training(model, data, query, min_cells=3)["euclidean"].item() == 0
+    assert distance_to_training(model, data, query, min_cells=4)["euclidean"].item() == 6
+    with pytest.raises(ValueError, match="31 cells or more.*largest has 12"):
         distance_to_training(model, data, query)
 
 
@@ -65,12 +65,12 @@ def test_covariates_are_part_of_a_condition():
     model = model_of(data, np.eye(3, 3).tolist())
     with torch.no_grad():
         model.covariate_embedding.copy_(torch.tensor([[0.0, 0, 5], [0, 0, 0], [0, 5, 0]]))
-    table = distance_to_training(model, data, ["A"], ["line=y", "plate=1"], cells=5)
+    table = distance_to_training(model, data, ["A"], ["line=y", "plate=1"], min_cells=6)
     assert (
         table.index[0] == table["nearest_euclidean"].item() == "A [plate=1, line=y]" or table["euclidean"].item() < 1e-6
     )
     some = data[(data.labels != "A") | (data.covariate[:, 0] == 1)]  # A of one line only
-    far = distance_to_training(model, some, ["A"], ["line=y", "plate=1"], cells=5)
+    far = distance_to_training(model, some, ["A"], ["line=y", "plate=1"], min_cells=6)
     assert far["euclidean"].item() > 0.9
     for levels, message in [(["line=y"], "one level of each"), (["line=z", "plate=1"], "'line=z' is no level")]:
         with pytest.raises(ValueError, match=message):

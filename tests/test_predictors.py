@@ -131,7 +131,7 @@ def test_guides_are_pooled_only_by_a_gene_that_is_given(made):
     for given in (table, pd.Series(table), gene):
         assert "data: guides pooled" in set(samslib.score_table({}, data, **asked, gene_of=given)["model"])
     assert "data: guides pooled" not in set(samslib.score_table({}, data, **asked)["model"])
-    with pytest.raises(samslib.DataError, match="gene_of has no gene for 'P0_0'"):
+    with pytest.raises(samslib.DataError, match=r"30 perturbations have no gene \(P0_0"):
         predictors(train, val, data, gene_of={})
 
 

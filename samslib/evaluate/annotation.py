@@ -6,17 +6,18 @@ perturbation has no label; one of a perturbation that the table does not hold is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from collections.abc import Iterator
 
-import anndata
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 from scipy.stats import false_discovery_control, hypergeom
+from sklearn import ensemble, linear_model, metrics, model_selection, pipeline, preprocessing
 
+from samslib.evaluate.tables import Groups, Labels, groups_of
 from samslib.validation import did_you_mean, require
 
-Labels: TypeAlias = Mapping[str, str] | pd.Series
+TAILS = (0.025, 0.975)
 
 
 def gene_of(name: str) -> str:
@@ -36,13 +37,8 @@ def gene_of(name: str) -> str:
 
 
 def effect_clusters(
-    table: anndata.AnnData,
-    neighbors: int = 10,
-    resolution: float = 1.0,
-    *,
-    layer: str | None = None,
-    seed: int = 0,
-) -> anndata.AnnData:
+    table: AnnData, neighbors: int = 10, resolution: float = 1.0, *, layer: str | None = None, seed: int = 0
+) -> AnnData:
     """Clusters of perturbations with similar effects or masks.
 
     scanpy's neighbours of the rows, then its Leiden communities, with igraph. The weights of the neighbours are
@@ -79,26 +75,17 @@ def effect_clusters(
     import scanpy as sc
 
     values = _values(table, layer)
-    n = len(values)
-    require(n > 2, f"The table has {n} perturbations; clusters need three at least.")
+    require(len(values) > 2, f"The table has {len(values)} perturbations; clusters need three at least.")
     out = table.copy()
     out.obsm["X_clustered"] = values.to_numpy()
-    close = min(neighbors, n - 1)
+    close, settings = min(neighbors, len(values) - 1), {"flavor": "igraph", "n_iterations": -1, "directed": False}
     sc.pp.neighbors(out, n_neighbors=close, use_rep="X_clustered", method="gauss", random_state=seed)
-    sc.tl.leiden(
-        out, resolution=resolution, key_added="cluster", flavor="igraph", n_iterations=-1, directed=False,
-        random_state=seed,
-    )  # fmt: skip
+    sc.tl.leiden(out, resolution, key_added="cluster", random_state=seed, **settings)
     return out
 
 
 def cluster_agreement(
-    clusters: Labels,
-    annotations: Labels,
-    permutations: int = 1000,
-    groups: Labels | Callable[[str], str] | None = None,
-    *,
-    seed: int = 0,
+    clusters: Labels, annotations: Labels, permutations: int = 1000, groups: Groups = None, *, seed: int = 0
 ) -> pd.DataFrame:
     """Adjusted Rand index of clusters and annotations of the same perturbations.
 
@@ -135,25 +122,20 @@ def cluster_agreement(
     ----------
     Hubert and Arabie (1985), Comparing partitions.
     """
-    from sklearn.metrics import adjusted_rand_score
-
     found = pd.Series(clusters).dropna()
     labels = _labels(found.index, annotations)
     found = found[labels.index]
-    of = _genes(labels.index, str if groups is None else groups, "group")
-    label = _by_gene(labels, of)
-    member = label.index.get_indexer(of)
-    score = adjusted_rand_score(labels, found)
-    rng = np.random.default_rng(seed)
-    null = [adjusted_rand_score(rng.permutation(label)[member], found) for _ in range(permutations)]
+    label, member = _by_group(labels, groups, "group")
+    score = metrics.adjusted_rand_score(labels, found)
+    null = [metrics.adjusted_rand_score(moved[member], found) for moved in _permuted(label, permutations, seed)]
     row = {"adjusted_rand": score, "p_value": _p_value(score, null), "perturbations": len(labels)}
     return pd.DataFrame([row | {"clusters": found.nunique(), "labels": labels.nunique(), "groups": len(label)}])
 
 
 def pathway_prediction(
-    table: anndata.AnnData,
+    table: AnnData,
     annotations: Labels,
-    gene_of: Labels | Callable[[str], str],
+    gene_of: Groups,
     *,
     layer: str | None = None,
     folds: int = 5,
@@ -206,41 +188,35 @@ def pathway_prediction(
         For unknown perturbations, no overlap, a single label, a gene with two labels, a perturbation without a gene,
         labels of fewer genes than folds, fewer than two folds, missing values or an unknown layer.
     """
-    values, labels, of = _annotated(table, layer, annotations, gene_of)
-    per_gene = _by_gene(labels, of)
-    sizes = per_gene.value_counts()
+    values, label, group = _annotated(table, layer, annotations, gene_of)
+    sizes = label.value_counts()
     require(folds > 1, f"folds is {folds}; at least 2 are needed.")
-    few = f"Label {sizes.index[-1]!r} has {sizes.iloc[-1]} genes, but {folds} folds need as many each"
-    require(sizes.min() >= folds, f"{few}; lower folds or leave it out.")
-    x, codes, group = (
-        values.to_numpy(),
-        per_gene.astype("category").cat.codes.to_numpy(),
-        per_gene.index.get_indexer(of),
-    )
-    rng = np.random.default_rng(seed)
-    shuffled = [rng.permutation(codes) for _ in range(permutations)]
-    rows = []
-    for name, classifier in _classifiers(trees, seed).items():
-        predicted, *by_chance = (_out_of_fold(classifier, x, y[group], group, folds, seed) for y in (codes, *shuffled))
-        score = _balanced(codes[group], predicted)
-        null = [_balanced(y[group], p) for y, p in zip(shuffled, by_chance, strict=True)]
-        low, high = _over_genes(codes, group, predicted, resamples, np.random.default_rng(seed))
+    few = f"Label {sizes.index[-1]!r} has {sizes.iloc[-1]} genes, but {folds} folds need as many each; lower folds."
+    require(sizes.min() >= folds, few)
+    codes = pd.factorize(label, sort=True)[0]
+    truths = [y[group] for y in (codes, *_permuted(codes, permutations, seed))]
+    equal = np.full(len(label), 1 / len(label))
+    times = np.random.default_rng(seed).multinomial(len(label), equal, resamples)  # each gene is in a bootstrap sample
+    folded = {"groups": group, "cv": model_selection.StratifiedGroupKFold(folds, shuffle=True, random_state=seed)}
+    linear = linear_model.LogisticRegression(class_weight="balanced", max_iter=1000)
+    classifiers = {"logistic regression": pipeline.make_pipeline(preprocessing.StandardScaler(), linear)}
+    forest = ensemble.RandomForestClassifier(trees, class_weight="balanced", random_state=seed)
+    rows: list[tuple] = []
+    for name, classifier in (classifiers | ({"random forest": forest} if trees else {})).items():
+        told = [model_selection.cross_val_predict(classifier, values.to_numpy(), y, **folded) for y in truths]
+        score, *null = map(_balanced, truths, told)
+        drawn = _balanced(truths[0], told[0], times[:, group])
         p = _p_value(score, null) if permutations else np.nan
-        rows += [(name, "observed", score, low, high, p)]
+        rows += [(name, "observed", score, *np.quantile(drawn, TAILS), p)]
         if permutations:
-            rows += [(name, "permuted", np.mean(null), *np.quantile(null, [0.025, 0.975]), np.nan)]
+            rows += [(name, "permuted", np.mean(null), *np.quantile(null, TAILS), np.nan)]
     columns = ["classifier", "labels", "balanced_accuracy", "low", "high", "p_value"]
-    sizes_of = {"classes": len(sizes), "genes": len(per_gene), "perturbations": len(labels)}
-    return pd.DataFrame(rows, columns=columns).assign(chance=1 / len(sizes), **sizes_of)
+    counts = {"classes": len(sizes), "genes": len(label), "perturbations": len(values)}
+    return pd.DataFrame(rows, columns=columns).assign(chance=1 / len(sizes), **counts)
 
 
 def axis_enrichment(
-    table: anndata.AnnData,
-    annotations: Labels,
-    gene_of: Labels | Callable[[str], str] | None = None,
-    *,
-    layer: str | None = "M",
-    threshold: float = 0.5,
+    table: AnnData, annotations: Labels, gene_of: Groups = None, *, layer: str | None = "M", threshold: float = 0.5
 ) -> pd.DataFrame:
     """Which annotations the perturbations of a latent axis share.
 
@@ -275,15 +251,13 @@ def axis_enrichment(
         For unknown perturbations, no overlap, a single label, a gene with two labels, a perturbation without a gene,
         missing values, an unknown layer, or if nothing is on.
     """
-    values, labels, of = _annotated(table, layer, annotations, str if gene_of is None else gene_of)
-    values, labels = values.abs().groupby(of.to_numpy()).mean(), _by_gene(labels, of).sort_index()
-    on = values.to_numpy() > threshold
-    require(on.any(), f"No value is above the threshold of {threshold}; lower it, or choose another layer.")
-    has = pd.get_dummies(labels).astype(int)
-    both = pd.DataFrame(on.T.astype(int) @ has.to_numpy(), index=values.columns, columns=has.columns)[on.any(0)]
-    rows = both.rename_axis(index="axis", columns="annotation").stack().rename("both").reset_index()
-    rows["on"] = rows["axis"].map(dict(zip(values.columns, on.sum(0), strict=True)))
-    rows["annotated"], rows["total"] = rows["annotation"].map(has.sum()), len(labels)
+    values, label, group = _annotated(table, layer, annotations, gene_of)
+    on = values.abs().groupby(group).mean() > threshold
+    require(on.any(axis=None), f"No value is above the threshold of {threshold}; lower it, or choose another layer.")
+    has = pd.get_dummies(label.reset_index(drop=True)).rename_axis(columns="annotation")
+    both = on.loc[:, on.any()].rename_axis(columns="axis").T.astype(int) @ has.astype(int)
+    rows = both.stack().rename("both").reset_index()
+    rows = rows.assign(on=rows["axis"].map(on.sum()), annotated=rows["annotation"].map(has.sum()), total=len(label))
     rows["expected"] = rows["on"] * rows["annotated"] / rows["total"]
     rows["fold"] = rows["both"] / rows["expected"]
     rows["p_value"] = hypergeom.sf(rows["both"] - 1, rows["total"], rows["annotated"], rows["on"])
@@ -292,12 +266,7 @@ def axis_enrichment(
 
 
 def guide_agreement(
-    table: anndata.AnnData,
-    gene_of: Labels | Callable[[str], str],
-    *,
-    layer: str | None = None,
-    permutations: int = 1000,
-    seed: int = 0,
+    table: AnnData, gene_of: Groups, *, layer: str | None = None, permutations: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
     """Are guides of one gene more alike than guides of different genes?
 
@@ -328,26 +297,26 @@ def guide_agreement(
     ValueError
         For missing values, an unknown layer, a guide without a gene, or if no gene or every gene is shared.
     """
-    from sklearn.metrics.pairwise import cosine_similarity
-
     values = _values(table, layer)
-    of = _genes(values.index, gene_of).to_numpy()
-    first, second = np.triu_indices(len(of), 1)
-    similarity = cosine_similarity(values)[first, second]
-    code = np.unique(of, return_inverse=True)[1]
-    same = code[first] == code[second]
+    gene, genes = pd.factorize(groups_of(values.index, gene_of, "gene"))
+    first, second = np.triu_indices(len(gene), 1)
+    similarity, same = metrics.pairwise.cosine_similarity(values)[first, second], gene[first] == gene[second]
     require(same.any(), "No gene has two guides in the table; say with gene_of= which guides share one.")
     require(not same.all(), "All guides in the table are of one gene; nothing is there to compare them with.")
 
-    def gap(code: np.ndarray) -> float:
-        same = code[first] == code[second]
+    def difference(gene: np.ndarray) -> float:
+        same = gene[first] == gene[second]
         return similarity[same].mean() - similarity[~same].mean()
 
+    null = [difference(moved) for moved in _permuted(gene, permutations, seed)]
+    row = {"within": similarity[same].mean(), "between": similarity[~same].mean(), "difference": difference(gene)}
+    row |= {"p_value": _p_value(difference(gene), null), "pairs_within": same.sum(), "pairs_between": (~same).sum()}
+    return pd.DataFrame([row | {"genes": (np.bincount(gene) > 1).sum()}])
+
+
+def _permuted(values: pd.Series | np.ndarray, permutations: int, seed: int) -> Iterator[np.ndarray]:
     rng = np.random.default_rng(seed)
-    null = [gap(rng.permutation(code)) for _ in range(permutations)]
-    row = {"within": similarity[same].mean(), "between": similarity[~same].mean(), "difference": gap(code)}
-    row |= {"p_value": _p_value(gap(code), null), "pairs_within": same.sum(), "pairs_between": (~same).sum()}
-    return pd.DataFrame([row | {"genes": (np.bincount(code) > 1).sum()}])
+    return (rng.permutation(values) for _ in range(permutations))
 
 
 def _p_value(score: float, null: list[float]) -> float:
@@ -355,10 +324,10 @@ def _p_value(score: float, null: list[float]) -> float:
     return (1 + (np.asarray(null) >= score - 1e-9).sum()) / (1 + len(null))
 
 
-def _values(table: anndata.AnnData, layer: str | None) -> pd.DataFrame:
+def _values(table: AnnData, layer: str | None) -> pd.DataFrame:
     """X or a layer, without missing values."""
-    known = sorted(map(str, table.layers))
-    require(layer is None or layer in known, f"The table has no layer {layer!r}; choose one of {known}, or None.")
+    known = f"choose one of {sorted(map(str, table.layers))}, or None"
+    require(layer is None or layer in table.layers, f"The table has no layer {layer!r}; {known}.")
     values = table.to_df(layer)
     wrong = values.index[~np.isfinite(values.to_numpy()).all(1)]
     require(not len(wrong), f"{len(wrong)} perturbations have missing values ({', '.join(wrong[:3])}); drop them.")
@@ -380,59 +349,24 @@ def _labels(names: pd.Index, annotations: Labels) -> pd.Series:
     return labels
 
 
-def _genes(names: pd.Index, genes: Labels | Callable[[str], str], what: str = "gene") -> pd.Series:
-    """The gene of each name, or another group of names that share a label."""
-    of = pd.Series([genes(n) for n in names], names) if callable(genes) else pd.Series(genes).reindex(names)
-    wrong = of.index[of.isna()]
-    few = ", ".join(wrong[:3])
-    require(not len(wrong), f"{len(wrong)} perturbations have no {what} ({few}); give each of them one.")
-    return of.astype(str)
+def _by_group(labels: pd.Series, groups: Groups, what: str) -> tuple[pd.Series, np.ndarray]:
+    """The one label of each group, and the position of each name's group among them."""
+    member, names = pd.factorize(groups_of(labels.index, groups, what))
+    kinds = labels.groupby(member)
+    for name in names[kinds.nunique() > 1]:
+        raise ValueError(f"Guides of {name!r} have several labels; give them one.")
+    return kinds.first(), member
 
 
-def _annotated(table, layer, annotations, genes) -> tuple[pd.DataFrame, pd.Series, pd.Series]:
-    """Values, labels and genes of the annotated perturbations."""
+def _annotated(table, layer, annotations, gene_of) -> tuple[pd.DataFrame, pd.Series, np.ndarray]:
+    """Values of the annotated perturbations, the label of each gene, and the position of each row's gene."""
     values = _values(table, layer)
     labels = _labels(values.index, annotations)
-    return values.loc[labels.index], labels, _genes(labels.index, genes)
+    return values.loc[labels.index], *_by_group(labels, gene_of, "gene")
 
 
-def _by_gene(labels: pd.Series, of: pd.Series) -> pd.Series:
-    """The one label of each gene."""
-    kinds = labels.groupby(of.to_numpy(), sort=False)
-    split = kinds.nunique()
-    several = split.index[split > 1]
-    require(not len(several), f"Guides of {several[0] if len(several) else ''!r} have several labels; give them one.")
-    return kinds.first()
-
-
-def _classifiers(trees: int, seed: int) -> dict:
-    from sklearn.ensemble import RandomForestClassifier
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    linear = LogisticRegression(class_weight="balanced", max_iter=1000)
-    classifiers = {"logistic regression": make_pipeline(StandardScaler(), linear)}
-    if trees:
-        classifiers["random forest"] = RandomForestClassifier(trees, class_weight="balanced", random_state=seed)
-    return classifiers
-
-
-def _out_of_fold(classifier, x: np.ndarray, y: np.ndarray, group: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
-
-    split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    return cross_val_predict(classifier, x, y, groups=group, cv=split)
-
-
-def _balanced(y: np.ndarray, predicted: np.ndarray, weight: np.ndarray | None = None) -> float:
-    """Mean over classes of the (weighted) share recovered, over the classes that occur."""
-    total = np.bincount(y, weight)
-    right = np.bincount(y, (y == predicted) * (1 if weight is None else weight))
-    return float((right[total > 0] / total[total > 0]).mean())
-
-
-def _over_genes(codes, group, predicted, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """(2,) 95% interval of the balanced accuracy over genes drawn with replacement."""
-    times = rng.multinomial(len(codes), np.full(len(codes), 1 / len(codes)), size=resamples)
-    return np.quantile([_balanced(codes[group], predicted, w[group].astype(float)) for w in times], [0.025, 0.975])
+def _balanced(y, predicted, weight=1.0):
+    """Mean over classes of the (weighted) share recovered, over the classes that occur; one for each row of weights."""
+    weight, classes = weight * np.ones(len(y)), np.eye(y.max() + 1)[y]
+    with np.errstate(invalid="ignore"):
+        return np.nanmean((weight * (y == predicted)) @ classes / (weight @ classes), axis=-1)

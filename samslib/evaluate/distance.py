@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy.spatial.distance import cdist
-from torch import Tensor
 
 from samslib.alignment import align
 from samslib.cells import Condition
 from samslib.data.container import PerturbationData
 from samslib.evaluate.streams import evaluating
+from samslib.evaluate.tables import Named
 from samslib.model import Model
+from samslib.validation import require
 
 
 def distance_to_training(
-    model: Model,
-    train: PerturbationData,
-    queries: Sequence[str | Mapping[str, float]],
-    covariates: Sequence[str] = (),
-    cells: int = 30,
+    model: Model, train: PerturbationData, queries: Sequence[Named], covariates: Sequence[str] = (), min_cells: int = 31
 ) -> pd.DataFrame:
     """Smallest cosine and Euclidean distance of each query's embedding to those of the training conditions.
 
@@ -39,8 +35,8 @@ def distance_to_training(
         Names of conditions, at their usual dose, or amounts by perturbation such as {"A": 0.5, "B": 2}.
     covariates
         The queries' levels, such as ["line=K562"], one for each covariate of the data.
-    cells
-        Only training conditions of more cells than this count.
+    min_cells
+        Only training conditions of at least so many cells count; by default of more than 30, as published.
 
     Returns
     -------
@@ -59,38 +55,29 @@ def distance_to_training(
     ----------
     Lotfollahi et al. (2023), Predicting cellular responses to complex perturbations in high-throughput screens.
     """
-    if not hasattr(model, "embed"):
-        raise ValueError(f"{type(model).__name__} has no embedding of a condition apart from its cells; use CPA.")
+    from sklearn.metrics.pairwise import cosine_distances
+
+    require(hasattr(model, "embed"), f"{type(model).__name__} has no embedding of a condition as such; use CPA.")
     train = align(train, model)
-    both = np.hstack([train.dose.toarray(), train.covariate])
-    kinds, times = np.unique(both, axis=0, return_counts=True)
-    kept = times > cells
-    if not kept.any():
-        raise ValueError(f"No training condition has more than {cells} cells (the largest has {times.max()}).")
     T = len(train.perturbations)
-    dose = torch.cat([train.dose_of(query) for query in queries])
-    levels = train.levels_of(covariates)
-    trained = torch.from_numpy(kinds[kept])
-    a = _embeddings(model, dose, levels.expand(len(dose), -1))
-    b = _embeddings(model, trained[:, :T], trained[:, T:])
-    euclidean, cosine = cdist(a, b), _cosine(a, b)
-    names = np.array([train.describe(row[:T], row[T:]) for row in kinds[kept]], dtype=object)
+    kinds, times = np.unique(np.hstack([train.dose.toarray(), train.covariate]), axis=0, return_counts=True)
+    few = f"No training condition has {min_cells} cells or more (the largest has {times.max()}); lower min_cells."
+    require(times.max() >= min_cells, few)
+    trained = torch.from_numpy(kinds[times >= min_cells])
+    dose, levels = torch.cat([train.dose_of(query) for query in queries]), train.levels_of(covariates)
+    asked = torch.hstack([dose, levels.expand(len(dose), -1)])
+    a, b = (_embeddings(model, rows[:, :T], rows[:, T:]) for rows in (asked, trained))
+    names, index = ([train.describe(row[:T], row[T:]) for row in rows.numpy()] for rows in (trained, asked))
+    distances = {"cosine": cosine_distances(a, b), "euclidean": cdist(a, b)}
     table: dict[str, object] = {}
-    for what, distance, other in (("cosine", cosine, euclidean), ("euclidean", euclidean, cosine)):
-        nearest = [np.lexsort((second, one.round(6)))[0] for one, second in zip(distance, other, strict=True)]
-        table |= {what: distance[np.arange(len(a)), nearest], f"nearest_{what}": names[nearest]}
-    index = [train.describe(row, levels[0].numpy()) for row in dose.numpy()]
+    for (what, distance), other in zip(distances.items(), reversed(distances.values()), strict=True):
+        nearest = np.lexsort((other, distance.round(6)))[:, 0]
+        table |= {what: distance[np.arange(len(a)), nearest], f"nearest_{what}": np.array(names, dtype=object)[nearest]}
     return pd.DataFrame(table, index=pd.Index(index, name="query"))
 
 
-def _embeddings(model: Any, dose: Tensor, covariate: Tensor) -> np.ndarray:
+def _embeddings(model, dose, covariate) -> np.ndarray:
     """(n, K) the model's vectors of conditions (n, T) and (n, C), in float64."""
-    n = len(dose)
     with evaluating(model, 0) as like:
-        c = Condition(dose.to(like), like.new_ones(n, 1), covariate.to(like), like.new_zeros(n, 0))
-        return model.embed(c).double().cpu().numpy()
-
-
-def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    norms = np.linalg.norm(a, axis=1)[:, None] * np.linalg.norm(b, axis=1)
-    return 1 - np.divide(a @ b.T, norms, out=np.zeros_like(norms), where=norms > 0)
+        constants = like.new_ones(len(dose), 1), covariate.to(like), like.new_zeros(len(dose), 0)
+        return model.embed(Condition(dose.to(like), *constants)).double().cpu().numpy()

@@ -12,11 +12,10 @@ import pandas as pd
 import scipy.sparse as sp
 from scipy.stats import hypergeom
 
-from samslib.data.container import PerturbationData, check_data, split_labels
+from samslib.data.container import PerturbationData, Split, check_data, split_labels
 from samslib.data.disk import OnDisk
-from samslib.data.splits import Splitter
 from samslib.evaluate.tables import choose_readout, effect_table
-from samslib.validation import DataError, did_you_mean
+from samslib.validation import DataError, choose, did_you_mean, require
 
 
 class Moments(NamedTuple):
@@ -32,18 +31,19 @@ class Moments(NamedTuple):
         (conditions, G) sample variances of g(x) between cells.
     size
         (conditions,) numbers of cells.
+    standard_error
+        (conditions, G) standard errors of the differences of the means from the control's, of which see `data_effects`;
+        of the control itself without meaning.
     """
 
     mean: np.ndarray
     variance: np.ndarray
     size: np.ndarray
+    standard_error: np.ndarray
 
 
 def reference_cells(
-    data: PerturbationData,
-    reference: str = "all cells",
-    split: Splitter | np.ndarray | None = None,
-    controls: str = "same",
+    data: PerturbationData, reference: str = "all cells", split: Split | None = None, controls: str = "same"
 ) -> PerturbationData:
     """The cells that effects are taken from: the perturbed ones of `reference` and the control ones of `controls`.
 
@@ -67,23 +67,21 @@ def reference_cells(
     Raises
     ------
     DataError
-        For an unknown part, a part without a split or a split without a part, or a part without control or perturbed
-        cells.
+        For a split without a part, or a part without control or perturbed cells.
+    ValueError
+        For an unknown part, or a part without a split.
     """
     check_data(data, "reference_cells")
-    parts = ("all cells", "train", "val", "test")
     controls = reference if controls == "same" else controls
-    for name, part in (("reference", reference), ("controls", controls)):
-        if part not in parts:
-            raise DataError(f"{name} is {part!r}; choose one of {parts}.")
-        if part != "all cells" and split is None:
-            raise DataError(f"{name} is {part!r}, a part of a split; give the split too.")
+    for name, part in {"reference": reference, "controls": controls}.items():
+        choose(name, part, ("all cells", "train", "val", "test"))
+        require(part == "all cells" or split is not None, f"{name} is {part!r}, a part of a split; give the split too.")
     if split is not None and reference == controls == "all cells":
         raise DataError("A split is given, but reference='all cells' is no part of it; name a part, or give no split.")
-    word = None if split is None else split_labels(data, split)
-    inside = {part: np.ones(len(data), bool) if part == "all cells" else word == part for part in (reference, controls)}
+    labels = "all cells" if split is None else split_labels(data, split)
     untreated = data.n_perturbations == 0
-    kept = np.where(untreated, inside[controls], inside[reference])
+    asked = np.where(untreated, controls, reference)
+    kept = (asked == "all cells") | (asked == labels)
     if not (kept & untreated).any():
         remedy = "choose controls='val' or 'all cells'" if data.control is not None else "effects need a control label"
         raise DataError(f"There are no control cells ({controls}) to compare with; {remedy}.")
@@ -96,7 +94,7 @@ def data_effects(
     data: PerturbationData,
     readout: str = "perturbseq",
     reference: str = "all cells",
-    split: Splitter | np.ndarray | None = None,
+    split: Split | None = None,
     controls: str = "same",
     within: str | Sequence[str] = (),
 ) -> anndata.AnnData:
@@ -138,24 +136,15 @@ def data_effects(
         For an unknown readout.
     """
     cells = reference_cells(data, reference, split, controls)
-    names, _ = conditions(cells)
     within = (within,) if isinstance(within, str) else tuple(within)
     _warn_of_confounding(cells, within)
-    of = _Cells(cells, readout, within)
-    mean, variance, size = of.moments(np.arange(len(cells)))
-    error = of.standard_error()
-    part = {"readout": readout, "reference": reference, "controls": reference if controls == "same" else controls}
-    part |= {"within": ", ".join(within)}
-    table = effect_table(
-        cells,
-        names[1:],
-        mean[1:] - mean[0],
-        {"standard_error": error, "variance": variance[1:]},
-        (mean[0], variance[0]),
-        part | {"control_cells": int(size[0]), "median_library": float(np.median(cells.library))},
-    )
-    table.obs["cells"] = size[1:]
-    return table
+    mean, variance, size, error = _Cells(cells, readout, within).moments(np.arange(len(cells)))
+    controls = reference if controls == "same" else controls
+    settings: dict = {"readout": readout, "reference": reference, "controls": controls, "within": ", ".join(within)}
+    settings |= {"control_cells": int(size[0]), "median_library": float(np.median(cells.library))}
+    obs = pd.DataFrame({"cells": size[1:]}, index=pd.Index(conditions(cells)[0][1:], name="perturbation"))
+    layers = {"standard_error": error[1:], "variance": variance[1:]}
+    return effect_table(cells, obs, mean[1:] - mean[0], layers, (mean[0], variance[0]), settings)
 
 
 def readouts(data: PerturbationData, readout: str = "perturbseq") -> Any:
@@ -188,9 +177,8 @@ def readouts(data: PerturbationData, readout: str = "perturbseq") -> Any:
     total = np.asarray(data.x.sum(1), dtype=np.float64).ravel()
     if empty := int((total == 0).sum()):
         raise DataError(f"{empty} of {len(data)} cells have no counts, so they have no readout; drop them first.")
-    g = sp.csr_matrix(data.x, dtype=np.float64, copy=True)
-    g.data = np.log2(1 + 1e4 * g.data / np.repeat(total, np.diff(g.indptr)))
-    return g
+    shares = sp.diags_array(1e4 / total) @ sp.csr_matrix(data.x, dtype=np.float64)
+    return shares.log1p() / np.log(2)
 
 
 def conditions(data: PerturbationData) -> tuple[list[str], np.ndarray]:
@@ -207,14 +195,11 @@ def conditions(data: PerturbationData) -> tuple[list[str], np.ndarray]:
         Names of the conditions, the control and then the others in alphabetical order; and (n,) the position of each
         cell's condition among them.
     """
-    treated = data.n_perturbations > 0
-    names = sorted(set(data.labels[treated]))
-    code = np.zeros(len(data), dtype=int)
-    code[treated] = 1 + pd.Index(names).get_indexer(data.labels[treated])
-    return [str(data.control), *names], code
+    code, names = pd.factorize(np.r_[[""], np.where(data.n_perturbations > 0, data.labels, "")], sort=True)
+    return [str(data.control), *names[1:]], code[1:]
 
 
-def strata(data: PerturbationData, within: Sequence[str]) -> np.ndarray:
+def strata(data: PerturbationData, within: str | Sequence[str]) -> np.ndarray:
     """The combination of covariate levels of each cell, such as "line=K562, batch=1".
 
     Parameters
@@ -234,42 +219,39 @@ def strata(data: PerturbationData, within: Sequence[str]) -> np.ndarray:
     DataError
         For a covariate that the data lack.
     """
+    within = [within] if isinstance(within, str) else within
     levels = np.array(data.covariates, dtype=object)
-    known = sorted({level.split("=")[0] for level in levels})
-    parts = []
-    for name in within:
-        if name not in known:
+    names = np.array([level.split("=")[0] for level in data.covariates])
+    texts = np.full(len(data), "", dtype=object)
+    for i, name in enumerate(within):
+        if name not in names:
+            known = sorted(set(names))
             hint = did_you_mean(name, known) or f"; its covariates are {', '.join(known) or 'none'}"
             raise DataError(f"The data have no covariate {name!r}{hint}; name it in from_anndata(covariates=).")
-        of = [level.split("=")[0] == name for level in levels]
-        parts.append(levels[of][data.covariate[:, of].argmax(1)])
-    return np.array(
-        [", ".join(kinds) for kinds in zip(*parts, strict=True)] if parts else [""] * len(data), dtype=object
-    )
+        texts += (", " if i else "") + levels[names == name][data.covariate[:, names == name].argmax(1)]
+    return texts
 
 
 def _warn_of_confounding(data: PerturbationData, within: Sequence[str]) -> None:
     """Names covariates, beside those compared within, whose levels are shared out differently among the cells of some
     condition and among controls: an exact test of each level's cells, times the numbers of levels and conditions."""
     names, code = conditions(data)
-    found = []
+    found = {}
     for name in sorted({level.split("=")[0] for level in data.covariates} - set(within)):
-        level = pd.factorize(strata(data, [name]))[0]
-        table = np.zeros((len(names), level.max() + 1), dtype=int)
-        np.add.at(table, (code, level), 1)
-        both, seen = table[0] + table[1:], table[1:]  # (conditions, levels), of cells with controls and without
+        cells = pd.crosstab(code, strata(data, [name])).to_numpy()
+        both, seen = cells[0] + cells[1:], cells[1:]  # (conditions, levels), of cells with controls and without
         law = hypergeom(both.sum(1, keepdims=True), both, seen.sum(1, keepdims=True))
-        p = np.minimum(1, 2 * np.minimum(law.cdf(seen), law.sf(seen - 1))).min(1) * table.shape[1]
+        p = np.minimum(1, 2 * np.minimum(law.cdf(seen), law.sf(seen - 1))).min(1) * cells.shape[1]
         if (p * len(p)).min() < 1e-3:
-            found.append((name, names[1 + int(p.argmin())]))
+            found[name] = names[1 + int(p.argmin())]
     if found:
-        what = " and ".join(f"{name!r} (most for {condition!r})" for name, condition in found)
+        what = " and ".join(f"{name!r} (most for {condition!r})" for name, condition in found.items())
         text = f"Controls and perturbed cells differ in {what}, and so does their difference; compare cells within "
-        warnings.warn(f"{text}levels, with within={[*within, *(name for name, _ in found)]}.", stacklevel=3)
+        warnings.warn(f"{text}levels, with within={[*within, *found]}.", stacklevel=3)
 
 
 def replicates(
-    data: PerturbationData, readout: str, resamples: int, within: Sequence[str] = (), *, seed: int = 0
+    data: PerturbationData, readout: str, resamples: int, within: str | Sequence[str] = (), *, seed: int = 0
 ) -> Iterator[Moments]:
     """Moments in bootstrap resamples: as many cells of each condition (and level), drawn from it with replacement.
 
@@ -300,7 +282,7 @@ def replicates(
 
 
 def halves(
-    data: PerturbationData, readout: str, repeats: int, within: Sequence[str] = (), *, seed: int = 0
+    data: PerturbationData, readout: str, repeats: int, within: str | Sequence[str] = (), *, seed: int = 0
 ) -> Iterator[tuple[Moments, Moments]]:
     """Moments in two random halves of the cells of every condition (and level).
 
@@ -334,62 +316,39 @@ class _Cells:
     """g(x) of cells and its square, sparse where the data are, in groups: of one condition and one level of what is
     compared within."""
 
-    def __init__(self, data: PerturbationData, readout: str, within: Sequence[str] = ()):
+    def __init__(self, data: PerturbationData, readout: str, within: str | Sequence[str] = ()):
         self.g: Any = readouts(data, readout)
         self.squared = self.g.multiply(self.g) if sp.issparse(self.g) else self.g**2
-        names, code = conditions(data)
-        level, levels = pd.factorize(strata(data, within), sort=True)
-        kinds, self.group = np.unique(code * len(levels) + level, return_inverse=True)
-        self.condition, self.level = kinds // len(levels), kinds % len(levels)  # of each group
-        self.size = np.bincount(self.group)
-        self.start = np.concatenate([[0], np.cumsum(self.size)[:-1]])
+        groups = pd.Series(0, data.cells).groupby([conditions(data)[1], strata(data, within)])
+        self.group, size = groups.ngroup().to_numpy(), groups.size()
+        self.condition, level = (size.index.get_level_values(i) for i in (0, 1))
+        self.size = size.to_numpy()
+        self.start = self.size.cumsum() - self.size
         self.order = np.argsort(self.group, kind="stable")
-        of_controls = self.level[self.condition == 0]  # the controls' groups come first, one a level
-        self.control = np.searchsorted(of_controls, self.level).clip(max=max(len(of_controls) - 1, 0))
-        if len(of_controls) and (lone := of_controls[self.control] != self.level).any():
-            what, n = levels[self.level[lone][0]], int(self.size[self.level == self.level[lone][0]].sum())
-            remedy = "leave them out, or do not compare within it"
-            raise DataError(f"The {n} perturbed cells of {what} have no control cells to compare with; {remedy}.")
-        self.count = len(names)
+        self.by_condition = sp.csr_matrix((np.ones(len(size)), (self.condition, np.arange(len(size)))))
+        self.control = level[self.condition == 0].get_indexer(level)  # the controls' groups come first, one a level
+        if (lone := self.control < 0).any():
+            what, remedy = level[lone][0], "leave them out, or do not compare within it"
+            cells = self.size[level == what].sum()
+            raise DataError(f"The {cells} perturbed cells of {what} have no control cells to compare with; {remedy}.")
 
     def moments(self, chosen: np.ndarray) -> Moments:
         """Moments by condition of the chosen cells, each counted as often as it is named."""
-        size, mean, square = self._sums(chosen)
-        total = np.bincount(self.condition, size, self.count)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            weight = size / total[self.condition]
-            average, second = (self._by_condition(weight, values) for values in (mean, square))
-            average[total == 0] = np.nan
-            variance = (second - average**2).clip(min=0) * (total / (total - 1.0))[:, None]
-            variance[total == 1] = np.nan
-            if (self.level != 0).any():  # each condition's mean as if its controls were spread over levels as it is
-                average += average[0] - self._by_condition(weight, mean[self.control])
-        return Moments(average, variance, total)
-
-    def standard_error(self) -> np.ndarray:
-        """(conditions but the control, G): see `data_effects`."""
-        size, mean, square = self._sums(np.arange(len(self.group)))
-        total = np.bincount(self.condition, size, self.count)
-        levels = np.bincount(self.condition, size > 0, self.count)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            inside = self._by_condition(size, (square - mean**2).clip(min=0)) / (total - levels)[:, None]
-            inside[total == levels] = np.nan
-            weight = size / total[self.condition]
-            controls = np.bincount(self.condition, weight**2 / size[self.control], self.count)
-            return np.sqrt(inside[1:] / total[1:, None] + inside[0] * controls[1:, None])
-
-    def _sums(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Number of the chosen cells (groups,), and means of g and of its square (groups, G), 0 without cells."""
         group = self.group[chosen]
         size = np.bincount(group, minlength=len(self.size))
         weights = sp.csr_matrix((1.0 / size[group], (group, chosen)), (len(size), len(self.group)))
-        return size, _dense(weights @ self.g), _dense(weights @ self.squared)
-
-    def _by_condition(self, weight: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """(conditions, G) weighted sums over the groups of each condition."""
-        groups = np.arange(len(weight))
-        return sp.csr_matrix((weight, (self.condition, groups)), (self.count, len(groups))) @ values
-
-
-def _dense(matrix: Any) -> np.ndarray:
-    return matrix.toarray() if sp.issparse(matrix) else np.asarray(matrix)
+        sums = (weights @ values for values in (self.g, self.squared))
+        mean, square = (of.toarray() if sp.issparse(of) else of for of in sums)
+        total, freedom = self.by_condition @ size, self.by_condition @ (size - 1).clip(min=0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            share = size / total[self.condition]
+            average, second = (self.by_condition @ (share[:, None] * of) for of in (mean, square))
+            spread = (second - average**2).clip(min=0) * total[:, None]
+            variance = spread / np.where(total > 1, total - 1, np.nan)[:, None]
+            if self.control.any():  # each condition's mean as if its controls were spread over levels as it is
+                average += average[0] - self.by_condition @ (share[:, None] * mean[self.control])
+                spread = self.by_condition @ (size[:, None] * (square - mean**2).clip(min=0))
+            within = spread / np.where(freedom > 0, freedom, np.nan)[:, None]
+            controls = self.by_condition @ (share**2 / size[self.control])
+            error = np.sqrt(within / total[:, None] + within[0] * controls[:, None])
+        return Moments(average, variance, total, error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 import anndata
 import numpy as np
@@ -10,7 +10,7 @@ import pandas as pd
 
 from samslib.data.container import PerturbationData, check_data
 from samslib.evaluate.observed import data_effects
-from samslib.evaluate.tables import arms, effect_table
+from samslib.evaluate.tables import Groups, arms, effect_table, groups_of
 from samslib.validation import DataError
 
 
@@ -20,7 +20,7 @@ def predictors(
     data: PerturbationData,
     perturbations: Sequence[str] | None = None,
     readout: str = "perturbseq",
-    gene_of: Mapping[str, str] | Callable[[str], str] | None = None,
+    gene_of: Groups = None,
     within: str | Sequence[str] = (),
 ) -> dict[str, anndata.AnnData]:
     """Effects predicted from training cells alone, in several ways.
@@ -69,68 +69,42 @@ def predictors(
     train, val, data = (check_data(part, "predictors") for part in (train, val, data))
     if not data.genes == train.genes == val.genes:
         raise DataError("Training, validation and all cells have different genes; give parts of the same data.")
-    seen, held = data_effects(train, readout, within=within), data_effects(val, readout, within=within)
-    x, cells = np.asarray(seen.X), seen.obs["cells"].to_numpy(float)
-    low, rank = _low_rank(x, cells, seen.obs_names, held)
-    matrices = {
-        "training cells": x,
-        "mean effect": np.broadcast_to(x.mean(0), x.shape),
-        "shrunken": _shrunken(x, cells, seen.layers["variance"]),
-        "low rank": low,
-    }
-    genes = None if gene_of is None else _genes(seen.obs_names, gene_of)
-    if genes is not None and genes.duplicated().any():
-        matrices["guides pooled"] = _pooled(x, cells, genes)
+    seen, held = (data_effects(part, readout, within=within) for part in (train, val))
+    x, cells, known = np.asarray(seen.X), seen.obs["cells"].to_numpy(float)[:, None], seen.obs_names
+    low, rank = _low_rank(x, cells, known, held)
     labels, _ = arms(data, perturbations)
-    names = data.naming
-    weights = pd.DataFrame(0.0, index=pd.RangeIndex(len(labels)), columns=seen.obs_names)
-    for i, label in enumerate(labels):
-        for part in [label] if label in weights else [p for p in names.perturbations(label) if p in weights]:
-            weights.iloc[i, weights.columns.get_loc(part)] = 1
-    tables = {}
-    for name, matrix in matrices.items():
-        rows = matrix[:1].repeat(len(labels), 0) if name == "mean effect" else weights.to_numpy() @ matrix
-        settings = {"readout": readout, "predictor": name} | ({"rank": rank} if name == "low rank" else {})
-        control = seen.var["control"].to_numpy(), seen.var["control_variance"].to_numpy()
-        tables[name] = effect_table(data, labels, rows, {}, control, settings)
-    return tables
+    parts = [[label] if label in known else data.naming.perturbations(label) for label in labels]
+    seen_parts = np.array([known.isin(names) for names in parts], dtype=float)
+    effects = {
+        "training cells": seen_parts @ x,
+        "mean effect": np.tile(x.mean(0), (len(labels), 1)),
+        "shrunken": seen_parts @ _shrunken(x, cells, seen.layers["variance"]),
+        "low rank": seen_parts @ low,
+    }
+    genes = groups_of(known, gene_of, "gene")
+    if genes.duplicated().any():
+        sums = pd.DataFrame(np.hstack([cells, cells * x])).groupby(genes.to_numpy()).transform("sum").to_numpy()
+        effects["guides pooled"] = seen_parts @ (sums[:, 1:] / sums[:, :1])
+    control = seen.var["control"].to_numpy(), seen.var["control_variance"].to_numpy()
+    settings: dict[str, dict] = {name: {"readout": readout, "predictor": name} for name in effects}
+    settings["low rank"]["rank"] = rank
+    return {name: effect_table(data, labels, rows, {}, control, settings[name]) for name, rows in effects.items()}
 
 
 def _shrunken(x: np.ndarray, cells: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    free = np.clip(cells - 1, 0, None)[:, None]
-    within = (free * np.nan_to_num(variance)).sum(0) / max(free.sum(), 1)
-    noise = within / cells[:, None]
-    mean = x.mean(0)
-    between = ((x - mean) ** 2).sum(0) / max(len(x) - 1, 1) - noise.mean(0)
-    between = between.clip(min=0)
+    """(conditions, G) effects drawn towards their mean, from (conditions, 1) numbers of cells and their variances."""
+    pooled = ((cells - 1) * np.nan_to_num(variance)).sum(0) / max((cells - 1).sum(), 1)
+    noise, deviation = pooled / cells, x - x.mean(0)
+    between = ((deviation**2).sum(0) / max(len(x) - 1, 1) - noise.mean(0)).clip(min=0)
     share = np.divide(between, between + noise, out=np.zeros_like(x), where=between + noise > 0)
-    return mean + (x - mean) * share
-
-
-def _genes(guides: pd.Index, gene_of: Mapping[str, str] | Callable[[str], str]) -> pd.Series:
-    of = pd.Series([gene_of(name) if callable(gene_of) else gene_of.get(name) for name in guides], guides)
-    if of.isna().any():
-        raise DataError(f"gene_of has no gene for {of.index[of.isna()][0]!r}; give one for every condition.")
-    return of
-
-
-def _pooled(x: np.ndarray, cells: np.ndarray, gene: pd.Series) -> np.ndarray:
-    code, genes = pd.factorize(gene)
-    sums, sizes = np.zeros((len(genes), x.shape[1])), np.bincount(code, cells)
-    np.add.at(sums, code, cells[:, None] * x)
-    return (sums / sizes[:, None])[code]
+    return x.mean(0) + deviation * share
 
 
 def _low_rank(x: np.ndarray, cells: np.ndarray, names: pd.Index, held: anndata.AnnData) -> tuple[np.ndarray, int]:
-    root = np.sqrt(cells)[:, None]
-    left, size, right = np.linalg.svd(root * x, full_matrices=False)
+    left, size, right = np.linalg.svd(np.sqrt(cells) * x, full_matrices=False)
+    scores = left * size / np.sqrt(cells)
     common = names.intersection(held.obs_names)
-    at, truth = names.get_indexer(common), np.asarray(held[common].X)
-    weight = held[common].obs["cells"].to_numpy(float)[:, None]
-    errors, fit = [], np.zeros_like(truth)
-    for k in range(len(size) + 1):
-        errors.append(float((weight * (fit - truth) ** 2).sum()))
-        if k < len(size):
-            fit = fit + (left[at, k : k + 1] / root[at]) * size[k] @ right[k : k + 1]
-    rank = int(np.argmin(errors))
-    return (left[:, :rank] * size[:rank] @ right[:rank]) / root, rank
+    fit, truth = scores[names.get_indexer(common)], held[common].X @ right.T  # right's rows are an orthonormal basis
+    change = (held[common].obs["cells"].to_numpy()[:, None] * fit * (fit - 2 * truth)).sum(0)  # by one more of them
+    rank = int(np.argmin([0, *change.cumsum()]))  # of the squared errors, less that of no effect
+    return scores[:, :rank] @ right[:rank], rank

@@ -1,4 +1,7 @@
-"""What a model has learned beside a known truth: masks, effects, latents."""
+"""What a model has learned beside a known truth: masks, effects, latents.
+
+A function of a single score returns it as a float, as those of scikit-learn do; one of several a DataFrame of one row.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,9 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.optimize import linear_sum_assignment
-from scipy.stats import rankdata
+from scipy.stats import entropy, rankdata
+from sklearn import linear_model, model_selection
+from sklearn.ensemble import RandomForestRegressor
 
 from samslib.evaluate.streams import evaluating
 from samslib.model import Model
@@ -45,20 +50,16 @@ def shared_latents(model: Model, particles: int = 100, *, seed: int = 0) -> annd
         model.infer_shared(t)
         sites = {"M": t.sites.get("M", t.sites.get("pi")), "E": t.sites.get("E")}
         found = {name: site for name, site in sites.items() if site}
-        if not found:
-            raise ValueError(f"{type(model).__name__} shares no latents between cells; use average_effects.")
+        require(found, f"{type(model).__name__} shares no latents between cells; use average_effects.")
         layers = {n: site.distribution.mean.expand(site.value.shape).mean(0) for n, site in found.items()}
         product = torch.stack([site.value for site in found.values()]).prod(0).mean(0)
         if len(found) == 2:
             layers["E_given_M"] = product / found["M"].value.mean(0)
-    axes = pd.Index([f"axis_{k}" for k in range(product.shape[1])], name="axis")
-    return anndata.AnnData(
-        product.cpu().numpy(),
-        obs=pd.DataFrame(index=pd.Index(model.summary.perturbations, name="perturbation")),
-        var=pd.DataFrame(index=axes),
-        layers={name: value.cpu().numpy() for name, value in layers.items()},
-        uns={"samslib": {"model": type(model).__name__, "particles": particles, "seed": seed}},
-    )
+    names, axes = model.summary.perturbations, [f"axis_{k}" for k in range(product.shape[1])]
+    obs, var = pd.Index(names, name="perturbation").to_frame(), pd.Index(axes, name="axis").to_frame()
+    arrays = {name: value.cpu().numpy() for name, value in layers.items()}
+    settings = {"model": type(model).__name__, "particles": particles, "seed": seed}
+    return anndata.AnnData(product.cpu().numpy(), obs[[]], var[[]], layers=arrays, uns={"samslib": settings})
 
 
 def mask_recovery(truth: np.ndarray, inferred: np.ndarray) -> pd.DataFrame:
@@ -81,14 +82,9 @@ def mask_recovery(truth: np.ndarray, inferred: np.ndarray) -> pd.DataFrame:
     """
     true, found = np.asarray(truth) != 0, np.asarray(inferred) > 0.5
     both = true.T.astype(float) @ found
-    rows, columns = linear_sum_assignment(-both)
-    hits = both[rows, columns].sum()
-    row = {
-        "precision": hits / max(found.sum(), 1),
-        "recall": hits / max(true.sum(), 1),
-        "f1": 2 * hits / max(found.sum() + true.sum(), 1),
-    }
-    return pd.DataFrame([row])
+    hits = both[linear_sum_assignment(both, maximize=True)].sum()
+    entries = {"precision": found.sum(), "recall": true.sum(), "f1": (found.sum() + true.sum()) / 2}
+    return pd.DataFrame([{score: hits / max(count, 1) for score, count in entries.items()}])
 
 
 def effect_recovery(truth: np.ndarray, inferred: np.ndarray) -> float:
@@ -143,8 +139,7 @@ def mean_correlation(truth: np.ndarray, inferred: np.ndarray, method: str = "pea
         true, found = rankdata(true, axis=0), rankdata(found, axis=0)
     centred = [(a - a.mean(0)) / np.where(a.std(0) > 0, a.std(0), np.inf) for a in (true, found)]
     correlation = np.abs(centred[0].T @ centred[1]) / len(true)
-    rows, columns = linear_sum_assignment(-correlation)
-    return float(correlation[rows, columns].sum() / max(true.shape[1], 1))
+    return float(correlation[linear_sum_assignment(correlation, maximize=True)].sum() / max(true.shape[1], 1))
 
 
 def linear_r2(truth: np.ndarray, inferred: np.ndarray) -> float:
@@ -173,11 +168,9 @@ def linear_r2(truth: np.ndarray, inferred: np.ndarray) -> float:
     ----------
     Lopez et al. (2023), Learning causal representations of single cells via sparse mechanism shift modeling.
     """
-    from sklearn.linear_model import LinearRegression
-
     true, found = _paired(truth, inferred)
     require(true.shape[1], "No true axis varies, so there is nothing to explain; give more rows.")
-    return float(LinearRegression().fit(found, true).score(found, true))
+    return float(linear_model.LinearRegression().fit(found, true).score(found, true))
 
 
 def dci(truth: np.ndarray, inferred: np.ndarray, trees: int = 20, *, seed: int = 0) -> pd.DataFrame:
@@ -218,19 +211,15 @@ def dci(truth: np.ndarray, inferred: np.ndarray, trees: int = 20, *, seed: int =
     ----------
     Eastwood and Williams (2018), A framework for the quantitative evaluation of disentangled representations.
     """
-    from sklearn.ensemble import RandomForestRegressor
-    from sklearn.model_selection import train_test_split
-
     true, found = _paired(truth, inferred)
     sizes = f"{true.shape[1]} true and {found.shape[1]} inferred axes"
     require(min(true.shape[1], found.shape[1]) > 1, f"DCI of {sizes}; at least two that vary are needed on each side.")
-    x, x_test, y, y_test = train_test_split(found, true, random_state=seed)
+    x, x_test, y, y_test = model_selection.train_test_split(found, true, random_state=seed)
     forests = [RandomForestRegressor(trees, min_samples_leaf=5, random_state=seed).fit(x, column) for column in y.T]
     importance = np.stack([forest.feature_importances_ for forest in forests], 1)
     scores = [forest.score(x_test, column) for forest, column in zip(forests, y_test.T, strict=True)]
-    disentanglement, completeness = _purity(importance)
-    row = {"disentanglement": disentanglement, "completeness": completeness, "informativeness": np.mean(scores)}
-    return pd.DataFrame([row])
+    row = dict(zip(("disentanglement", "completeness"), _purity(importance), strict=True))
+    return pd.DataFrame([row | {"informativeness": np.mean(scores)}])
 
 
 def latent_recovery(truth: np.ndarray, inferred: np.ndarray, *, seed: int = 0) -> pd.DataFrame:
@@ -256,8 +245,7 @@ def latent_recovery(truth: np.ndarray, inferred: np.ndarray, *, seed: int = 0) -
         As these functions do.
     """
     mcc = {"mcc": mean_correlation(truth, inferred), "mcc_spearman": mean_correlation(truth, inferred, "spearman")}
-    row = mcc | {"linear_r2": linear_r2(truth, inferred)}
-    return pd.DataFrame([row]).join(dci(truth, inferred, seed=seed))
+    return pd.DataFrame([mcc | {"linear_r2": linear_r2(truth, inferred)}]).join(dci(truth, inferred, seed=seed))
 
 
 def _paired(truth: np.ndarray, inferred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -272,11 +260,5 @@ def _paired(truth: np.ndarray, inferred: np.ndarray) -> tuple[np.ndarray, np.nda
 def _purity(importance: np.ndarray) -> tuple[float, float]:
     """Disentanglement and completeness of (K', K) importances."""
     used = importance.sum(1) / (importance.sum() or 1)  # no importance at all: both are 0
-    return float(used @ (1 - _entropy(importance))), float(np.mean(1 - _entropy(importance.T)))
-
-
-def _entropy(importance: np.ndarray) -> np.ndarray:
-    """(rows,) entropy of each row made to sum to 1, to the base of the number of columns; a row of zeros has 1."""
-    total = importance.sum(1, keepdims=True)
-    p = np.divide(importance, total, out=np.full_like(importance, 1 / importance.shape[1]), where=total > 0)
-    return -(p * np.log(np.where(p > 0, p, 1))).sum(1) / np.log(importance.shape[1])
+    purity = [1 - np.nan_to_num(entropy(of, base=of.shape[1], axis=1), nan=1) for of in (importance, importance.T)]
+    return float(used @ purity[0]), float(purity[1].mean())

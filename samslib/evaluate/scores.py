@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import anndata
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 from scipy.spatial.distance import cdist
 from scipy.special import ndtr
 
-from samslib.data.container import PerturbationData, check_data
-from samslib.data.splits import Splitter
+from samslib.data.container import PerturbationData, Split, check_data, split_labels
 from samslib.evaluate.observed import Moments, data_effects, halves, readouts, reference_cells, replicates
 from samslib.evaluate.predictors import predictors
-from samslib.validation import choose, did_you_mean, in_order, left_out
-
-Key = tuple[str, str]  # perturbation, score
+from samslib.evaluate.tables import Groups
+from samslib.validation import choose, did_you_mean, left_out, require
 
 POOLED, MEDIAN, INTERACTION = "pooled", "median", "interaction_pearson"
 
@@ -92,8 +89,7 @@ def effect_scores(
         For tables of different genes or readouts, for perturbations that a table lacks, and for cells that do not have
         the observed effects.
     """
-    table = _scored({"": predicted}, observed, cells, perturbations, resamples, level, seed)
-    return table.drop(columns="model")
+    return _scored({"": predicted}, observed, cells, perturbations, resamples, level, seed).drop(columns="model")
 
 
 def noise_ceiling(
@@ -141,27 +137,29 @@ def noise_ceiling(
     """
     observed = data_effects(cells, readout, within=within)
     names = observed.obs_names if perturbations is None else perturbations
-    trial = _Trial.of(observed, observed, [n for n in names if n not in observed.obs_names[observed.obs["cells"] < 2]])
-    found: dict[Key, list[float]] = {}
-    for a, b in halves(cells, readout, repeats, _levels(observed), seed=seed):
-        one = replace(trial, predicted=_view_of(a, observed))
-        for key, value in one.score(_view_of(b, observed)).items():
-            found.setdefault(key, []).append(value)
-    rows = [(*key, _attainable(key[1], float(np.mean(values)))) for key, values in found.items()]
-    return pd.DataFrame(rows, columns=["perturbation", "score", "ceiling"])
+    few = observed.obs_names[observed.obs["cells"] < 2]
+    score = _scorer(observed, observed, [name for name in names if name not in few])
+    found = pd.concat([score(*pair) for pair in halves(cells, readout, repeats, within, seed=seed)], axis=1)
+    mean = found.mean(axis=1).dropna()
+    kind = mean.index.get_level_values("score")
+    r2 = kind.isin(DETERMINATIONS)
+    c = mean.where(~r2, (1 + mean) / 2).clip(lower=0)
+    reliability = 2 * c / (1 + c)
+    ceiling = mean.where(~kind.str.startswith("rmse"), mean / 2).where(~r2, reliability)
+    return ceiling.where(~kind.isin(CORRELATIONS), np.sqrt(reliability)).rename("ceiling").reset_index()
 
 
 def score_table(
     predicted: Mapping[str, anndata.AnnData],
     data: PerturbationData,
-    split: Splitter | np.ndarray,
+    split: Split,
     part: str = "test",
     readout: str = "perturbseq",
     controls: str | None = None,
     data_only: bool = True,
     resamples: int = 200,
     references: Sequence[str] = ("all cells", "held out"),
-    gene_of: Mapping[str, str] | Callable[[str], str] | None = None,
+    gene_of: Groups = None,
     within: str | Sequence[str] = (),
     *,
     seed: int = 0,
@@ -209,28 +207,25 @@ def score_table(
     ValueError
         For an unknown reference, for controls that no reference uses, and as `effect_scores` and `reference_cells` do.
     """
-    check_data(data, "score_table")
     choose("part", part, ("train", "val", "test"))
-    word = in_order(split(data) if callable(split) else split, data.cells, "cells")
-    inside = data[word == part]
+    labels = split_labels(check_data(data, "score_table"), split)
+    inside = data[labels == part]
     names = sorted(set(inside.labels[inside.n_perturbations > 0]))
     if "held out" not in references:
         left_out("only the reference 'held out' chooses controls", controls=controls)
     controls = controls or ("same" if (inside.n_perturbations == 0).any() else "val")
     tables = dict(predicted)
     if data_only:
-        made = predictors(data[word == "train"], data[word == "val"], data, None, readout, gene_of, within)
+        made = predictors(data[labels == "train"], data[labels == "val"], data, None, readout, gene_of, within)
         tables |= {f"data: {name}": table for name, table in made.items()}
-    parts = []
-    known = {"all cells": lambda: data, "held out": lambda: reference_cells(data, part, word, controls)}
+    parts = {}
     for reference in references:
-        cells = choose("reference", reference, known)()
-        observed = data_effects(cells, readout, within=within)
-        scored = _scored(tables, observed, cells, names, resamples, 0.95, seed)
+        choose("reference", reference, ("all cells", "held out"))
+        cells = data if reference == "all cells" else reference_cells(data, part, labels, controls)
+        scored = _scored(tables, data_effects(cells, readout, within=within), cells, names, resamples, 0.95, seed)
         ceiling = noise_ceiling(cells, readout, names, seed=seed, within=within)
-        parts.append(scored.merge(ceiling, how="left", on=["perturbation", "score"]).assign(reference=reference))
-    table = pd.concat(parts, ignore_index=True)
-    table = table[["reference", "model", "perturbation", "score", "value", "low", "high", "ceiling"]]
+        parts[reference] = scored.merge(ceiling, how="left", on=["perturbation", "score"])
+    table = pd.concat(parts, names=["reference", None]).reset_index(0).reset_index(drop=True)
     table.attrs["controls"] = part if controls == "same" else controls
     return table
 
@@ -250,16 +245,12 @@ def interactions(effects: anndata.AnnData) -> anndata.AnnData:
         "pearson" of these two over genes, and "rms" of the residual. Pairs of which a part has no effect of its own in
         the table are left out.
     """
-    pairs = _pairs(list(effects.obs_names), effects.uns["samslib"]["separator"])
-    X = np.asarray(effects.X)
-    seen, additive = X[pairs[:, 0]], X[pairs[:, 1]] + X[pairs[:, 2]]
-    residual = seen - additive
-    obs = pd.DataFrame(
-        {"pearson": _pearson(seen, additive), "rms": np.sqrt((residual**2).mean(1))},
-        index=effects.obs_names[pairs[:, 0]],
-    )
+    pairs = _pairs(effects)
+    seen, first, second = np.asarray(effects.X)[pairs.to_numpy(int)]
+    additive = first + second
+    obs = pd.DataFrame({"pearson": _pearson(seen, additive), "rms": _rmse(seen, additive)}, index=pairs.columns)
     layers = {"effect": seen, "additive": additive}
-    return anndata.AnnData(residual, obs=obs, var=effects.var.copy(), layers=layers, uns=dict(effects.uns))
+    return anndata.AnnData(seen - additive, obs=obs, var=effects.var.copy(), layers=layers, uns=dict(effects.uns))
 
 
 def interaction_classes(effects: anndata.AnnData, alike: float = 0.6, part: float = 0.7) -> pd.DataFrame:
@@ -284,20 +275,16 @@ def interaction_classes(effects: anndata.AnnData, alike: float = 0.6, part: floa
     DataFrame
         A row a pair of `interactions`: "s", "low", "high", "cosine" of the parts, "class".
     """
-    pairs = _pairs(list(effects.obs_names), effects.uns["samslib"]["separator"])
-    X = np.asarray(effects.X)
-    y, a, b = X[pairs[:, 0]], X[pairs[:, 1]], X[pairs[:, 2]]
+    pairs = _pairs(effects)
+    y, a, b = np.asarray(effects.X)[pairs.to_numpy(int)]
     x = a + b
     s = (x * y).sum(1) / (x * x).sum(1)
     half = 1.96 * np.sqrt(((x * (y - s[:, None] * x)) ** 2).sum(1)) / (x * x).sum(1)
     cosine = _cosine(a, b)
-    kinds = np.select(
-        [(cosine > alike) & (s < part), s + half < 1, s - half > 1],
-        ["redundant", "buffering", "synergistic"],
-        "additive",
-    )
-    columns = {"s": s, "low": s - half, "high": s + half, "cosine": cosine, "class": kinds}
-    return pd.DataFrame(columns, index=effects.obs_names[pairs[:, 0]])
+    kinds = {"redundant": (cosine > alike) & (s < part), "buffering": s + half < 1, "synergistic": s - half > 1}
+    named = np.select(list(kinds.values()), list(kinds), "additive")
+    columns = {"s": s, "low": s - half, "high": s + half, "cosine": cosine, "class": named}
+    return pd.DataFrame(columns, index=pairs.columns)
 
 
 def posterior_errors(predicted: anndata.AnnData, observed: anndata.AnnData) -> pd.DataFrame:
@@ -325,15 +312,13 @@ def posterior_errors(predicted: anndata.AnnData, observed: anndata.AnnData) -> p
         As `effect_scores` does.
     """
     names = _chosen(predicted, observed, list(predicted.obs_names))
-    seen, made = observed[names], predicted[names]
-    noise = np.asarray(seen.layers["standard_error"]) ** 2
-    noise = np.where(noise > 0, noise + np.asarray(made.layers["standard_error"]) ** 2, np.nan)
-    posterior, error = np.asarray(made.layers["posterior_variance"]), np.asarray(made.X) - np.asarray(seen.X)
-    at = pd.MultiIndex.from_product([names, predicted.var_names], names=["perturbation", "gene"])
-    columns = {"error": error, "posterior": posterior, "noise": noise}
-    for kind, variance in (("noise", noise), ("posterior", noise + posterior.clip(min=0))):
-        columns[f"p_{kind}"] = 2 * ndtr(-np.abs(error) / np.sqrt(variance))
-    return pd.DataFrame({name: values.ravel() for name, values in columns.items()}, index=at).reset_index()
+    made, seen = predicted[names], observed[names]
+    noise = seen.to_df("standard_error") ** 2
+    noise = noise.where(noise > 0) + made.to_df("standard_error") ** 2
+    columns = {"error": made.to_df() - seen.to_df(), "posterior": made.to_df("posterior_variance"), "noise": noise}
+    for kind, variance in {"noise": noise, "posterior": noise + columns["posterior"].clip(lower=0)}.items():
+        columns[f"p_{kind}"] = 2 * ndtr(-columns["error"].abs() / np.sqrt(variance))
+    return pd.concat(columns, axis=1).stack(future_stack=True).rename_axis(["perturbation", "gene"]).reset_index()
 
 
 def cell_scores(
@@ -386,197 +371,134 @@ def cell_scores(
     """
     from sklearn.decomposition import TruncatedSVD
 
-    if list(generated.var_names) != list(check_data(cells, "cell_scores").genes):
-        raise ValueError("Generated and observed cells have different genes; sample from a model of these data.")
+    same = list(generated.var_names) == list(check_data(cells, "cell_scores").genes)
+    require(same, "Generated and observed cells have different genes; sample from a model of these data.")
     labels = generated.obs["perturbation"].astype(str).to_numpy()
     names = sorted(set(labels) & set(cells.labels))
-    if not names:
-        raise ValueError("Generated and observed cells share no condition; see sample_cells.")
+    require(names, "Generated and observed cells share no condition; see sample_cells.")
     g = readouts(cells, readout)
-    X = sp.csr_matrix(generated.X) if cells.counts else np.asarray(generated.X)
-    kept = np.asarray(X.sum(1)).ravel() > 0 if cells.counts else np.ones(len(labels), bool)
-    drawn = readouts(replace(cells, x=X[kept]), readout)
+    kept = np.asarray(generated.X.sum(1)).ravel() > 0 if cells.counts else np.ones(len(labels), bool)
+    drawn = readouts(replace(cells, x=generated.X[kept]), readout)
     basis = TruncatedSVD(min(components, g.shape[1] - 1, g.shape[0] - 1), random_state=0).fit(g)
     observed, simulated = basis.transform(g), basis.transform(drawn)
     rng = np.random.default_rng(seed)
-    values, spread = np.empty((2, len(names))), np.empty((2, len(names), resamples))
-    for i, name in enumerate(names):
-        x, y = observed[cells.labels == name], simulated[labels[kept] == name]
-        x, y = (rng.permutation(a)[:max_cells] for a in (x, y))
-        values[:, i], spread[:, i] = _distances(x, y, resamples, rng)
-    found: dict[tuple[str, str], tuple[float, np.ndarray]] = {}
-    for s, score in enumerate(("energy", "mmd")):
-        found |= {(name, score): (values[s, i], spread[s, i]) for i, name in enumerate(names)}
-        found[POOLED, score] = (float(np.nanmean(values[s])), np.nanmean(spread[s], 0))
-        found[MEDIAN, score] = (float(np.nanmedian(values[s])), np.nanmedian(spread[s], 0))
-    rows = [(*key, value, *_interval(value, samples, level)) for key, (value, samples) in found.items()]
-    return pd.DataFrame(rows, columns=["perturbation", "score", "value", "low", "high"])
+    each = []
+    for name in names:
+        both = observed[cells.labels == name], simulated[labels[kept] == name]
+        x, y = (rng.permutation(of)[:max_cells] for of in both)
+        each.append(_distances(x, y, resamples, rng))
+    scores = np.stack([*each, np.nanmean(each, 0), np.nanmedian(each, 0)])
+    keys = pd.MultiIndex.from_product([(*names, POOLED, MEDIAN), ("energy", "mmd")], names=["perturbation", "score"])
+    return _with_intervals(pd.DataFrame(scores.reshape(len(keys), -1), keys), level)
 
 
-@dataclass(frozen=True)
-class _View:
-    """effect, mean (T, G), variance (T, G) or None, control (G,); unit turns means into natural logarithms."""
-
-    effect: np.ndarray
-    mean: np.ndarray
-    variance: np.ndarray | None
-    control: np.ndarray
-    unit: float
+def _moments(table: anndata.AnnData) -> Moments:
+    """Those of which the table has the effects, the variances missing where it has none."""
+    control = table.var[["control", "control_variance"]].to_numpy().T
+    arms = control[0] + table.X, table.layers.get("variance", np.full(table.shape, np.nan))
+    mean, variance = (np.vstack(rows) for rows in zip(control, arms, strict=True))
+    return Moments(mean, variance, *np.full((2, len(mean)), np.nan))  # no score is of sizes or errors
 
 
-def _view(table: anndata.AnnData) -> _View:
-    control, effect = table.var["control"].to_numpy(), np.asarray(table.X)
-    return _View(effect, control + effect, table.layers.get("variance"), control, _unit(table))
-
-
-def _view_of(moments: Moments, like: anndata.AnnData) -> _View:
-    """Moments of the cells, or of a part of those, that `like` is the table of."""
-    mean, variance = moments.mean, moments.variance
-    return _View(mean[1:] - mean[0], mean[1:], variance[1:], mean[0], _unit(like))
-
-
-def _levels(observed: anndata.AnnData) -> list[str]:
-    """The covariates within whose levels the effects were taken."""
-    return [name for name in observed.uns["samslib"].get("within", "").split(", ") if name]
-
-
-def _unit(table: anndata.AnnData) -> float:
-    return float(np.log(2)) if table.uns["samslib"]["readout"] == "perturbseq" else 1.0
+def _samples(cells, observed, resamples, seed) -> Iterator[Moments]:
+    """Of the observed table and then of resamples of its cells, if they are given."""
+    yield _moments(observed)
+    if cells is not None:
+        settings = observed.uns["samslib"]
+        within = [name for name in settings.get("within", "").split(", ") if name]
+        same = data_effects(cells, settings["readout"], within=within)
+        if list(same.obs_names) != list(observed.obs_names) or not np.allclose(same.X, observed.X, atol=1e-6):
+            raise ValueError("`cells` do not have the observed effects; give the cells that `observed` was taken from.")
+        yield from replicates(cells, settings["readout"], resamples, within, seed=seed)
 
 
 def _chosen(predicted: anndata.AnnData, observed: anndata.AnnData, perturbations: Sequence[str] | None) -> list[str]:
     """Names to be scored: those that both tables have, unless they are named."""
-    if list(predicted.var_names) != list(observed.var_names):
-        raise ValueError("Predicted and observed effects have different genes; make both from the same data.")
+    same = list(predicted.var_names) == list(observed.var_names)
+    require(same, "Predicted and observed effects have different genes; make both from the same data.")
     kinds = [table.uns["samslib"]["readout"] for table in (predicted, observed)]
-    if kinds[0] != kinds[1]:
-        raise ValueError(f"Predicted effects are of the readout {kinds[0]!r}, observed ones of {kinds[1]!r}.")
-    for what, table in (("predicted", predicted), ("observed", observed)):
-        for name in perturbations if perturbations is not None else ():
-            if name not in table.obs_names:
-                raise ValueError(f"There is no {what} effect of {name!r}{did_you_mean(name, list(table.obs_names))}")
-    both = [name for name in observed.obs_names if name in predicted.obs_names]
-    chosen = both if perturbations is None else [name for name in both if name in set(perturbations)]
-    if not chosen:
-        raise ValueError("Predicted and observed effects share no perturbation.")
-    return chosen
+    require(kinds[0] == kinds[1], f"Predicted effects are of the readout {kinds[0]!r}, observed ones of {kinds[1]!r}.")
+    both = observed.obs_names[observed.obs_names.isin(predicted.obs_names)]
+    asked = both if perturbations is None else perturbations
+    for what, table in {"predicted": predicted, "observed": observed}.items():
+        if unknown := [name for name in asked if name not in table.obs_names]:
+            hint = did_you_mean(unknown[0], list(table.obs_names))
+            raise ValueError(f"There is no {what} effect of {unknown[0]!r}{hint}")
+    require(len(asked), "Predicted and observed effects share no perturbation.")
+    return list(both[both.isin(asked)])
 
 
-def _pairs(names: Sequence[str], separator: str) -> np.ndarray:
-    """(pairs, 3) positions of every pair and of its two parts, as far as all are among the names."""
-    where = {name: i for i, name in enumerate(names)}
-    found = [
-        (i, *(where[part] for part in parts))
-        for name, i in where.items()
-        if separator and len(parts := name.split(separator)) == 2 and all(part in where for part in parts)
-    ]
-    return np.array(found, dtype=int).reshape(-1, 3)
+def _pairs(effects: anndata.AnnData) -> pd.DataFrame:
+    """A column a pair: the rows of the pair, its first and its second part, as far as the table has all three."""
+    names, separator = effects.obs_names, effects.uns["samslib"]["separator"]
+    parts = {name: name.split(separator) for name in names if separator}
+    rows = {name: names.get_indexer([name, *of]) for name, of in parts.items() if len(of) == 2}
+    found = {name: at for name, at in rows.items() if (at >= 0).all()}
+    return pd.DataFrame(found, index=["pair", "first", "second"]).rename_axis(columns=names.name)
 
 
-def _rows(view: _View, rows: np.ndarray) -> _View:
-    variance = None if view.variance is None else view.variance[rows]
-    return _View(view.effect[rows], view.mean[rows], variance, view.control, view.unit)
-
-
-def _scored(
-    predicted: Mapping[str, anndata.AnnData],
-    observed: anndata.AnnData,
-    cells: PerturbationData | None,
-    perturbations: Sequence[str] | None,
-    resamples: int,
-    level: float,
-    seed: int,
-) -> pd.DataFrame:
+def _scored(predicted, observed, cells, perturbations, resamples, level, seed) -> pd.DataFrame:
     """`effect_scores` of several tables at once, each scored against the same resamples."""
-    trials = {name: _Trial.of(table, observed, perturbations) for name, table in predicted.items()}
-    values = {name: trial.score(_view(observed)) for name, trial in trials.items()}
-    samples: dict[tuple[str, Key], list[float]] = {}
-    for resample in _resamples(cells, observed, resamples, seed):
-        for name, trial in trials.items():
-            for key, value in trial.score(resample).items():
-                samples.setdefault((name, key), []).append(value)
-    rows = [
-        (name, *key, value, *_possible(key[1], _interval(value, np.array(samples.get((name, key), [])), level)))
-        for name, found in values.items()
-        for key, value in found.items()
-    ]
-    return pd.DataFrame(rows, columns=["model", "perturbation", "score", "value", "low", "high"])
+    scorers = {name: (_scorer(table, observed, perturbations), _moments(table)) for name, table in predicted.items()}
+    levels, scores = ["model", "perturbation", "score"], []
+    for w in _samples(cells, observed, resamples, seed):
+        scores.append(pd.concat({name: score(u, w) for name, (score, u) in scorers.items()}, names=levels))
+    table = _with_intervals(pd.concat(scores, axis=1), level).dropna(subset="value", ignore_index=True)
+    least = np.where(table["score"].isin(CORRELATIONS + DETERMINATIONS), -np.inf, 0)
+    most = np.where(table["score"].str.startswith("rmse"), np.inf, 1)
+    return table.assign(**{side: table[side].clip(least, most) for side in ("low", "high")})
 
 
-def _resamples(cells: PerturbationData | None, observed: anndata.AnnData, resamples: int, seed: int) -> Iterator[_View]:
-    if cells is None:
-        return
-    readout, within = observed.uns["samslib"]["readout"], _levels(observed)
-    same = data_effects(cells, readout, within=within)
-    if list(same.obs_names) != list(observed.obs_names) or not np.allclose(same.X, observed.X, atol=1e-6):
-        raise ValueError("`cells` do not have the observed effects; give the cells that `observed` was taken from.")
-    for moments in replicates(cells, readout, resamples, within, seed=seed):
-        yield _view_of(moments, observed)
+def _scorer(predicted, observed, perturbations) -> Callable[[Moments, Moments], pd.Series]:
+    """A function from moments with the rows of the two tables to their scores, missing where undefined."""
+    names = _chosen(predicted, observed, perturbations)
+    at, observed_at = (1 + table.obs_names.get_indexer(names) for table in (predicted, observed))
+    pairs = [_pairs(table) for table in (predicted, observed)]
+    both = [name for name in names if all(name in of for of in pairs)]
+    parts = [1 + of[both].to_numpy(int) for of in pairs]
+    unit = np.log(2) if observed.uns["samslib"]["readout"] == "perturbseq" else 1.0  # to natural logarithms
+    cells = observed.obs.get("cells", pd.Series(np.inf, observed.obs_names))[names]
+
+    def score(u: Moments, w: Moments) -> pd.Series:
+        means, variances = [(u[i][at], w[i][observed_at]) for i in (0, 1)]
+        each, flat = _scores_of_effects(means[0] - u.mean[0], means[1] - w.mean[0])
+        each |= _scores_of_averages(*(unit * of for of in (*means, w.mean[0])))
+        each |= {"cpa_r2_mean": _r2(*means), "cpa_r2_variance": _r2(*variances)}
+        table = pd.DataFrame(each, index=names)
+        if both:
+            residuals = [np.subtract.reduce(of.mean[rows] - of.mean[0]) for of, rows in zip((u, w), parts, strict=True)]
+            table[INTERACTION] = pd.Series(_pearson(*residuals), both)
+            flat[INTERACTION] = _pearson(*map(np.ravel, residuals))
+        pooled = table.mask(np.outer(cells <= 30, table.columns.str.startswith("cpa"))).mean().to_dict() | flat
+        table = pd.concat([table, pd.DataFrame({POOLED: pooled, MEDIAN: table.median()}).T]).replace(-np.inf, np.nan)
+        return table.rename_axis(index="perturbation", columns="score").stack(future_stack=True)
+
+    return score
 
 
-@dataclass(frozen=True)
-class _Trial:
-    """One predicted table, made to lie beside the observed one: rows `at` of that, `chosen` of which are scored."""
-
-    predicted: _View
-    at: np.ndarray
-    chosen: np.ndarray
-    pairs: np.ndarray
-    names: list[str]
-    many: np.ndarray
-
-    @classmethod
-    def of(cls, table: anndata.AnnData, observed: anndata.AnnData, perturbations: Sequence[str] | None) -> _Trial:
-        chosen = _chosen(table, observed, perturbations)
-        common = [name for name in observed.obs_names if name in table.obs_names]
-        at, rows = (of.obs_names.get_indexer(common) for of in (observed, table))
-        positions = np.flatnonzero(np.isin(common, chosen))
-        many = observed.obs["cells"].to_numpy()[at] > 30 if "cells" in observed.obs else np.ones(len(at), bool)
-        separator = observed.uns["samslib"]["separator"]
-        return cls(_rows(_view(table), rows), at, positions, _pairs(common, separator), common, many[positions])
-
-    def score(self, observed: _View) -> dict[Key, float]:
-        """(perturbation, score) -> value, of what is defined."""
-        u, w, chosen = self.predicted, _rows(observed, self.at), self.chosen
-        each, flat = _scores(_rows(u, chosen), _rows(w, chosen))
-        names = [self.names[i] for i in chosen]
-        found = {(n, score): v for score, values in each.items() for n, v in zip(names, values, strict=True)}
-        for score, values in each.items():
-            kept = values[self.many] if score.startswith("cpa") else values
-            found[POOLED, score] = flat.get(score, _mean(kept))
-            found[MEDIAN, score] = _median(values)
-        pairs = self.pairs[np.isin(self.pairs[:, 0], chosen)]
-        if len(pairs):
-            a, b = (of.effect[pairs[:, 0]] - of.effect[pairs[:, 1]] - of.effect[pairs[:, 2]] for of in (u, w))
-            values = _pearson(a, b)
-            found |= {(self.names[i], INTERACTION): v for i, v in zip(pairs[:, 0], values, strict=True)}
-            found[POOLED, INTERACTION] = float(_pearson(a.ravel(), b.ravel()))
-            found[MEDIAN, INTERACTION] = _median(values)
-        return {key: float(value) for key, value in found.items() if np.isfinite(value)}
-
-
-def _scores(u: _View, w: _View) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+def _scores_of_effects(u: np.ndarray, w: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """score -> (T,) by perturbation; and the scores that are pooled over all entries at once."""
-    order = np.argsort(-np.abs(w.effect), axis=1)[:, :20]
-    tops = [np.take_along_axis(of.effect, order, 1) for of in (u, w)]
     each: dict[str, np.ndarray] = {}
-    flat: dict[str, float] = {}
-    for suffix, (a, b) in {"": (u.effect, w.effect), "_top20": (tops[0], tops[1])}.items():
-        each |= {f"pearson{suffix}": _pearson(a, b), f"r2{suffix}": _r2(a, b)}
-        flat |= {f"pearson{suffix}": float(_pearson(a.ravel(), b.ravel()))}
-        flat |= {f"r2{suffix}": float(_r2(a.ravel(), b.ravel()))}
-    each["cosine"], each["rmse"] = _cosine(u.effect, w.effect), _rmse(u.effect, w.effect)
-    each |= {f"jaccard_top{k}": _jaccard(u.effect, w.effect, k) for k in (20, 50)}
-    average = [of.unit * of.mean for of in (u, w)]
-    fold = [np.log2(mean.clip(min=0) + 0.1) - np.log2(w.unit * w.control + 0.1) for mean in average]
-    each["rmse_average"], each["cosine_logfc"] = _rmse(*average), _cosine(*fold)
-    square = [(mean**2).sum(1) for mean in average]
-    each["rank_rmse"] = _rank(square[0][:, None] + square[1] - 2 * average[0] @ average[1].T)
-    each["rank_cosine"] = _rank(-_unit_rows(fold[0]) @ _unit_rows(fold[1]).T)
-    each["cpa_r2_mean"] = _r2(u.mean, w.mean)
-    if u.variance is not None and w.variance is not None:
-        each["cpa_r2_variance"] = _r2(u.variance, w.variance)
+    flat: dict[str, np.ndarray] = {}
+    places = [np.argsort(np.argsort(-np.abs(of))) for of in (u, w)]  # of each gene, by size
+    for suffix, kept in {"": np.inf, "_top20": 20}.items():
+        a, b = (of[places[1] < kept].reshape(len(of), -1) for of in (u, w))
+        for name, score in {"pearson": _pearson, "r2": _r2}.items():
+            each[name + suffix], flat[name + suffix] = score(a, b), score(a.ravel(), b.ravel())
+    each |= {"cosine": _cosine(u, w), "rmse": _rmse(u, w)}
+    for k in (20, 50):
+        a, b = (place < k for place in places)
+        each[f"jaccard_top{k}"] = (a & b).sum(1) / (a | b).sum(1)
     return each, flat
+
+
+def _scores_of_averages(u: np.ndarray, w: np.ndarray, control: np.ndarray) -> dict[str, np.ndarray]:
+    """score -> (T,), of means of log(1 + x)."""
+    fold = [np.log2(mean.clip(min=0) + 0.1) - np.log2(control + 0.1) for mean in (u, w)]
+    direction = [np.nan_to_num(_unit(of)) for of in fold]
+    scores = {"rmse_average": _rmse(u, w), "cosine_logfc": _cosine(*fold)}
+    square = (u**2).sum(1)[:, None] + (w**2).sum(1) - 2 * u @ w.T
+    return scores | {"rank_rmse": _rank(square), "rank_cosine": _rank(-direction[0] @ direction[1].T)}
 
 
 def _pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -584,32 +506,23 @@ def _pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (a * b).sum(-1) / norms
+    return (_unit(a) * _unit(b)).sum(-1)
 
 
-def _unit_rows(a: np.ndarray) -> np.ndarray:
-    norms = np.linalg.norm(a, axis=1, keepdims=True)
-    return a / np.where(norms > 0, norms, 1)
+@np.errstate(invalid="ignore")
+def _unit(a: np.ndarray) -> np.ndarray:
+    """Rows of length 1, missing where they are zero."""
+    return a / np.linalg.norm(a, axis=-1, keepdims=True)
 
 
+@np.errstate(invalid="ignore", divide="ignore")
 def _r2(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     total = ((truth - truth.mean(-1, keepdims=True)) ** 2).sum(-1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return 1 - ((truth - predicted) ** 2).sum(-1) / total
+    return 1 - ((truth - predicted) ** 2).sum(-1) / total
 
 
 def _rmse(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.sqrt(((a - b) ** 2).mean(-1))
-
-
-def _jaccard(a: np.ndarray, b: np.ndarray, top: int) -> np.ndarray:
-    k = min(top, a.shape[1])
-    inside = np.zeros((2, *a.shape), bool)
-    for i, of in enumerate((a, b)):
-        np.put_along_axis(inside[i], np.argsort(-np.abs(of), axis=1)[:, :k], True, 1)
-    return inside.all(0).sum(1) / inside.any(0).sum(1)
 
 
 def _rank(distance: np.ndarray) -> np.ndarray:
@@ -619,58 +532,30 @@ def _rank(distance: np.ndarray) -> np.ndarray:
     return (closer.sum(0) + 0.5 * (tied.sum(0) - 1)) / len(distance)
 
 
-def _mean(values: np.ndarray) -> float:
-    return float(np.nanmean(values)) if np.isfinite(values).any() else np.nan
+def _with_intervals(scores: pd.DataFrame, level: float) -> pd.DataFrame:
+    """Columns value, low and high of scores (rows) in all cells (first column) and in resamples (others): around the
+    value, the quantiles of the resamples' deviation from their mean."""
+    value, samples = scores.iloc[:, 0], scores.iloc[:, 1:]
+    low, high = (value + samples.quantile((1 + side * level) / 2, axis=1) - samples.mean(axis=1) for side in (-1, 1))
+    return pd.DataFrame({"value": value, "low": low, "high": high}).reset_index()
 
 
-def _median(values: np.ndarray) -> float:
-    return float(np.nanmedian(values)) if np.isfinite(values).any() else np.nan
-
-
-def _interval(value: float, samples: np.ndarray, level: float) -> tuple[float, float]:
-    """Quantiles of the resamples' deviation from their mean, around the value."""
-    if not len(samples):
-        return np.nan, np.nan
-    low, high = value + np.quantile(samples, [(1 - level) / 2, (1 + level) / 2]) - samples.mean()
-    return float(low), float(high)
-
-
-def _possible(score: str, interval: tuple[float, float]) -> tuple[float, float]:
-    """An interval within the values that the score can have."""
-    bounded = CORRELATIONS + DETERMINATIONS
-    low, high = np.clip(interval, None if score in bounded else 0, None if score.startswith("rmse") else 1)
-    return float(low), float(high)
-
-
-def _attainable(score: str, halves: float) -> float:
-    """The ceiling of a score from that of one half against the other: see `noise_ceiling`."""
-    if score in CORRELATIONS or score in DETERMINATIONS:
-        c = max((1 + halves) / 2 if score in DETERMINATIONS else halves, 0)
-        reliability = 2 * c / (1 + c)
-        return float(reliability if score in DETERMINATIONS else np.sqrt(reliability))
-    return halves / 2 if score in ("rmse", "rmse_average") else halves
-
-
-def _distances(x: np.ndarray, y: np.ndarray, resamples: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """(2,) energy distance and mmd of two samples; (2, resamples) both without bias, of resampled cells."""
+def _distances(x: np.ndarray, y: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """(2, 1 + resamples) energy distance and mmd of two samples, and then both without bias, of resampled cells."""
     if min(len(x), len(y)) < 2:
-        return np.full(2, np.nan), np.full((2, resamples), np.nan)
-    weights = [rng.multinomial(len(a), np.full(len(a), 1 / len(a)), resamples) / len(a) for a in (x, y)]
-    plain = [np.full((1, len(a)), 1 / len(a)) for a in (x, y)]
-    blocks = [cdist(a, b) for a, b in ((x, x), (y, y), (x, y))]
-    kernels = [sum(np.exp(-(d**2) / (2 * a)) for a in BANDWIDTHS) for d in blocks]
-    energy = [-_contrast(blocks, w, unbiased=True) for w in (plain, weights)]
-    mmd = [_contrast(kernels, w, unbiased=u) for w, u in ((plain, False), (weights, True))]
-    return np.array([energy[0][0], mmd[0][0]]), np.stack([energy[1], mmd[1]])
+        return np.full((2, 1 + resamples), np.nan)
+    equal = [np.full((1, len(a)), 1 / len(a)) for a in (x, y)]
+    weights = [np.vstack([of, rng.multinomial(of.size, of[0], resamples) / of.size]) for of in equal]
+    distances = [cdist(a, b) for a, b in ((x, x), (y, y), (x, y))]
+    kernels = [sum(np.exp(-(d**2) / (2 * a)) for a in BANDWIDTHS) for d in distances]
+    (_, energy), (biased, mmd) = (_contrasts(blocks, weights) for blocks in (distances, kernels))
+    return np.stack([-energy, np.r_[biased[:1], mmd[1:]]])
 
 
-def _contrast(blocks: list[np.ndarray], weights: list[np.ndarray], unbiased: bool) -> np.ndarray:
-    """(resamples,) mean within x + mean within y - 2 mean between; unbiased: without pairs of a cell with itself."""
-    total = -2 * ((weights[0] @ blocks[2]) * weights[1]).sum(1)
+def _contrasts(blocks: list[np.ndarray], weights: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """(resamples,) mean within x + mean within y - 2 mean between; with and without pairs of a cell with itself."""
+    biased = unbiased = -2 * ((weights[0] @ blocks[2]) * weights[1]).sum(1)
     for block, w in zip(blocks[:2], weights, strict=True):
         within = ((w @ block) * w).sum(1)
-        if unbiased:
-            same = (w**2).sum(1)
-            within = (within - (w**2) @ np.diag(block)) / (1 - same)
-        total = total + within
-    return total
+        biased, unbiased = biased + within, unbiased + (within - w**2 @ np.diag(block)) / (1 - (w**2).sum(1))
+    return biased, unbiased

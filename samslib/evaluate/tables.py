@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 import anndata
 import numpy as np
@@ -11,9 +12,11 @@ import torch
 from torch import Tensor
 
 from samslib.data.container import PerturbationData
-from samslib.validation import choose
+from samslib.validation import DataError, choose, require
 
 Named = str | Mapping[str, float]  # a condition's name, or amounts by perturbation
+Labels: TypeAlias = Mapping[str, str] | pd.Series  # a label of each name, or of some
+Groups: TypeAlias = Labels | Callable[[str], str] | None  # the group of each name, such as a guide's gene; None: itself
 
 
 def perturbseq(x: Tensor) -> Tensor:
@@ -82,10 +85,8 @@ def arms(data: PerturbationData, perturbations: Sequence[Named] | None) -> tuple
         For a single text in place of a list, an empty list, or a condition that is named twice.
     """
     asked = perturbations if perturbations is not None else [c for c in data.conditions().index if c != data.control]
-    if isinstance(asked, str):
-        raise ValueError(f"perturbations is {asked!r}; give a list of names.")
-    if not len(asked):
-        raise ValueError("perturbations is empty; name at least one, or leave it for every condition of the data.")
+    require(not isinstance(asked, str), f"perturbations is {asked!r}; give a list of names.")
+    require(len(asked), "perturbations is empty; name at least one, or leave it for every condition of the data.")
     doses = [data.dose_of(name) for name in asked]
     labels = [data.describe(row[0].tolist()) for row in doses]
     if len(twice := pd.Index(labels)[pd.Index(labels).duplicated()]):
@@ -94,12 +95,7 @@ def arms(data: PerturbationData, perturbations: Sequence[Named] | None) -> tuple
 
 
 def effect_table(
-    data: PerturbationData,
-    obs: Sequence[str] | pd.DataFrame,
-    effect: np.ndarray,
-    layers: Mapping[str, np.ndarray],
-    control: tuple[np.ndarray, np.ndarray],
-    settings: Mapping[str, object],
+    data: PerturbationData, obs: list | pd.DataFrame, effect: np.ndarray, layers: dict, control: tuple, settings: dict
 ) -> anndata.AnnData:
     """The form of every table of effects, of a model or of cells: see `average_effects`.
 
@@ -112,7 +108,7 @@ def effect_table(
     effect
         (rows, G) effects.
     layers
-        Further (rows, G) matrices by name.
+        Further (rows, G) arrays by name.
     control
         Mean and variance (G,) of the readout in the control cells.
     settings
@@ -123,12 +119,37 @@ def effect_table(
     AnnData
         Perturbations x genes.
     """
-    return anndata.AnnData(
-        np.asarray(effect, dtype=np.float64),
-        obs=obs if isinstance(obs, pd.DataFrame) else pd.DataFrame(index=pd.Index(obs, name="perturbation")),
-        var=pd.DataFrame(
-            {"control": control[0], "control_variance": control[1]}, index=pd.Index(data.genes, name="gene")
-        ),
-        layers=dict(layers),
-        uns={"samslib": dict(settings) | {"separator": data.separator or ""}},
-    )
+    obs = obs if isinstance(obs, pd.DataFrame) else pd.DataFrame(index=pd.Index(obs, name="perturbation"))
+    columns = dict(zip(("control", "control_variance"), control, strict=True))
+    var = pd.DataFrame(columns, index=pd.Index(data.genes, name="gene"))
+    uns = {"samslib": dict(settings) | {"separator": data.separator or ""}}
+    return anndata.AnnData(np.asarray(effect, dtype=np.float64), obs=obs, var=var, layers=dict(layers), uns=uns)
+
+
+def groups_of(names: pd.Index, groups: Groups, what: str) -> pd.Series:
+    """The group of each name.
+
+    Parameters
+    ----------
+    names
+        Names of perturbations.
+    groups
+        The group of each, by name, or a function of the name. None: each is a group of its own.
+    what
+        What the groups are, for the message: "gene".
+
+    Returns
+    -------
+    Series
+        Groups as text, by name.
+
+    Raises
+    ------
+    DataError
+        For names without a group.
+    """
+    found = names.to_series().map(str if groups is None else groups)
+    if len(wrong := names[found.isna()]):
+        few = ", ".join(wrong[:3])
+        raise DataError(f"{len(wrong)} perturbations have no {what} ({few}); give each of them one.")
+    return found.astype(str)
