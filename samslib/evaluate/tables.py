@@ -96,9 +96,9 @@ def arms(data: PerturbationData, perturbations: Sequence[Named] | None) -> tuple
 def effect_table(
     data: PerturbationData,
     obs: Sequence[str] | pd.DataFrame,
-    effect: np.ndarray,
-    layers: Mapping[str, np.ndarray],
-    control: tuple[np.ndarray, np.ndarray],
+    effect: np.ndarray | Tensor,
+    layers: Mapping[str, np.ndarray | Tensor],
+    control: Sequence[np.ndarray | Tensor],
     settings: Mapping[str, object],
 ) -> anndata.AnnData:
     """The form of every table of effects, of a model or of cells: see `average_effects`.
@@ -127,8 +127,9 @@ def effect_table(
         np.asarray(effect, dtype=np.float64),
         obs=obs if isinstance(obs, pd.DataFrame) else pd.DataFrame(index=pd.Index(obs, name="perturbation")),
         var=pd.DataFrame(
-            {"control": control[0], "control_variance": control[1]}, index=pd.Index(data.genes, name="gene")
+            {"control": np.asarray(control[0]), "control_variance": np.asarray(control[1])},
+            index=pd.Index(data.genes, name="gene"),
         ),
-        layers=dict(layers),
+        layers={name: np.asarray(layer) for name, layer in layers.items()},
         uns={"samslib": dict(settings) | {"separator": data.separator or ""}},
     )
