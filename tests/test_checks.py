@@ -159,7 +159,7 @@ def test_blocks_hold_little_at_once_and_change_no_law(monkeypatch, world):
     whole = run()
     sizes: list[int] = []
     real = model.generate
-    monkeypatch.setattr(checks, "ELEMENTS", 4 * (60 + 24) * 10)
+    monkeypatch.setattr("samslib.evaluate.streams.ELEMENTS", 4 * (60 + 24) * 10)
     monkeypatch.setattr(type(model), "generate", lambda self, t, c: sizes.append(t.particles) or real(t, c))
     parts = run()
     assert max(sizes) == 4 and sum(sizes) == 3 * 300

@@ -26,7 +26,9 @@ def test_evaluation_leaves_the_model_and_the_callers_stream_as_they_were():
     assert model.training and torch.equal(torch.get_rng_state(), before)
 
 
-def test_blocks_of_cells_hold_no_more_than_allowed(monkeypatch):
+def test_portions_hold_no_more_than_allowed(monkeypatch):
     monkeypatch.setattr(streams, "ELEMENTS", 2 * 12 * 7)
-    blocks = list(streams.cell_blocks(make_data(), 2))
+    blocks = list(streams.portions(90, 2 * 12))
     assert [b.stop - b.start for b in blocks] == [7] * 12 + [6] and blocks[-1].stop == 90
+    assert [b.stop for b in streams.portions(5, 2 * 12, most=2)] == [2, 4, 5]
+    assert len(list(streams.portions(3, 1000))) == 3

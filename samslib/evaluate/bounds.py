@@ -12,13 +12,12 @@ from torch import Tensor
 from samslib.alignment import align
 from samslib.cells import Plate
 from samslib.data.container import PerturbationData
-from samslib.evaluate.streams import cell_blocks, evaluating, reseed
+from samslib.evaluate.streams import PARTICLES, draw_shared, encode, evaluating, portions, reseed
 from samslib.model import Model
 from samslib.objective import log_weights
-from samslib.trace import Trace
 from samslib.validation import whole
 
-PARTICLES, CELLS = 25, 128  # draws and cells of a tile: fixed, so that no number depends on how the work is cut
+CELLS = 128  # of a tile: fixed, so that no number depends on how the work is cut
 
 
 def held_out_iwelbo(model: Model, data: PerturbationData, particles: int = 100, *, seed: int = 0) -> pd.DataFrame:
@@ -55,7 +54,8 @@ def held_out_iwelbo(model: Model, data: PerturbationData, particles: int = 100, 
     particles, total = whole("particles", particles, 1), np.full(len(data), -np.inf)
     for _, rows, weights in _tiles(model, data, particles, seed):
         total[rows] = np.logaddexp(total[rows], weights.logsumexp(0).cpu().numpy())
-    return _by_cell(data, {"iwelbo": total - np.log(particles)})
+    columns = {"perturbation": np.asarray(data.labels), "iwelbo": total - np.log(particles)}
+    return pd.DataFrame(columns, pd.Index(data.cells, name="cell"))
 
 
 def bound_spread(
@@ -82,10 +82,8 @@ def bound_spread(
         One row a repeat: "seed", "iwelbo" (mean over cells, nats) and "standard_error" of that mean over cells at
         fixed draws. All cells share a set, so the spread of "iwelbo" between rows does not fall with more cells.
     """
-    rows = []
-    for s in range(seed, seed + repeats):
-        scores = held_out_iwelbo(model, data, particles, seed=s)["iwelbo"]
-        rows.append({"seed": s, "iwelbo": scores.mean(), "standard_error": scores.sem()})
+    scores = {s: held_out_iwelbo(model, data, particles, seed=s)["iwelbo"] for s in range(seed, seed + repeats)}
+    rows = [{"seed": s, "iwelbo": bound.mean(), "standard_error": bound.sem()} for s, bound in scores.items()]
     return pd.DataFrame(rows)
 
 
@@ -95,9 +93,7 @@ def bound_by_particles(
     """The held-out bound as a function of the number of particles K, from one set of max(particles) draws.
 
     The draws are cut into as many groups of K as fit, and the bound at K is the mean over groups, so that small K
-    are
-    not
-    noisier than large ones. (max K, cells) weights are held in memory.
+    are not noisier than large ones. (max K, cells) weights are held in memory.
 
     Parameters
     ----------
@@ -129,9 +125,8 @@ def bound_by_particles(
     for K in particles:
         groups = len(weights) // K
         parted = torch.from_numpy(weights[: groups * K]).view(groups, K, -1)
-        bound = (parted.logsumexp(1) - np.log(K)).mean(0).numpy()
-        error = bound.std(ddof=1) / np.sqrt(len(bound)) if len(bound) > 1 else np.nan
-        rows.append({"particles": K, "groups": groups, "iwelbo": bound.mean(), "standard_error": error})
+        bound = pd.Series((parted.logsumexp(1) - np.log(K)).mean(0).numpy())
+        rows.append({"particles": K, "groups": groups, "iwelbo": bound.mean(), "standard_error": bound.sem()})
     return pd.DataFrame(rows)
 
 
@@ -140,28 +135,14 @@ def _tiles(model: Model, data: PerturbationData, particles: int, seed: int) -> I
     as many cells are decoded at once as ELEMENTS allows."""
     data = align(data, model)
     with evaluating(model, seed) as like:
-        for block, first in enumerate(range(0, particles, PARTICLES)):
-            P = min(PARTICLES, particles - first)
-            reseed(seed, block)
-            shared = Trace(P)
-            model.infer_shared(shared)
+        for block, shared in draw_shared(model, particles, seed, {}):
+            draws = slice(block * PARTICLES, block * PARTICLES + shared.particles)
             for tile, start in enumerate(range(0, len(data), CELLS)):
                 reseed(seed, block, tile)
-                cells = slice(start, min(start + CELLS, len(data)))
-                b = data.batch(cells, dtype=like.dtype).to(like.device)
-                q = Trace(P, given=shared.values)
-                model.infer_cells(q, b)
-                parts = list(cell_blocks(b, P))
-                drawn = {n: site.value for n, site in q.sites.items() if site.plate is Plate.CELL}
-                for part in parts:
-                    if len(parts) > 1:
-                        q = Trace(P, given=shared.values | {n: value[:, part] for n, value in drawn.items()})
-                        model.infer_cells(q, b[part])
-                    terms = log_weights(model, b[part], q)
-                    weights = torch.stack([term.double() for term in terms.values()]).sum(0)
-                    yield slice(first, first + P), slice(start + part.start, start + part.stop), weights
-
-
-def _by_cell(data: PerturbationData, columns: dict[str, np.ndarray]) -> pd.DataFrame:
-    index = pd.Index(data.cells, name="cell")
-    return pd.DataFrame({"perturbation": np.asarray(data.labels)} | columns, index=index)
+                b = data.batch(slice(start, min(start + CELLS, len(data))), dtype=like.dtype).to(like.device)
+                drawn = encode(model, b, shared)
+                for part in portions(len(b), shared.particles * len(data.genes)):
+                    own = {n: site.value[:, part] for n, site in drawn.sites.items() if site.plate is Plate.CELL}
+                    q = drawn if part == slice(0, len(b)) else encode(model, b[part], shared, own)
+                    weights = torch.stack([term.double() for term in log_weights(model, b[part], q).values()]).sum(0)
+                    yield draws, slice(start + part.start, start + part.stop), weights

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -10,16 +11,16 @@ import torch
 from scipy.stats import binomtest, kstest
 from torch import Tensor
 
-from samslib.alignment import align
 from samslib.cells import Plate
 from samslib.data.container import PerturbationData
-from samslib.evaluate.effects import training_cells
-from samslib.evaluate.streams import ELEMENTS, evaluating
-from samslib.evaluate.tables import READOUTS, arms
+from samslib.evaluate.effects import draw, requested_arms
+from samslib.evaluate.streams import evaluating, portions
+from samslib.evaluate.tables import READOUTS
 from samslib.model import Model
 from samslib.trace import Trace
 from samslib.validation import DataError, choose, did_you_mean, whole
 
+MOST = 64  # replicates held at once
 Summary = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -176,22 +177,23 @@ def predictive_check(
     Gelman et al. (1996), Posterior predictive assessment of model fitness via realized discrepancies.
     """
     replicates, resamples = whole("replicates", replicates, 2), whole("resamples", resamples, 2)
-    data = align(data, model)
+    data, obs, _ = requested_arms(model, data, perturbations)
     read = choose("readout", readout or ("perturbseq" if data.counts else "mean"), READOUTS)
-    chosen = {s if isinstance(s, str) else s.__name__: _summary(s) for s in summaries}
+    functions = [choose("summary", s, SUMMARIES) if isinstance(s, str) else s for s in summaries]
     sets = _gene_sets(data, genes)
-    members = _members(data, perturbations)
-    training_cells(model, *arms(data, [name for name in members if name != data.control]))
+    members = _members(data, list(obs.index))
 
     def summarise(treated: Tensor, control: Tensor) -> Tensor:
         """(R, summaries x sets) of values (R, n, G) and (R, n0, G)."""
-        pairs = [(treated[..., at], control[..., at]) for at in sets.values()]
-        return torch.stack([f(*pair) for f in chosen.values() for pair in pairs], -1).double()
+        found = [f(treated[..., at], control[..., at]) for f in functions for at in sets.values()]
+        return torch.stack(found, -1).double()
 
     with evaluating(model, seed) as like:
-        observed = _observe(data, members, read, summarise, resamples, like)
-        replicated = _replicate(model, data, members, read, summarise, replicates, like)
-    kinds = [(name, s, g) for name in members for s in chosen for g in sets if name != data.control]
+        cells = (data.batch(rows, like.dtype).to(like.device) for rows in members.values())  # one condition at a time
+        observed = _observe((read(b.x) for b in cells), summarise, resamples)
+        conditions = [data.batch(rows, like.dtype).condition.to(like.device) for rows in members.values()]
+        replicated = _replicate(model, conditions, read, summarise, replicates)
+    kinds = product(list(members)[1:], [f.__name__ for f in functions], sets)
     labels = pd.DataFrame(kinds, columns=["perturbation", "summary", "genes"])
     labels["cells"] = labels["perturbation"].map({name: len(rows) for name, rows in members.items()})
     return labels.join(_compare(observed[0], observed[1:], replicated, labels))
@@ -235,90 +237,60 @@ def calibration(table: pd.DataFrame, p: str = "p_two_sided", level: float = 0.05
     return pd.DataFrame(rows)
 
 
-def _summary(summary: str | Summary) -> Summary:
-    return choose("summary", summary, SUMMARIES) if isinstance(summary, str) else summary
-
-
-def _gene_sets(
-    data: PerturbationData, genes: Mapping[str, Sequence[str]] | Sequence[str] | None
-) -> dict[str, slice | list[int]]:
+def _gene_sets(data: PerturbationData, genes: Mapping[str, Sequence[str]] | Sequence[str] | None) -> dict:
     """name -> columns of its genes."""
     if isinstance(genes, str):
         raise ValueError(f"genes is {genes!r}; give a list of genes, such as [{genes!r}].")
     if genes is None:
         return {"all": slice(None)}
     sets = genes if isinstance(genes, Mapping) else {name: [name] for name in genes}
-    at = {name: i for i, name in enumerate(data.genes)}
+    known = pd.Index(data.genes)
     for name, members in sets.items():
         if not len(members):
             raise DataError(f"The gene set {name!r} is empty; give it at least one gene.")
-        if unknown := [g for g in members if g not in at]:
+        if unknown := [g for g in members if g not in known]:
             raise DataError(f"{unknown[0]!r} is no gene of the data{did_you_mean(unknown[0], data.genes) or '.'}")
-    return {name: [at[g] for g in members] for name, members in sets.items()}
+    return {name: known.get_indexer(list(members)) for name, members in sets.items()}
 
 
-def _members(data: PerturbationData, perturbations: Sequence[str] | None) -> dict[str, np.ndarray]:
+def _members(data: PerturbationData, names: Sequence[str]) -> dict[str, np.ndarray]:
     """condition -> rows of its cells, the control first."""
     labels = np.asarray(data.labels)
-    if data.control is None or not (labels == data.control).any():
+    if data.control is None or data.control not in labels:
         raise DataError("The data have no control cells; an effect needs some to compare with.")
     known = [c for c in data.conditions().index if c != data.control]
-    names = known if perturbations is None else arms(data, perturbations)[0]
-    for name in names:
-        if name not in known:
-            hint = did_you_mean(name, known) or "; choose conditions of data.conditions() other than the control."
-            raise DataError(f"No treated cell is labelled {name!r}{hint}")
+    if unknown := [name for name in names if name not in known]:
+        hint = did_you_mean(unknown[0], known) or "; choose conditions of data.conditions() other than the control."
+        raise DataError(f"No treated cell is labelled {unknown[0]!r}{hint}")
     members = {name: np.flatnonzero(labels == name) for name in [data.control, *names]}
     if lone := [name for name, rows in members.items() if len(rows) < 2]:
         raise DataError(f"{lone[0]!r} has 1 cell, but a check needs at least 2; leave it out.")
     return members
 
 
-def _blocks(members: Mapping[str, np.ndarray], draws: int, genes: int) -> Iterator[int]:
-    """Numbers of replicates that add up to `draws`, so small that the largest condition's cells fit in memory."""
-    largest = sum(sorted(len(rows) for rows in members.values())[-2:])
-    size = max(1, min(draws, 64, ELEMENTS // (largest * genes)))
-    return (min(size, draws - start) for start in range(0, draws, size))
-
-
-def _observe(data, members, read, summarise, resamples: int, like: Tensor) -> np.ndarray:
+def _observe(values: Iterator[Tensor], summarise: Summary, resamples: int) -> np.ndarray:
     """(1 + resamples, rows): the observed summaries, then those of cells drawn with replacement."""
-    (_, control_rows), *treated_rows = members.items()
-    y0 = read(data.batch(control_rows, like.dtype).x.to(like.device))
-    parts = []
-    for _, rows in treated_rows:
-        y = read(data.batch(rows, like.dtype).x.to(like.device))
-        values = [summarise(y[None], y0[None])]
-        for size in _blocks({"control": control_rows, "treated": rows}, resamples, len(data.genes)):
-            draw, draw0 = (torch.randint(len(v), (size, len(v)), device=like.device) for v in (y, y0))
-            values.append(summarise(y[draw], y0[draw0]))
-        parts.append(torch.cat(values))
+    y0, parts = next(values), []
+    for y in values:
+        found = [summarise(y[None], y0[None])]
+        for part in portions(resamples, y.numel() + y0.numel(), MOST):
+            at, at0 = (torch.randint(len(v), (part.stop - part.start, len(v)), device=v.device) for v in (y, y0))
+            found.append(summarise(y[at], y0[at0]))
+        parts.append(torch.cat(found))
     return torch.cat(parts, -1).cpu().numpy()
 
 
-def _replicate(model: Model, data, members, read, summarise, replicates: int, like: Tensor) -> np.ndarray:
+def _replicate(model: Model, conditions, read, summarise: Summary, replicates: int) -> np.ndarray:
     """(replicates, rows): the summaries of cells drawn from the model."""
-    conditions = {name: data.batch(rows, like.dtype).condition.to(like.device) for name, rows in members.items()}
-    columns = {name: c.dose.any(0).nonzero().squeeze(1) for name, c in conditions.items()}
-    drawn = torch.cat(list(columns.values())).unique()
-    places = {name: torch.searchsorted(drawn, at) for name, at in columns.items()}
-    conditions = {name: c.do(dose=c.dose[:, columns[name]].clone()) for name, c in conditions.items()}
-    parts = []
-    for size in _blocks(members, replicates, len(data.genes)):
-        shared = Trace(size, active={Plate.DOSE: drawn})
+    active = torch.stack([c.dose.any(0) for c in conditions]).any(0).nonzero().squeeze(1)
+    conditions = [c.do(dose=c.dose[:, active]) for c in conditions]
+    cells, parts = sum(sorted(map(len, conditions))[-2:]), []
+    for part in portions(replicates, cells * len(model.summary.genes), MOST):
+        shared = Trace(part.stop - part.start, active={Plate.DOSE: active})
         model.infer_shared(shared)
-
-        def draw(name: str, shared: Trace = shared, size: int = size) -> Tensor:
-            given = {
-                n: site.value[:, places[name]] if site.plate is Plate.DOSE else site.value
-                for n, site in shared.sites.items()
-            }
-            t = Trace(size, given=given, active={Plate.DOSE: columns[name]})
-            return read(model.generate(t, conditions[name]).sample())
-
-        control, *treated = members
-        y0 = draw(control)
-        parts.append(torch.cat([summarise(draw(name), y0) for name in treated], -1))
+        values = (read(draw(model, c, shared)[1]) for c in conditions)
+        y0 = next(values)
+        parts.append(torch.cat([summarise(y, y0) for y in values], -1))
     return torch.cat(parts).cpu().numpy()
 
 
@@ -329,16 +301,8 @@ def _compare(observed: np.ndarray, resampled: np.ndarray, replicated: np.ndarray
         raise ValueError(f"Summary {summary!r} of {genes!r} is not finite in {name!r}; define it for every sample.")
     low, high = np.quantile(replicated, [0.025, 0.975], axis=0)
     above = ((replicated > observed).sum(0) + ((replicated == observed).sum(0) + 1) / 2) / (len(replicated) + 1)
-    return pd.DataFrame(
-        {
-            "observed": observed,
-            "standard_error": resampled.std(0, ddof=1),
-            "replicated_mean": replicated.mean(0),
-            "replicated_sd": replicated.std(0, ddof=1),
-            "replicated_low": low,
-            "replicated_high": high,
-            "p_above": above,
-            "p_below": 1 - above,
-            "p_two_sided": 2 * np.minimum(above, 1 - above),
-        }
-    )
+    columns = {"observed": observed, "standard_error": resampled.std(0, ddof=1)}
+    columns |= {"replicated_mean": replicated.mean(0), "replicated_sd": replicated.std(0, ddof=1)}
+    columns |= {"replicated_low": low, "replicated_high": high}
+    columns |= {"p_above": above, "p_below": 1 - above, "p_two_sided": 2 * np.minimum(above, 1 - above)}
+    return pd.DataFrame(columns)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 
 import anndata
 import numpy as np
@@ -14,44 +14,46 @@ import torch
 from torch import Tensor
 
 from samslib.alignment import align
-from samslib.cells import Condition, Plate
+from samslib.cells import Batch, Condition, Plate
 from samslib.data.container import PerturbationData
-from samslib.evaluate.streams import cell_blocks, evaluating, reseed
+from samslib.evaluate.streams import draw_shared, encode, evaluating, portions, reseed
 from samslib.evaluate.tables import Named, arms, choose_readout, effect_table
 from samslib.model import Model
 from samslib.trace import Trace
-from samslib.validation import left_out, whole
+from samslib.validation import left_out, quoted, whole
 
-PARTICLES, ARMS = 25, 32  # draws and arms of a tile: fixed, so that no number depends on how the work is cut
+Lent = tuple[Tensor, Tensor]  # libraries and covariates of control cells
+ARMS = 32  # of a tile: fixed, so that no number depends on how the work is cut
 
 
-def training_cells(model: Model, labels: Sequence[str], dose: Tensor) -> pd.DataFrame:
-    """What the model saw of each arm's perturbations, as columns of obs; warns of arms with one that it never saw.
+def requested_arms(
+    model: Model, data: PerturbationData, perturbations: Sequence[Named] | None
+) -> tuple[PerturbationData, pd.DataFrame, Tensor]:
+    """The arms asked for, and what the model saw of their perturbations; warns of arms with one that it never saw.
 
     Parameters
     ----------
     model
         A trained model.
-    labels
-        Names of the arms.
-    dose
-        (arms, T) doses.
+    data
+        Cells.
+    perturbations
+        As in `average_effects`.
 
     Returns
     -------
-    DataFrame
-        A row an arm: "training_cells" and "untrained", see `average_effects`.
+    tuple
+        The cells as the model reads them; obs of a table of effects, a row an arm with "training_cells" and
+        "untrained", see `average_effects`; and doses (arms, T).
     """
-    counts = torch.tensor(model.summary.n_treated)
-    cells = torch.where(dose.cpu() != 0, counts, model.summary.n_cells).amin(1).numpy()
-    table = pd.DataFrame(
-        {"training_cells": cells, "untrained": cells == 0}, index=pd.Index(labels, name="perturbation")
-    )
-    if never := list(table.index[table["untrained"]]):
-        shown = ", ".join(map(repr, never[:3])) + (f" and {len(never) - 3} more" if len(never) > 3 else "")
-        text = f"No training cell had {shown}, or a part of it: its effect is the prior's or the start's, not learned."
+    data = align(data, model)
+    labels, dose = arms(data, perturbations)
+    cells = torch.where(dose != 0, torch.tensor(model.summary.n_treated), model.summary.n_cells).amin(1).numpy()
+    obs = pd.DataFrame({"training_cells": cells, "untrained": cells == 0}, pd.Index(labels, name="perturbation"))
+    if never := list(obs.index[obs["untrained"]]):
+        text = f"No training cell had {quoted(never, 3)}, or a part of it: its effect is the start's, not learned."
         warnings.warn(text, stacklevel=3)
-    return table
+    return data, obs, dose
 
 
 def average_effects(
@@ -118,7 +120,7 @@ def average_effects(
     ----------
     Bereket and Karaletsos (2023), the SAMS-VAE paper, section 5.
     """
-    data = align(data, model)
+    data, obs, dose = requested_arms(model, data, perturbations)
     read = choose_readout(readout, data)
     particles = whole("particles", particles, 2)  # a standard error needs two
     if as_published:
@@ -126,39 +128,22 @@ def average_effects(
         left_out("as_published is library=10,000", library=None if library == 10_000 else library)
     hold = not as_published if hold is None else hold
     library = (10_000.0 if as_published else "data") if library is None else library
-    labels, dose = arms(data, perturbations)
-    obs = training_cells(model, labels, dose)
-    moments = {name: torch.zeros(2, len(dose), len(data.genes), dtype=torch.float64) for name in ("effect", "arm")}
-    moments["control"] = torch.zeros(2, 1, len(data.genes), dtype=torch.float64)
+    sums = torch.zeros(2, 3, len(dose), len(data.genes), dtype=torch.float64)
     empty, depths = 0, []
     with evaluating(model, seed) as like:
-        for tile in _simulate(model, data, dose.to(like), particles, hold, library, covariates, seed):
-            control, treated = read(tile.control), read(tile.treated)
-            parts = {"arm": (tile.arms, treated), "effect": (tile.arms, treated - control)}
-            if tile.arms.start == 0:
-                parts["control"] = (slice(None), control)
-                depths.append(tile.library)
-            for name, (rows, g) in parts.items():
-                moments[name][:, rows] += torch.stack([g.sum(0), g.square().sum(0)]).double().cpu()
-            empty += int((tile.treated.sum(-1) == 0).sum())
-    mean = {name: m[0] / particles for name, m in moments.items()}
-    variance = {
-        n: (m[1] / particles - mean[n].square()).clamp(min=0) * particles / (particles - 1) for n, m in moments.items()
-    }
+        lent = _lent(model, data, library, covariates)
+        for rows, _, x0, x, depth in _simulate(model, dose.to(like), lent, particles, seed, hold):
+            g0, g = read(x0), read(x)
+            for i, value in enumerate((g - g0, g, g0)):
+                sums[:, i, rows] += _powers(value)
+            empty += int((x.sum(-1) == 0).sum())
+            depths += [depth] if rows.start == 0 else []
+    effect, arm, control = zip(*_mean_and_variance(sums, particles), strict=True)
     settings = {"particles": particles, "readout": readout, "hold": hold, "library": str(library), "seed": seed}
     settings |= {"covariates": ", ".join(covariates), "median_library": float(torch.cat(depths).median())}
-    settings |= {"empty_cells": empty / (particles * max(len(dose), 1))}
-    return effect_table(
-        data,
-        obs,
-        mean["effect"].numpy(),
-        {
-            "standard_error": (variance["effect"] / particles).sqrt().numpy(),
-            "variance": variance["arm"].numpy(),
-        },
-        (mean["control"][0].numpy(), variance["control"][0].numpy()),
-        settings,
-    )
+    settings |= {"empty_cells": empty / (particles * len(dose))}
+    layers = {"standard_error": (effect[1] / particles).sqrt(), "variance": arm[1]}
+    return effect_table(data, obs, effect[0], layers, (control[0][0], control[1][0]), settings)
 
 
 def posterior_effects(
@@ -214,43 +199,26 @@ def posterior_effects(
     ValueError
         For an odd number of cells, fewer than 2 draws, and as `average_effects` does.
     """
-    data = align(data, model)
+    data, obs, dose = requested_arms(model, data, perturbations)
     read = choose_readout(readout, data)
     draws, cells = whole("draws", draws, 2), whole("cells", cells, 2)
     if cells % 2:
         raise ValueError(f"cells is {cells}; give an even number: half of them for each of two estimates.")
-    labels, dose = arms(data, perturbations)
-    obs = training_cells(model, labels, dose)
-    G = len(data.genes)
-    halves = torch.zeros(2, min(draws, PARTICLES), len(dose), G, dtype=torch.float64)  # two estimates of each draw
-    sums = torch.zeros(4, len(dose), G, dtype=torch.float64)  # of both, of their squared sum and of their product
-    control = torch.zeros(2, G, dtype=torch.float64)
+    sums, halves = torch.zeros(2, 3, len(dose), len(data.genes), dtype=torch.float64), torch.zeros(())
     with evaluating(model, seed) as like:
-        for tile in _simulate(model, data, dose.to(like), draws, True, library, covariates, seed, range(1, cells + 1)):
-            g0 = read(tile.control)
-            if tile.arms.start == 0:
-                control += torch.stack([g0.sum((0, 1)), g0.square().sum((0, 1))]).double().cpu()
-            P = len(tile.library)  # fewer draws in the last block
-            halves[tile.cell % 2, :P, tile.arms] += (read(tile.treated) - g0).double().cpu() * 2 / cells
-            if tile.cell == cells:
-                a, b = halves[:, :P, tile.arms]
-                sums[:, tile.arms] += torch.stack([a.sum(0), b.sum(0), (a + b).square().sum(0), (a * b).sum(0)])
-                halves[:, :, tile.arms] = 0
-    a, b, square, product = sums / draws
-    count = draws * cells
-    mean, bessel = control[0] / count, draws / (draws - 1)
+        lent = _lent(model, data, library, covariates)
+        for rows, cell, x0, x, _ in _simulate(model, dose.to(like), lent, draws, seed, cells=range(1, cells + 1)):
+            g0, g = read(x0), read(x)
+            sums[:, 2, rows] += _powers(g0)
+            part = (g - g0).double() / cells
+            part = torch.stack([part, part if cell % 2 else -part], 1)
+            halves = part if cell == 1 else halves + part  # mean and half the difference of a draw's two estimates
+            sums[:, :2, rows] += _powers(halves) if cell == cells else 0
+    means, variances = _mean_and_variance(sums[:, :2], draws)
+    layers = {"posterior_variance": variances[0] - variances[1], "standard_error": (variances[0] / draws).sqrt()}
     settings = {"draws": draws, "cells": cells, "readout": readout, "library": str(library), "seed": seed}
-    return effect_table(
-        data,
-        obs,
-        ((a + b) / 2).numpy(),
-        {
-            "posterior_variance": ((product - a * b) * bessel).numpy(),
-            "standard_error": (((square - (a + b).square()) * bessel).clamp(min=0) / 4 / draws).sqrt().numpy(),
-        },
-        (mean.numpy(), ((control[1] / count - mean.square()).clamp(min=0) * count / (count - 1)).numpy()),
-        settings | {"covariates": ", ".join(covariates)},
-    )
+    settings |= {"covariates": ", ".join(covariates)}
+    return effect_table(data, obs, means[0], layers, _mean_and_variance(sums[:, 2, 0], draws * cells), settings)
 
 
 def sample_cells(
@@ -293,21 +261,18 @@ def sample_cells(
     ValueError
         As `average_effects` does.
     """
-    data, cells = align(data, model), whole("cells", cells, 1)
-    labels, dose = arms(data, list(data.conditions().index) if perturbations is None else perturbations)
-    training_cells(model, labels, dose)
-    blocks: dict[int, list] = {}
+    cells = whole("cells", cells, 1)
+    perturbations = list(data.conditions().index) if perturbations is None else perturbations
+    data, obs, dose = requested_arms(model, data, perturbations)
+    parts: list[tuple[int, sp.csr_matrix]] = []
     with evaluating(model, seed) as like:
-        for tile in _simulate(model, data, dose.to(like), cells, False, library, covariates, seed):
-            for row, x in zip(range(tile.arms.start, tile.arms.stop), tile.treated.unbind(1), strict=True):
-                values = x.cpu().numpy()
-                blocks.setdefault(row, []).append(sp.csr_matrix(values) if data.counts else values)
-    parts = [block for row in range(len(labels)) for block in blocks[row]]
-    return anndata.AnnData(
-        sp.vstack(parts, format="csr") if data.counts else np.concatenate(parts),
-        obs=pd.DataFrame({"perturbation": np.repeat(labels, cells)}, index=[f"S{i}" for i in range(cells * len(dose))]),
-        var=pd.DataFrame(index=pd.Index(data.genes, name="gene")),
-    )
+        lent = _lent(model, data, library, covariates)
+        for rows, _, _, x, _ in _simulate(model, dose.to(like), lent, cells, seed, hold=False):
+            parts += enumerate(map(sp.csr_matrix, x.cpu().numpy().swapaxes(0, 1)), rows.start)
+    x = sp.vstack([block for _, block in sorted(parts, key=lambda part: part[0])], format="csr")
+    labels = pd.DataFrame({"perturbation": np.repeat(obs.index, cells)}, [f"S{i}" for i in range(cells * len(obs))])
+    genes = pd.DataFrame(index=pd.Index(data.genes, name="gene"))
+    return anndata.AnnData(x if data.counts else x.toarray(), labels, genes)
 
 
 def counterfactual(
@@ -351,28 +316,16 @@ def counterfactual(
         of the cell; and for `qc` in a model that reads no flag.
     """
     if not model.exogenous:
-        raise ValueError(
-            f"{type(model).__name__} has no exogenous latents, so nothing of an observed cell would be kept; "
-            "use average_effects."
-        )
-    data, particles = align(data, model), whole("particles", particles, 1)
-    out = np.empty(data.shape, dtype=np.float32)
-    if perturbation is not None:
-        training_cells(model, *arms(data, [perturbation]))
-    with evaluating(model, seed) as like:
-        shared = Trace(particles)
-        model.infer_shared(shared)
-        changes = {} if perturbation is None else {"dose": data.dose_of(perturbation).to(like)}
-        if qc is not None:
-            if all(site.plate is not Plate.QC for site in shared.sites.values()):
-                raise ValueError(f"{type(model).__name__} reads no quality flag, so qc={qc} changes nothing; leave it.")
-            changes["qc"] = like.new_full((1, len(data.quality)), qc)
-        for rows in cell_blocks(data, particles):
-            b = data.batch(rows, dtype=like.dtype).to(like.device)
-            q = Trace(particles, given=shared.values)
-            model.infer_cells(q, b)
-            p = Trace(particles, given={n: v for n, v in q.values.items() if n in model.exogenous or n in shared.sites})
-            out[rows] = model.generate(p, b.condition.do(**changes)).mean.mean(0).cpu().numpy()
+        raise ValueError(f"{type(model).__name__} has no exogenous latents to keep of a cell; use average_effects.")
+    if qc is not None and "quality" not in model.uses:
+        raise ValueError(f"{type(model).__name__} reads no quality flag, so qc={qc} changes nothing; leave it.")
+    changes = {} if perturbation is None else {"dose": requested_arms(model, data, [perturbation])[2]}
+    changes |= {} if qc is None else {"qc": torch.full((1, len(model.summary.quality)), qc)}
+    out = np.empty((len(data), len(model.summary.genes)), dtype=np.float32)
+    for rows, b, q in _infer(model, data, particles, seed):
+        kept = {n: v for n, v in q.values.items() if n in model.exogenous or n not in q.sites}
+        c = b.condition.do(**{name: value.to(b.x) for name, value in changes.items()})
+        out[rows] = model.generate(Trace(particles, given=kept), c).mean.mean(0).cpu().numpy()
     return out
 
 
@@ -395,93 +348,90 @@ def latents(model: Model, data: PerturbationData, particles: int = 20, *, seed: 
     dict
         Name of the latent -> (n, K) means.
     """
-    data, particles = align(data, model), whole("particles", particles, 1)
-    parts: dict[str, list[np.ndarray]] = {}
-    with evaluating(model, seed) as like:
-        shared = Trace(particles)
-        model.infer_shared(shared)
-        for rows in cell_blocks(data, particles):
-            q = Trace(particles, given=shared.values)
-            model.infer_cells(q, data.batch(rows, dtype=like.dtype).to(like.device))
-            for name, site in q.sites.items():
-                mean = site.distribution.mean.expand(site.value.shape).mean(0)
-                parts.setdefault(name, []).append(mean.cpu().numpy())
+    parts = defaultdict(list)
+    for _, _, q in _infer(model, data, particles, seed):
+        for name, site in q.sites.items():
+            parts[name].append(site.distribution.mean.expand(site.value.shape).mean(0).cpu().numpy())
     return {name: np.concatenate(blocks) for name, blocks in parts.items()}
 
 
-@dataclass(frozen=True)
-class _Tile:
-    """A few particles of a few arms: counts treated (P, arms, G) and control (P, 1, G), library (P,), all of them with
-    the `cell`-th control cell of each draw of the shared latents."""
+def _infer(model: Model, data: PerturbationData, particles: int, seed: int) -> Iterator[tuple[slice, Batch, Trace]]:
+    """(rows, cells, the posterior's pass over them), all of them with the same draws of the shared latents."""
+    data, shared = align(data, model), Trace(whole("particles", particles, 1))
+    with evaluating(model, seed) as like:
+        model.infer_shared(shared)
+        for rows in portions(len(data), particles * len(data.genes)):
+            b = data.batch(rows, dtype=like.dtype).to(like.device)
+            yield rows, b, encode(model, b, shared)
 
-    arms: slice
-    cell: int
-    treated: Tensor
-    control: Tensor
-    library: Tensor
+
+def _powers(values: Tensor) -> Tensor:
+    """(2, ...) sums over particles of values and of their squares."""
+    return torch.stack([values.sum(0), values.square().sum(0)]).double().cpu()
+
+
+def _mean_and_variance(sums: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Mean and sample variance of n values from what `_powers` gives of them."""
+    mean = sums[0] / n
+    return mean, (sums[1] / n - mean.square()).clamp(min=0) * n / (n - 1)
 
 
 def _simulate(
-    model: Model,
-    data: PerturbationData,
-    dose: Tensor,
-    particles: int,
-    hold: bool,
-    library: str | float,
-    covariates: Sequence[str],
-    seed: int,
-    cells: Sequence[int] = (0,),
-) -> Iterator[_Tile]:
-    """Experiments tile by tile, one for each of the numbered `cells` with each draw of the shared latents. The tiles'
-    size is fixed and each has a random stream of its own; cell 0 goes on with that of the shared latents."""
+    model: Model, dose: Tensor, lent: Lent, particles: int, seed: int, hold: bool = True, cells: Sequence[int] = (0,)
+) -> Iterator[tuple[slice, int, Tensor, Tensor, Tensor]]:
+    """Experiments by tiles of a few arms and particles, one for each of the numbered `cells` with each draw of the
+    shared latents: rows of the arms, number of the cell, control (P, 1, G), treated (P, arms, G), library (P,).
+
+    The tiles' size is fixed and each has a random stream of its own; cell 0 goes on with that of the shared latents.
+    """
     active = dose.any(0).nonzero().squeeze(1)
-    dose = dose[:, active]
-    if covariates and "covariates" not in model.uses:
-        left_out(f"{type(model).__name__} reads none", covariates=covariates)
-    draw_controls = _control_sampler(data, library, covariates)
-    none = dose.new_zeros(1, len(data.quality))
-    for block, start in enumerate(range(0, particles, PARTICLES)):
-        P = min(PARTICLES, particles - start)
-        reseed(seed, block)
-        shared = Trace(P, active={Plate.DOSE: active})
-        model.infer_shared(shared)
-        for cell in cells:
-            if cell:
-                reseed(seed, block, len(dose), cell)
-            depth, levels = (value.to(dose) for value in draw_controls(P))
-            untreated = Condition(dose.new_zeros(1, len(active)), depth, levels, none)
-            t, control = _draw_arms(model, untreated, shared, shared.values)
-            held = {name: t[name] for name in model.exogenous} if hold else {}
-            for i, first in enumerate(range(0, len(dose), ARMS)):
+    for i, part in enumerate(dose[:, active].split(ARMS)):
+        n = len(part)
+        for block, shared in draw_shared(model, particles, seed, {Plate.DOSE: active}):
+            for cell in cells:
+                if cell:
+                    reseed(seed, block, len(dose), cell)
+                at = torch.randint(len(lent[0]), (shared.particles,))
+                library, levels = (value[at, None].to(dose).expand(-1, n, -1) for value in lent)
+                c = Condition(part, library, levels, dose.new_zeros(n, len(model.summary.quality)))
+                basal, control = draw(model, c[:1].do(dose=torch.zeros_like(part[:1])), shared)
+                held = {name: basal[name].expand(-1, n, -1) for name in model.exogenous if hold}
                 reseed(seed, block, i, cell)
-                rows = slice(first, min(first + ARMS, len(dose)))
-                n = rows.stop - first
-                c = Condition(dose[rows], depth.expand(-1, n, -1), levels.expand(-1, n, -1), none.expand(n, -1))
-                given = shared.values | {name: value.expand(-1, n, -1) for name, value in held.items()}
-                yield _Tile(rows, cell, _draw_arms(model, c, shared, given)[1], control, depth.flatten())
+                treated = draw(model, c, shared, held)[1]
+                yield slice(i * ARMS, i * ARMS + n), cell, control, treated, library[:, 0, 0]
 
 
-def _draw_arms(model: Model, c: Condition, shared: Trace, given: Mapping[str, Tensor]) -> tuple[Trace, Tensor]:
-    """The trace of a pass with the shared latents' particles and rows, and x (P, n, G) drawn at its end."""
-    t = Trace(shared.particles, given=given, active=shared.active)
+def draw(model: Model, c: Condition, shared: Trace, held: Mapping[str, Tensor] | None = None) -> tuple[Trace, Tensor]:
+    """Cells drawn from the model, given draws of the shared latents.
+
+    Parameters
+    ----------
+    model
+        A trained model.
+    c
+        Conditions of n cells, with the dose columns that `shared` drew.
+    shared
+        P draws of the shared latents.
+    held
+        Latents of the cells by name that are not drawn anew. None: no such latents.
+
+    Returns
+    -------
+    tuple
+        The pass, and x (P, n, G).
+    """
+    t = Trace(shared.particles, given=shared.values | dict(held or {}), active=shared.active)
     return t, model.generate(t, c).sample()
 
 
-def _control_sampler(
-    data: PerturbationData, library: str | float, covariates: Sequence[str]
-) -> Callable[[int], tuple[Tensor, Tensor]]:
-    """P -> library (P, 1, 1) and covariate (P, 1, C) of P control cells drawn with replacement, or as they are set.
-    Without controls, any cells are drawn."""
-    if isinstance(library, str) and library != "data" or not isinstance(library, str) and not library > 0:
+def _lent(model: Model, data: PerturbationData, library: str | float, covariates: Sequence[str]) -> Lent:
+    """Library (n, 1) and covariates (n, C) of the control cells, or as they are set; of any cells where there are no
+    controls."""
+    if covariates and "covariates" not in model.uses:
+        left_out(f"{type(model).__name__} reads none", covariates=covariates)
+    if library != "data" and (isinstance(library, str) or not library > 0):
         raise ValueError(f"library is {library!r}; give 'data' or a number of counts above 0.")
-    levels = data.levels_of(covariates) if covariates else None
-    untreated = np.flatnonzero(data.n_perturbations == 0)
-    cells = untreated if len(untreated) else np.arange(len(data))
-
-    def draw(P: int) -> tuple[Tensor, Tensor]:
-        at = cells[torch.randint(len(cells), (P,)).numpy()]
-        depth = data.library[at] if library == "data" else np.full(P, float(library))
-        chosen = torch.as_tensor(data.covariate[at]) if levels is None else levels.expand(P, -1)
-        return torch.as_tensor(depth)[:, None, None], chosen[:, None]
-
-    return draw
+    cells = np.flatnonzero((data.n_perturbations == 0) | data.n_perturbations.all())
+    depth = data.library[cells] if library == "data" else np.full(len(cells), float(library))
+    levels = data.levels_of(covariates).expand(len(cells), -1) if covariates else data.covariate[cells]
+    return torch.as_tensor(depth)[:, None], torch.as_tensor(levels)

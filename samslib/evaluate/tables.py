@@ -120,10 +120,11 @@ def effect_table(
         Perturbations x genes.
     """
     obs = obs if isinstance(obs, pd.DataFrame) else pd.DataFrame(index=pd.Index(obs, name="perturbation"))
-    columns = dict(zip(("control", "control_variance"), control, strict=True))
+    columns = {name: np.asarray(of) for name, of in zip(("control", "control_variance"), control, strict=True)}
     var = pd.DataFrame(columns, index=pd.Index(data.genes, name="gene"))
     uns = {"samslib": dict(settings) | {"separator": data.separator or ""}}
-    return anndata.AnnData(np.asarray(effect, dtype=np.float64), obs=obs, var=var, layers=dict(layers), uns=uns)
+    layers = {name: np.asarray(layer) for name, layer in layers.items()}
+    return anndata.AnnData(np.asarray(effect, dtype=np.float64), obs=obs, var=var, layers=layers, uns=uns)
 
 
 def groups_of(names: pd.Index, groups: Groups, what: str) -> pd.Series:
