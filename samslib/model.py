@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from samslib.cells import Batch, Condition, DataSummary
+from samslib.cells import Plate as Plate  # a model imports all that its programs speak of from here
 from samslib.distributions import Likelihood
 from samslib.trace import Trace
 from samslib.validation import whole

@@ -35,8 +35,7 @@ def choose(what: str, value: Any, options: dict[str, Any] | tuple[Any, ...]) -> 
     ValueError
         That lists what exists.
     """
-    if value not in options:
-        raise ValueError(f"{what} is {value!r}; choose one of {sorted(options, key=str)}.")
+    require(value in options, f"{what} is {value!r}; choose one of {sorted(options, key=str)}.")
     return options[value] if isinstance(options, dict) else value
 
 
@@ -56,9 +55,8 @@ def above(low: float, below: float = inf, /, **values: float) -> None:
         That names the first value that does not.
     """
     for name, value in values.items():
-        if not low < value < below:
-            range = f"above {low:g}" if below == inf else f"strictly between {low:g} and {below:g}"
-            raise ValueError(f"{name} is {value}; it must be {range}.")
+        range = f"above {low:g}" if below == inf else f"strictly between {low:g} and {below:g}"
+        require(low < value < below, f"{name} is {value}; it must be {range}.")
 
 
 def at_least(low: float, /, **values: float) -> None:
@@ -77,8 +75,7 @@ def at_least(low: float, /, **values: float) -> None:
         That names the first value that is below.
     """
     for name, value in values.items():
-        if not value >= low:
-            raise ValueError(f"{name} is {value}; it must be {low:g} or above.")
+        require(value >= low, f"{name} is {value}; it must be {low:g} or above.")
 
 
 def share(**values: float) -> None:
@@ -95,8 +92,7 @@ def share(**values: float) -> None:
         That names the first value that does not.
     """
     for name, value in values.items():
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} is {value}; it must be between 0 and 1.")
+        require(0 <= value <= 1, f"{name} is {value}; it must be between 0 and 1.")
 
 
 def whole(name: str, value: Any, low: float = -inf) -> int:
@@ -121,15 +117,12 @@ def whole(name: str, value: Any, low: float = -inf) -> int:
     ValueError
         That names the argument, so that None or 2.5 does not fail far from where it was given.
     """
-    found = number(name, value)
-    if found != int(found):
-        raise ValueError(f"{name} is {value}; it must be a whole number.")
-    if found < low:
-        raise ValueError(f"{name} is {int(found)}; it must be {low:g} or above.")
+    found = number(name, value, low)
+    require(found == int(found), f"{name} is {value}; it must be a whole number.")
     return int(found)
 
 
-def number(name: str, value: Any) -> float:
+def number(name: str, value: Any, low: float = -inf) -> float:
     """A finite number, from any scalar.
 
     Parameters
@@ -138,6 +131,8 @@ def number(name: str, value: Any) -> float:
         Of the argument.
     value
         What was given for it.
+    low
+        The least that is allowed. By default there is no limit.
 
     Returns
     -------
@@ -150,9 +145,10 @@ def number(name: str, value: Any) -> float:
         That names the argument, for anything else.
     """
     value = value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
-    if isinstance(value, bool) or not isinstance(value, Real) or not isfinite(value):
-        raise ValueError(f"{name} is {value!r}; it must be a finite number.")
-    return float(value) if not isinstance(value, int) else value
+    finite = isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
+    require(finite, f"{name} is {value!r}; it must be a finite number.")
+    at_least(low, **{name: value})
+    return value if isinstance(value, int) else float(value)
 
 
 def left_out(why: str, /, **values: Any) -> None:
@@ -171,8 +167,7 @@ def left_out(why: str, /, **values: Any) -> None:
         That names the first value that is not None.
     """
     for name, value in values.items():
-        if value is not None:
-            raise ValueError(f"{name} is {value!r}, but {why}; leave {name} out.")
+        require(value is None, f"{name} is {value!r}, but {why}; leave {name} out.")
 
 
 def choose_device(name: str) -> torch.device:

@@ -11,11 +11,10 @@ from typing import Any, ClassVar, cast, final
 import torch
 from torch import Tensor, nn
 
-from samslib.cells import Batch, Condition, DataSummary, Plate, Pseudobulk
-from samslib.distributions import Likelihood, NegativeBinomial
-from samslib.model import Model, seeded
+from samslib.cells import Pseudobulk
+from samslib.distributions import NegativeBinomial
+from samslib.model import Batch, Condition, DataSummary, Likelihood, Model, Plate, Trace, seeded
 from samslib.nets import DECODERS, VARIANCE_FLOOR
-from samslib.trace import Trace
 from samslib.validation import above, choose
 
 STANDARD, PERTURBENCH = "standard baseline", "arXiv:2408.10609"

@@ -4,11 +4,9 @@ from typing import final
 
 import torch
 
-from samslib.cells import Batch, Condition, DataSummary, Plate
-from samslib.distributions import Likelihood, standard_normal
-from samslib.model import Model, seeded
+from samslib.distributions import standard_normal
+from samslib.model import Batch, Condition, DataSummary, Likelihood, Model, Plate, Trace, seeded
 from samslib.nets import DECODERS, CellEncoder
-from samslib.trace import Trace
 from samslib.validation import choose
 
 
@@ -56,7 +54,7 @@ class ConditionalVAE(Model):
         super().__init__(summary, locals())
         T, G = len(summary.perturbations), len(summary.genes)
         self.size = (T, latent)
-        self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, (T,))
+        self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, T)
         self.decoder = choose("likelihood", likelihood, DECODERS)(latent + T, G, decoder_width, decoder_layers)
 
     def generate(self, t: Trace, c: Condition) -> Likelihood:

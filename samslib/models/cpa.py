@@ -6,11 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from samslib.cells import Batch, Condition, DataSummary, Plate
-from samslib.distributions import Likelihood, Point, standard_normal
-from samslib.model import Adversarial, seeded
+from samslib.distributions import Point, standard_normal
+from samslib.model import Adversarial, Batch, Condition, DataSummary, Likelihood, Plate, Trace, seeded
 from samslib.nets import DECODERS, CellEncoder, Standardize, Trunk
-from samslib.trace import Trace
 from samslib.validation import at_least, choose
 
 

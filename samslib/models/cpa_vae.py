@@ -2,11 +2,9 @@
 
 from typing import final
 
-from samslib.cells import Batch, Condition, DataSummary, Plate
-from samslib.distributions import Likelihood, Normal, standard_normal
-from samslib.model import Model, seeded
+from samslib.distributions import Normal, standard_normal
+from samslib.model import Batch, Condition, DataSummary, Likelihood, Model, Plate, Trace, seeded
 from samslib.nets import DECODERS, CellEncoder, NormalTable
-from samslib.trace import Trace
 from samslib.validation import choose
 
 
@@ -63,7 +61,7 @@ class CPAVAE(Model):
         self.embedding_scale, self.encoder_offset = embedding_scale, encoder_offset
         self.embedding = NormalTable(T, latent, embedding_initial_spread, embedding_initial_scale)
         extras = (latent,) if encoder_offset else ()
-        self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, extras)
+        self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, *extras)
         self.decoder = choose("likelihood", likelihood, DECODERS)(latent, G, decoder_width, decoder_layers)
 
     def generate(self, t: Trace, c: Condition) -> Likelihood:
@@ -77,8 +75,5 @@ class CPAVAE(Model):
         t.sample("E", self.embedding(t.rows(Plate.DOSE)), Plate.DOSE)
 
     def infer_cells(self, t: Trace, b: Batch) -> None:
-        if self.encoder_offset:
-            law = self.encoder(b.x, b.condition.dose @ t["E"])
-        else:
-            law = self.encoder(b.x)
-        t.sample("z_basal", law, Plate.CELL)
+        offset = (b.condition.dose @ t["E"],) if self.encoder_offset else ()
+        t.sample("z_basal", self.encoder(b.x, *offset), Plate.CELL)

@@ -6,11 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
-from samslib.cells import Batch, Condition, DataSummary, Plate
-from samslib.distributions import Bernoulli, Likelihood, Normal, StraightThroughBernoulli, standard_normal
-from samslib.model import Model, seeded
+from samslib.distributions import Bernoulli, Normal, StraightThroughBernoulli, standard_normal
+from samslib.model import Batch, Condition, DataSummary, Likelihood, Model, Plate, Trace, seeded
 from samslib.nets import DECODERS, CellEncoder, NormalNet, NormalOfMask
-from samslib.trace import Trace
 from samslib.validation import above, at_least, choose
 
 
@@ -102,7 +100,7 @@ class CRADLEVAE(Model):
         self.mask_logits = nn.Parameter(torch.full((T, K), float(mask_initial_logit)))
         self.embedding = NormalOfMask(T, K, embedding_width, embedding_layers)
         self.artifact = NormalNet((K,), K, embedding_width, embedding_layers)
-        self.encoder = CellEncoder(summary, K, encoder_width, encoder_layers, normalization, (K, K))
+        self.encoder = CellEncoder(summary, K, encoder_width, encoder_layers, normalization, K, K)
         decoder = choose("likelihood", likelihood, DECODERS)
         self.decoder = decoder(3 * K if self.concatenate else K, G, decoder_width, decoder_layers)
 

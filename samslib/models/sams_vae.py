@@ -5,11 +5,9 @@ from typing import final
 import torch
 from torch import nn
 
-from samslib.cells import Batch, Condition, DataSummary, Plate
-from samslib.distributions import Bernoulli, Likelihood, Normal, StraightThroughBernoulli, standard_normal
-from samslib.model import Model, seeded
+from samslib.distributions import Bernoulli, Normal, StraightThroughBernoulli, standard_normal
+from samslib.model import Batch, Condition, DataSummary, Likelihood, Model, Plate, Trace, seeded
 from samslib.nets import DECODERS, CellEncoder, effect_posterior
-from samslib.trace import Trace
 from samslib.validation import above, choose
 
 
@@ -83,7 +81,7 @@ class SAMSVAE(Model):
         initial = embedding_initial_spread, embedding_initial_scale
         self.embedding = effect_posterior(posterior, T, latent, embedding_width, embedding_layers, *initial)
         self.encoder_offset, extras = encoder_offset, (latent,) if encoder_offset else ()
-        self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, extras)
+        self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, *extras)
         self.decoder = choose("likelihood", likelihood, DECODERS)(latent, G, decoder_width, decoder_layers)
 
     def generate(self, t: Trace, c: Condition) -> Likelihood:
@@ -100,8 +98,5 @@ class SAMSVAE(Model):
         t.sample("E", self.embedding(rows, M), Plate.DOSE)
 
     def infer_cells(self, t: Trace, b: Batch) -> None:
-        if self.encoder_offset:
-            law = self.encoder(b.x, b.condition.dose @ (t["E"] * t["M"]))
-        else:
-            law = self.encoder(b.x)
-        t.sample("z_basal", law, Plate.CELL)
+        offset = (b.condition.dose @ (t["E"] * t["M"]),) if self.encoder_offset else ()
+        t.sample("z_basal", self.encoder(b.x, *offset), Plate.CELL)

@@ -5,11 +5,9 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from samslib.cells import Batch, Condition, DataSummary, Plate
-from samslib.distributions import Bernoulli, Beta, Likelihood, Normal, Point, StraightThroughBernoulli
-from samslib.model import Model, seeded
+from samslib.distributions import Bernoulli, Beta, Normal, Point, StraightThroughBernoulli
+from samslib.model import Batch, Condition, DataSummary, Likelihood, Model, Plate, Trace, seeded
 from samslib.nets import DECODERS, CellEncoder
-from samslib.trace import Trace
 from samslib.validation import above, choose
 
 
