@@ -90,10 +90,8 @@ def load(path: str | Path, device: str = "cpu", kind: type[Model] | None = None)
         model = kind(**arguments).to(dtype)
         model.load_state_dict(weights)
     except (TypeError, RuntimeError) as error:  # an option, or a parameter's name or shape
-        raise ValueError(
-            f"{path} does not fit {kind.__name__} as it is defined now: {error}; give load(path, kind=...) the class "
-            "that the model was saved from."
-        ) from error
+        remedy = "give load(path, kind=...) the class that the model was saved from"
+        raise ValueError(f"{path} does not fit {kind.__name__} as it is defined now: {error}; {remedy}.") from error
     return model.to(where)
 
 
@@ -105,11 +103,9 @@ def _kind(path: str | Path, facts: Mapping[str, Any]) -> type[Model]:
         return KINDS[name]
     found = {m: kind for (m, n), kind in DEFINED.items() if n == name and kind not in KINDS.values()}
     here = f"several classes of that name are, in {sorted(found)}" if found else "no such class is here"
-    require(
-        module in found or len(found) == 1,
-        f"{path} holds a model of the class {name} of {module}, and {here}; run or import what defines it, or give it "
-        f"as load(path, kind={name}).",
-    )
+    remedy = f"run or import what defines it, or give it as load(path, kind={name})"
+    text = f"{path} holds a model of the class {name} of {module}, and {here}; {remedy}."
+    require(module in found or len(found) == 1, text)
     return found[module if module in found else next(iter(found))]
 
 
@@ -119,11 +115,8 @@ def _options(model: Model) -> dict[str, Any]:
         same = False
         with suppress(TypeError, ValueError):
             same = _with_tuples(json.loads(json.dumps(value))) == value
-        require(
-            same,
-            f"The option {name} of {type(model).__name__} is a {type(value).__name__}, which a file cannot hold as it "
-            "is; make it a number, a text, None, or a tuple of these.",
-        )
+        text = f"The option {name} of {type(model).__name__} is a {type(value).__name__}, which a file cannot hold"
+        require(same, f"{text} as it is; make it a number, a text, None, or a tuple of these.")
     return model.options
 
 
@@ -206,12 +199,8 @@ class TrainingState:
         """Write the state, if there is a folder for it. Raises OSError with the path and the reason."""
         if self.path is None:
             return
-        try:
+        with suppress(OSError):  # writing says what is wrong
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OSError(
-                f"The folder {self.path.parent} cannot be made ({error.strerror}); choose another."
-            ) from error
         parts = {"model": self.model.state_dict(), "best": self.best}
         for i, optimizer in enumerate(self.optimizers):
             state = optimizer.state_dict()["state"]

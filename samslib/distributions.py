@@ -173,7 +173,7 @@ class Point(Distribution):
         return torch.zeros_like(value)
 
 
-class StraightThroughBernoulli(Distribution):
+class StraightThroughBernoulli(Bernoulli):
     """A 0/1 draw whose gradient is that of its sigmoid relaxation.
 
     With u uniform, soft = sigmoid((logit u + logits) / temperature) and hard = round(soft): the value is hard, the
@@ -194,16 +194,11 @@ class StraightThroughBernoulli(Distribution):
     Jang et al. (2017), Categorical reparameterization with Gumbel-Softmax.
     """
 
-    arg_constraints = {"logits": constraints.real}
     has_rsample = True
 
     def __init__(self, logits: Tensor, temperature: float = 1.0):
-        self.logits, self.temperature = logits, temperature
-        super().__init__(logits.shape, validate_args=False)
-
-    @property
-    def mean(self) -> Tensor:
-        return torch.sigmoid(self.logits)
+        super().__init__(logits=logits, validate_args=False)
+        self.temperature = temperature
 
     def _harden(self, noise: Tensor) -> Tensor:
         soft = torch.sigmoid((noise + self.logits) / self.temperature)

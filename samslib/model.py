@@ -16,10 +16,16 @@ from samslib.cells import Batch, Condition, DataSummary
 from samslib.cells import Plate as Plate  # a model imports all that its programs speak of from here
 from samslib.distributions import Likelihood
 from samslib.trace import Trace
-from samslib.validation import whole
+from samslib.validation import require, whole
 
 # Every subclass of Model by module and name; of a notebook's cell that ran twice, the newest.
 DEFINED: dict[tuple[str, str], type[Model]] = {}
+
+LACKING = {  # what a model may need -> what to say where the data lack it
+    "quality": "needs a quality flag, and the data have none; label the cells with samslib.quality.label and name the "
+    "column in from_anndata(..., quality='fails')",
+    "pseudobulk": "is a function of pseudobulk; give it data.summary(train, pseudobulk=True)",
+}
 
 
 def seeded(constructor: Callable[..., None]) -> Callable[..., None]:
@@ -86,13 +92,8 @@ class Model(nn.Module, ABC):
         self.summary = summary
         self.options = self.accepted(arguments)
         name = type(self).__name__
-        if "quality" in self.needs and not summary.quality:
-            raise ValueError(
-                f"{name} needs a quality flag, and the data have none; label the cells with samslib.quality.label and "
-                "name the column in from_anndata(..., quality='fails')."
-            )
-        if "pseudobulk" in self.needs and summary.pseudobulk is None:
-            raise ValueError(f"{name} is a function of pseudobulk; give it data.summary(train, pseudobulk=True).")
+        for what in self.needs:
+            require(getattr(summary, what), f"{name} {LACKING[what]}.")
         for what in ("covariates", "quality"):
             if (columns := getattr(summary, what)) and what not in self.uses:
                 reads = " and ".join(self.uses) or "neither covariates nor flags"
@@ -106,11 +107,9 @@ class Model(nn.Module, ABC):
 
     def refuse_combinations(self, c: Condition) -> None:
         """Raises ValueError for cells with several perturbations."""
-        if several := int(((c.dose != 0).sum(1) > 1).sum()):
-            raise ValueError(
-                f"{type(self).__name__} takes one perturbation a cell, and {several} of these {len(c)} cells have "
-                "more; make each combination a perturbation of its own with data.encode_unique()."
-            )
+        several = int(((c.dose != 0).sum(1) > 1).sum())
+        text = f"{type(self).__name__} takes one perturbation a cell, and {several} of these {len(c)} cells have more"
+        require(not several, f"{text}; make each combination a perturbation of its own with data.encode_unique().")
 
     @abstractmethod
     def generate(self, t: Trace, c: Condition) -> Likelihood:

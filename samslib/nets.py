@@ -173,11 +173,9 @@ class Standardize(nn.Module):
         self.kind = choose("normalization", kind, ("log", "raw", None))
         if kind is not None:
             mean, std = (summary.log_mean, summary.log_std) if kind == "log" else (summary.mean, summary.std)
-            require(
-                kind == "raw" or (mean.isfinite() & std.isfinite()).all(),
-                "normalization is 'log', but the training cells hold values of -1 or below, which have no log(1 + x); "
-                "choose normalization='raw', or None for values that are scaled already.",
-            )
+            text = "normalization is 'log', but the training cells hold values of -1 or below, which have no log(1 + x)"
+            remedy = "choose normalization='raw', or None for values that are scaled already"
+            require(kind == "raw" or (mean.isfinite() & std.isfinite()).all(), f"{text}; {remedy}.")
             self.mean, self.std = nn.Buffer(mean.clone()), nn.Buffer(std.clone())
 
     def forward(self, x: Tensor) -> Tensor:

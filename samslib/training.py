@@ -188,10 +188,6 @@ class History(pd.DataFrame):
     `attrs` holds best_step, interrupted, device, seconds and the configuration.
     """
 
-    @property
-    def _constructor(self) -> type[pd.DataFrame]:
-        return pd.DataFrame
-
 
 def prepare(kind: type[Model], data: PerturbationData) -> PerturbationData:
     """The data as models of this class take them, so that one loop trains any of them; to be split afterwards.
@@ -254,9 +250,8 @@ class TrainingStep:
         learns, criticises = self.schedule.turns(step)
         with torch.set_grad_enabled(learns):
             q = posterior(self.model, b, self.config.particles, active)
-        terms: dict[str, Tensor] = {}
+        terms = self.loss(b, q, step) if learns else {}
         if learns:
-            terms = self.loss(b, q, step)
             self._descend(self.optimizers[0], terms["loss"])
         if isinstance(self.model, Adversarial) and criticises:
             terms["critic"] = self.model.critic_loss(b, q)
@@ -340,11 +335,8 @@ def fit(
     state.resume()
     state.save()  # a folder that cannot be written is found out now, not after an hour
     batches = Batches(train, config.batch_size, config.seed)
-    with (
-        _seeds_restored(device),
-        _deferred_interrupt() as interrupted,
-        Progress(steps, config.progress, state.step) as bar,
-    ):
+    bar = Progress(steps, config.progress, state.step)
+    with _seeds_restored(device), _deferred_interrupt() as interrupted, bar:
         model.train()
         while state.step < steps and not interrupted:
             torch.manual_seed(step_seed(config.seed, state.step))
@@ -478,7 +470,7 @@ def _check(model: Model, train: PerturbationData, val: PerturbationData | None, 
             law = model.generate(Trace(1), c)
         text = f"The training data are real-valued, but the likelihood is of counts ({type(law).__name__})"
         remedy = "choose likelihood='normal' or 'normal_fixed_variance', or give counts"
-        require(not law.support.is_discrete, f"{text}; {remedy}.")
+        require(not getattr(law.support, "is_discrete", False), f"{text}; {remedy}.")
     text = f"{type(model).__name__} has no critic, so the option critic would do nothing; leave it out."
     require(isinstance(model, Adversarial) or not config.critic, text)
     text = "validation is 'as_published', but there are no cells to validate on; give val."

@@ -1,5 +1,6 @@
 """CPA: the compositional perturbation autoencoder (Lotfollahi et al. 2023), with doses, covariates and adversaries."""
 
+from collections import OrderedDict, defaultdict
 from typing import final
 
 import torch
@@ -82,31 +83,6 @@ class DoseCurves(nn.Module):
         return (slope * amount + bias).sigmoid() - bias.sigmoid()
 
 
-class Classifier(nn.Module):
-    """z (n, K) -> logits (n, outputs). z is standardised within the batch, so that rescaling cannot fool the critic.
-
-    Parameters
-    ----------
-    inputs
-        Latent axes, K.
-    outputs
-        Logits for each cell.
-    width, layers
-        Units a layer, and layers, of its network.
-    """
-
-    def __init__(self, inputs: int, outputs: int, width: int, layers: int):
-        super().__init__()
-        self.trunk, self.logits = Trunk((inputs,), width, layers), nn.Linear(width, outputs)
-
-    @staticmethod
-    def standardize(z: Tensor) -> Tensor:
-        return (z - z.mean(0)) * (z.var(0, unbiased=False) + 1e-10).rsqrt()
-
-    def forward(self, standardized: Tensor) -> Tensor:
-        return self.logits(self.trunk(standardized))
-
-
 class Critic(nn.Module):
     """Reads from z (n, K) which perturbations a cell had, a yes or no each, and its level of each covariate.
 
@@ -122,12 +98,14 @@ class Critic(nn.Module):
 
     def __init__(self, summary: DataSummary, latent: int, width: int, layers: int):
         super().__init__()
-        levels: dict[str, list[int]] = {}
+        levels: dict[str, list[int]] = defaultdict(list)
         for column, name in enumerate(summary.covariates):
-            levels.setdefault(name.split("=")[0], []).append(column)
+            levels[name.split("=")[0]].append(column)
         self.levels = [columns for columns in levels.values() if len(columns) > 1]
-        sizes = (len(summary.perturbations), *map(len, self.levels))
-        self.heads = nn.ModuleList(Classifier(latent, size, width, layers) for size in sizes)
+        self.heads = nn.ModuleList(
+            nn.Sequential(OrderedDict(trunk=Trunk((latent,), width, layers), logits=nn.Linear(width, size)))
+            for size in (len(summary.perturbations), *map(len, self.levels))
+        )
 
     def forward(self, standardized: Tensor) -> list[Tensor]:
         return [head(standardized) for head in self.heads]
@@ -215,15 +193,17 @@ class CPA(Adversarial):
         self.decoder = choose("likelihood", likelihood, DECODERS)(latent, G, decoder_width, decoder_layers)
         self.critic: Critic = Critic(summary, latent, adversary_width, adversary_layers)
 
-    def embed(self, c: Condition) -> Tensor:
-        """(n, K) what the condition adds to the basal state; the doses hold all T columns."""
-        return self._shift(self.embedding, c, slice(None))
+    def embed(self, c: Condition, E: Tensor | None = None, rows: Tensor | slice = slice(None)) -> Tensor:
+        """(n, K) what the condition adds to the basal state, with these embeddings of the perturbations `rows`, which
+        are the columns of the doses; by default with the model's own of all T."""
+        shift = self.dose_curves(c.dose, rows) @ (self.embedding if E is None else E)
+        return shift if self.covariate_embedding is None else shift + c.covariate @ self.covariate_embedding
 
     def generate(self, t: Trace, c: Condition) -> Likelihood:
         rows = t.rows(Plate.DOSE)
         z_basal = t.sample("z_basal", standard_normal(len(c), self.embedding.shape[1], self.embedding), Plate.CELL)
         E = t.sample("E", Point(self.embedding[rows]), Plate.DOSE)
-        return self.decoder(z_basal + self._shift(E, c, rows), c.library)
+        return self.decoder(z_basal + self.embed(c, E, rows), c.library)
 
     def infer_shared(self, t: Trace) -> None:
         t.sample("E", Point(self.embedding[t.rows(Plate.DOSE)]), Plate.DOSE)
@@ -232,18 +212,14 @@ class CPA(Adversarial):
         t.sample("z_basal", self.encoder(b.x), Plate.CELL)
 
     def penalty(self, b: Batch, q: Trace) -> dict[str, Tensor]:
-        return {"adversary": -self.adversary_weight * self._read(b, q, Classifier.standardize(_cells(q)))[0]}
+        return {"adversary": -self.adversary_weight * self._read(b, q, self._seen(q))[0]}
 
     def critic_loss(self, b: Batch, q: Trace) -> Tensor:
         with torch.enable_grad():
-            seen = Classifier.standardize(_cells(q).detach()).requires_grad_()
+            seen = self._seen(q).detach().requires_grad_()
             loss, logits = self._read(b, q, seen)
             slopes = (torch.autograd.grad(one.sum(), seen, create_graph=True)[0] for one in logits)
             return loss + self.gradient_penalty * torch.stack([s.square().mean() for s in slopes]).sum()
-
-    def _shift(self, E: Tensor, c: Condition, rows: Tensor | slice) -> Tensor:
-        shift = self.dose_curves(c.dose, rows) @ E
-        return shift if self.covariate_embedding is None else shift + c.covariate @ self.covariate_embedding
 
     def _read(self, b: Batch, q: Trace, seen: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The critic's cross-entropy and its logits."""
@@ -251,7 +227,8 @@ class CPA(Adversarial):
         given = (part.expand(q.particles, -1, -1).flatten(0, 1) for part in (touched, b.condition.covariate))
         return self.critic.cross_entropy(logits, *given), logits
 
-
-def _cells(q: Trace) -> Tensor:
-    """(P n, K): every draw of the basal state, as the critic reads it."""
-    return q["z_basal"].flatten(0, 1)
+    @staticmethod
+    def _seen(q: Trace) -> Tensor:
+        """(P n, K): every draw of the basal state, standardised so that rescaling cannot fool the critic."""
+        z = q["z_basal"].flatten(0, 1)
+        return (z - z.mean(0)) * (z.var(0, unbiased=False) + 1e-10).rsqrt()

@@ -9,7 +9,7 @@ from torch.distributions import kl_divergence
 from samslib.distributions import Bernoulli, Normal, StraightThroughBernoulli, standard_normal
 from samslib.model import Batch, Condition, DataSummary, Likelihood, Model, Plate, Trace, seeded
 from samslib.nets import DECODERS, CellEncoder, NormalNet, NormalOfMask
-from samslib.validation import above, at_least, choose
+from samslib.validation import above, at_least, choose, require
 
 
 @final
@@ -87,10 +87,8 @@ class CRADLEVAE(Model):
         as_published: bool = False, *, seed: int | None = None,
     ):  # fmt: skip
         super().__init__(summary, locals())
-        if len(summary.quality) > 1:
-            raise ValueError(
-                f"CRADLE-VAE reads one quality flag, and the data have {', '.join(summary.quality)}; keep one."
-            )
+        text = f"CRADLE-VAE reads one quality flag, and the data have {', '.join(summary.quality)}; keep one."
+        require(len(summary.quality) == 1, text)
         above(0, 1, mask_prior=mask_prior, alpha=0.5 if alpha is None else alpha)
         at_least(0, auxiliary_weight=auxiliary_weight)
         T, G, K = len(summary.perturbations), len(summary.genes), latent
@@ -136,10 +134,10 @@ class CRADLEVAE(Model):
         if not self.auxiliary_weight:
             return {}
         if b.twin is None:
-            raise ValueError(
-                "CRADLE-VAE's auxiliary term needs twins; make them with train = samslib.quality.with_twins(train), or "
-                "switch the term off with auxiliary_weight=0."
+            remedy = (
+                "make them with train = samslib.quality.with_twins(train), or switch it off with auxiliary_weight=0"
             )
+            raise ValueError(f"CRADLE-VAE's auxiliary term needs twins; {remedy}.")
         own, switched, other = b.condition, b.condition.do(qc=1 - b.condition.qc), q
         if self.as_published:
             own, other = switched, Trace(q.particles, active=q.active)
