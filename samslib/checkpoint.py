@@ -248,7 +248,8 @@ def _write(path: str | Path, parts: Mapping[str, Mapping[str, Tensor]], facts: d
         remedy = "choose a folder that exists and has room; what was there before is untouched"
         raise OSError(f"{path} cannot be written ({getattr(error, 'strerror', None) or error}); {remedy}.") from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink()
     return path
 
 

@@ -134,9 +134,7 @@ class CRADLEVAE(Model):
         if not self.auxiliary_weight:
             return {}
         if b.twin is None:
-            remedy = (
-                "make them with train = samslib.quality.with_twins(train), or switch it off with auxiliary_weight=0"
-            )
+            remedy = "make them with samslib.quality.with_twins(train), or switch it off with auxiliary_weight=0"
             raise ValueError(f"CRADLE-VAE's auxiliary term needs twins; {remedy}.")
         own, switched, other = b.condition, b.condition.do(qc=1 - b.condition.qc), q
         if self.as_published:
