@@ -29,6 +29,7 @@ from samslib.trace import Trace
 from samslib.validation import above, choose, choose_device, number, require, whole
 
 Monitor = Callable[[Model], dict[str, float]]
+Counts = dict[Plate, Tensor]  # n_t of each shared plate
 
 VALIDATION_SEED = 2**40  # far from every training step's seed, and the same at each validation: its noise is shared
 
@@ -222,7 +223,7 @@ class TrainingStep:
         n_t of each shared plate (`shared_counts`), on the model's device.
     """
 
-    def __init__(self, model: Model, config: FitConfig, counts: dict[Plate, Tensor]):
+    def __init__(self, model: Model, config: FitConfig, counts: Counts):
         self.model, self.config, self.counts = model, config, counts
         self.schedule = config.critic or Schedule()
         critic = dict(model.critic.named_parameters(prefix="critic")) if isinstance(model, Adversarial) else {}
@@ -377,11 +378,7 @@ def _log(
 
 @torch.no_grad()
 def validate(
-    model: Model,
-    data: PerturbationData,
-    particles: int,
-    batch_size: int = 512,
-    counts: dict[Plate, Tensor] | None = None,
+    model: Model, data: PerturbationData, particles: int, batch_size: int = 512, counts: Counts | None = None
 ) -> dict[str, float]:
     """Mean negative bound a cell ("val_loss") and its terms ("val_x", ...) in nats, with a fixed seed.
 
@@ -413,7 +410,7 @@ def validate(
     return {name: value / len(data) for name, value in sums.items()}
 
 
-def shared_counts(data: PerturbationData, device: torch.device, dtype: torch.dtype) -> dict[Plate, Tensor]:
+def shared_counts(data: PerturbationData, device: torch.device, dtype: torch.dtype) -> Counts:
     """n_t of each shared plate: the number of cells of this split that share each row.
 
     Parameters

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from samslib.cells import Pseudobulk
 from samslib.distributions import NegativeBinomial
-from samslib.model import Batch, Condition, DataSummary, Likelihood, Model, Plate, Trace, seeded
+from samslib.model import Batch, Condition, DataSummary, Likelihood, Model, Plate, Trace
 from samslib.nets import DECODERS, VARIANCE_FLOOR
 from samslib.validation import above, choose
 
@@ -244,7 +244,6 @@ class LatentAdditive(WithoutLatents):
 
     source = f"{PERTURBENCH}, latent additive"
 
-    @seeded
     def __init__(
         self, summary: DataSummary, latent: int = 100, likelihood: str = "negative_binomial",
         decoder_layers: int = 1, decoder_width: int = 400, embedding_initial_spread: float = 0.1,
@@ -288,7 +287,6 @@ class DecoderOnly(WithoutLatents):
 
     source = f"{PERTURBENCH}, decoder only"
 
-    @seeded
     def __init__(
         self, summary: DataSummary, likelihood: str = "negative_binomial",
         decoder_layers: int = 3, decoder_width: int = 400, *, seed: int | None = None,

@@ -5,7 +5,7 @@ from typing import final
 import torch
 
 from samslib.distributions import standard_normal
-from samslib.model import Batch, Condition, DataSummary, Likelihood, Model, Plate, Trace, seeded
+from samslib.model import Batch, Condition, DataSummary, Likelihood, Model, Plate, Trace
 from samslib.nets import DECODERS, CellEncoder
 from samslib.validation import choose
 
@@ -45,7 +45,6 @@ class ConditionalVAE(Model):
     exogenous = ("z",)
     source = "arXiv:2311.02794, baselines of section 6"
 
-    @seeded
     def __init__(
         self, summary: DataSummary, latent: int = 100, likelihood: str = "negative_binomial",
         encoder_layers: int = 1, encoder_width: int = 400, decoder_layers: int = 1, decoder_width: int = 400,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from samslib.distributions import Point, standard_normal
-from samslib.model import Adversarial, Batch, Condition, DataSummary, Likelihood, Plate, Trace, seeded
+from samslib.model import Adversarial, Batch, Condition, DataSummary, Likelihood, Plate, Trace
 from samslib.nets import DECODERS, CellEncoder, Standardize, Trunk
 from samslib.validation import at_least, choose
 
@@ -173,7 +173,6 @@ class CPA(Adversarial):
     uses = ("covariates",)
     source = "doi:10.15252/msb.202211517"
 
-    @seeded
     def __init__(
         self, summary: DataSummary, latent: int = 128, likelihood: str = "negative_binomial",
         dose_curve: str = "logsigm", variational: bool = False, adversary_weight: float = 1.0,

@@ -3,7 +3,7 @@
 from typing import final
 
 from samslib.distributions import Normal, standard_normal
-from samslib.model import Batch, Condition, DataSummary, Likelihood, Model, Plate, Trace, seeded
+from samslib.model import Batch, Condition, DataSummary, Likelihood, Model, Plate, Trace
 from samslib.nets import DECODERS, CellEncoder, NormalTable
 from samslib.validation import choose
 
@@ -49,7 +49,6 @@ class CPAVAE(Model):
     exogenous = ("z_basal",)
     source = "arXiv:2311.02794, baselines of section 6"
 
-    @seeded
     def __init__(
         self, summary: DataSummary, latent: int = 100, likelihood: str = "negative_binomial",
         embedding_scale: float = 1.0, encoder_layers: int = 1, encoder_width: int = 400, decoder_layers: int = 1,

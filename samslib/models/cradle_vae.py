@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
 from samslib.distributions import Bernoulli, Normal, StraightThroughBernoulli, standard_normal
-from samslib.model import Batch, Condition, DataSummary, Likelihood, Model, Plate, Trace, seeded
+from samslib.model import Batch, Condition, DataSummary, Likelihood, Model, Plate, Trace
 from samslib.nets import DECODERS, CellEncoder, NormalNet, NormalOfMask
 from samslib.validation import above, at_least, choose, require
 
@@ -77,7 +77,6 @@ class CRADLEVAE(Model):
     uses, needs = ("quality", "twins"), ("quality",)
     source = "arXiv:2409.05484"
 
-    @seeded
     def __init__(
         self, summary: DataSummary, latent: int = 100, likelihood: str = "negative_binomial",
         compose: str = "concatenate", mask_prior: float = 0.01, embedding_scale: float = 1.0, encoder_layers: int = 1,

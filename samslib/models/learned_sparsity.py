@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from samslib.distributions import Bernoulli, Beta, Normal, Point, StraightThroughBernoulli, standard_normal
-from samslib.model import Batch, Condition, DataSummary, Likelihood, Model, Plate, Trace, seeded
+from samslib.model import Batch, Condition, DataSummary, Likelihood, Model, Plate, Trace
 from samslib.nets import DECODERS, CellEncoder, effect_posterior
 from samslib.validation import above, choose
 
@@ -70,7 +70,6 @@ class BetaBernoulliSAMSVAE(Model):
     exogenous = ("z_basal",)
     source = "code of arXiv:2311.02794"
 
-    @seeded
     def __init__(
         self, summary: DataSummary, latent: int = 100, likelihood: str = "negative_binomial",
         posterior: str = "correlated", mask_posterior: str = "point", mask_alpha: float = 1.0, mask_beta: float = 5.0,

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from samslib.distributions import Bernoulli, Normal, StraightThroughBernoulli, standard_normal
-from samslib.model import Batch, Condition, DataSummary, Likelihood, Model, Plate, Trace, seeded
+from samslib.model import Batch, Condition, DataSummary, Likelihood, Model, Plate, Trace
 from samslib.nets import DECODERS, CellEncoder, effect_posterior
 from samslib.validation import above, choose
 
@@ -64,7 +64,6 @@ class SAMSVAE(Model):
     exogenous = ("z_basal",)
     source = "arXiv:2311.02794, sections 3 and 4"
 
-    @seeded
     def __init__(
         self, summary: DataSummary, latent: int = 100, likelihood: str = "negative_binomial",
         posterior: str = "correlated", mask_prior: float = 0.01, embedding_scale: float = 1.0,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from samslib.distributions import Bernoulli, Beta, Normal, Point, StraightThroughBernoulli
-from samslib.model import Batch, Condition, DataSummary, Likelihood, Model, Plate, Trace, seeded
+from samslib.model import Batch, Condition, DataSummary, Likelihood, Model, Plate, Trace
 from samslib.nets import DECODERS, CellEncoder
 from samslib.validation import above, choose
 
@@ -60,7 +60,6 @@ class SVAEPlus(Model):
     takes_combinations = False
     source = "arXiv:2211.03553; arXiv:2311.02794, baselines of section 6"
 
-    @seeded
     def __init__(
         self, summary: DataSummary, latent: int = 100, likelihood: str = "negative_binomial",
         mask_alpha: float = 1.0, mask_beta: float = 2.0, cell_masks: bool = False, encoder_layers: int = 1,
