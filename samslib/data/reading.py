@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from anndata.abc import CSCDataset, CSRDataset
 
 from samslib.data import statistics
 from samslib.data.conditions import Conditions
@@ -315,6 +314,8 @@ def read_matrix(adata: Any, layer: str | None, counts: bool) -> tuple[Any, np.nd
     stored = adata.X if layer is None else adata.layers[layer]
     if stored is None:
         raise DataError("adata.X is empty; name the layer that holds the counts with layer=.")
+    from anndata.abc import CSCDataset, CSRDataset  # here, for it takes long to import: whoever has an AnnData has it
+
     on_disk = isinstance(stored, CSRDataset)
     if adata.isbacked and layer is None and not on_disk:
         LOG.warning("adata.X is read into memory; a CSR matrix in a file, and no view of it, would stay on disk")
