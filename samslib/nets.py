@@ -323,3 +323,25 @@ DECODERS = {
     "normal_fixed_variance": NormalFixedVarianceDecoder,
     "zero_inflated_negative_binomial": ZeroInflatedNegativeBinomialDecoder,
 }
+
+
+def decoder(likelihood: str, summary: DataSummary, latent: int, width: int, layers: int) -> nn.Module:
+    """The decoder of a likelihood, called with (z, library).
+
+    Parameters
+    ----------
+    likelihood
+        A name in `DECODERS`.
+    summary
+        Names of the genes.
+    latent
+        Width of z.
+    width, layers
+        Units a layer, and layers, of the trunk.
+
+    Raises
+    ------
+    ValueError
+        For another name.
+    """
+    return choose("likelihood", likelihood, DECODERS)(latent, len(summary.genes), width, layers)

@@ -65,7 +65,8 @@ class Schedule:
     def __post_init__(self) -> None:
         _convert(self, partial(whole, low=2), "steps")
         _convert(self, partial(whole, low=0), "pretrain", "warm_up")
-        _convert(self, _positive, "rate")
+        _convert(self, number, "rate")
+        above(0, rate=self.rate)
 
     def turns(self, step: int) -> tuple[bool, bool]:
         """Whether the model and whether its critic learns at this step, counted from 0."""
@@ -151,7 +152,8 @@ class FitConfig:
     def __post_init__(self) -> None:
         _convert(self, partial(whole, low=1), "steps", "epochs", "batch_size", "particles", "validate_every")
         _convert(self, partial(whole, low=0), "seed", "kl_warmup")
-        _convert(self, _positive, "learning_rate", "clip")
+        _convert(self, number, "learning_rate", "clip")
+        above(0, learning_rate=self.learning_rate, clip=self.clip)
         _convert(self, partial(number, low=0), "weight_decay")
         choose("objective", self.objective, ("elbo", "iwelbo"))
         choose("validation", self.validation, ("held_out", "as_published"))
@@ -165,12 +167,6 @@ class FitConfig:
         epoch = -(-cells // self.batch_size)
         steps = self.steps or (self.epochs * epoch if self.epochs else 30_000)
         return epoch, steps, self.validate_every or max(epoch, -(-steps // 100))
-
-
-def _positive(name: str, value: Any) -> float:
-    value = number(name, value)
-    above(0, **{name: value})
-    return value
 
 
 def _convert(settings: FitConfig | Schedule, to: Callable[[str, Any], float], *names: str) -> None:
@@ -269,13 +265,12 @@ class TrainingStep:
         step
             Position in the training, for the weights that change with it.
         """
-        config = self.config
-        terms = log_weights(self.model, b, q, self.counts, config.analytic_kl)
+        terms = log_weights(self.model, b, q, self.counts, self.config.analytic_kl)
         penalty = self.model.penalty(b, q)
-        warm = min(1.0, step / config.kl_warmup) if config.kl_warmup else 1.0
+        warm = min(1.0, step / self.config.kl_warmup) if self.config.kl_warmup else 1.0
         weighted = {name: warm * value for name, value in terms.items()}
         weighted["x"] = self.model.likelihood_weights(b) * terms["x"]
-        bound = iwelbo(weighted) if config.objective == "iwelbo" else elbo(weighted)
+        bound = iwelbo(weighted) if self.config.objective == "iwelbo" else elbo(weighted)
         loss = -bound.mean() + warm * self.schedule.weight(step) * sum(penalty.values())
         return {"loss": loss, **{name: value.mean() for name, value in terms.items()}, **penalty}
 

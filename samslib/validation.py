@@ -39,8 +39,8 @@ def choose(what: str, value: Any, options: dict[str, Any] | tuple[Any, ...]) -> 
     return options[value] if isinstance(options, dict) else value
 
 
-def above(low: float, below: float = inf, /, **values: float) -> None:
-    """Check that values lie strictly between two limits.
+def above(low: float, below: float = inf, /, **values: float | None) -> None:
+    """Check that values lie strictly between two limits; None lies there.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def above(low: float, below: float = inf, /, **values: float) -> None:
     """
     for name, value in values.items():
         range = f"above {low:g}" if below == inf else f"strictly between {low:g} and {below:g}"
-        require(low < value < below, f"{name} is {value}; it must be {range}.")
+        require(value is None or low < value < below, f"{name} is {value}; it must be {range}.")
 
 
 def at_least(low: float, /, **values: float) -> None:
@@ -279,10 +279,8 @@ def in_order(values: Any, names: Sequence[str] | np.ndarray, of: str) -> np.ndar
     DataError
         For an index that lacks a name, or has one twice: in another order the values would be those of other cells.
     """
-    if not isinstance(values, pd.Series):
+    if not isinstance(values, pd.Series) or values.index.equals(pd.RangeIndex(len(names))):
         return np.asarray(values)
-    if values.index.equals(pd.RangeIndex(len(names))):
-        return values.to_numpy()
     index = values.index.astype(str)
     at = index.get_indexer(pd.Index(names)) if index.is_unique else np.full(len(names), -1)
     if (at < 0).any():

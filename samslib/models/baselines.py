@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from samslib.cells import Pseudobulk
 from samslib.distributions import NegativeBinomial
 from samslib.model import Batch, Condition, DataSummary, Likelihood, Model, Plate, Trace
-from samslib.nets import DECODERS, VARIANCE_FLOOR
-from samslib.validation import above, choose
+from samslib.nets import VARIANCE_FLOOR, decoder
+from samslib.validation import above
 
 STANDARD, PERTURBENCH = "standard baseline", "arXiv:2408.10609"
 
@@ -251,8 +251,7 @@ class LatentAdditive(WithoutLatents):
     ):  # fmt: skip
         super().__init__(summary, locals())
         self.embedding = nn.Parameter(embedding_initial_spread * torch.randn(len(summary.perturbations), latent))
-        network = choose("likelihood", likelihood, DECODERS)
-        self.decoder = network(latent, len(summary.genes), decoder_width, decoder_layers)
+        self.decoder = decoder(likelihood, summary, latent, decoder_width, decoder_layers)
 
     def generate(self, t: Trace, c: Condition) -> Likelihood:
         z = c.dose @ self.embedding[t.rows(Plate.DOSE)]
@@ -292,8 +291,7 @@ class DecoderOnly(WithoutLatents):
         decoder_layers: int = 3, decoder_width: int = 400, *, seed: int | None = None,
     ):  # fmt: skip
         super().__init__(summary, locals())
-        T, G = len(summary.perturbations), len(summary.genes)
-        self.decoder = choose("likelihood", likelihood, DECODERS)(T, G, decoder_width, decoder_layers)
+        self.decoder = decoder(likelihood, summary, len(summary.perturbations), decoder_width, decoder_layers)
 
     def generate(self, t: Trace, c: Condition) -> Likelihood:
         dose = t.widen(c.dose, len(self.summary.perturbations))

@@ -6,8 +6,7 @@ import torch
 
 from samslib.distributions import standard_normal
 from samslib.model import Batch, Condition, DataSummary, Likelihood, Model, Plate, Trace
-from samslib.nets import DECODERS, CellEncoder
-from samslib.validation import choose
+from samslib.nets import CellEncoder, decoder
 
 
 @final
@@ -51,10 +50,10 @@ class ConditionalVAE(Model):
         normalization: str | None = "log", *, seed: int | None = None,
     ):  # fmt: skip
         super().__init__(summary, locals())
-        T, G = len(summary.perturbations), len(summary.genes)
+        T = len(summary.perturbations)
         self.size = (T, latent)
         self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, T)
-        self.decoder = choose("likelihood", likelihood, DECODERS)(latent + T, G, decoder_width, decoder_layers)
+        self.decoder = decoder(likelihood, summary, latent + T, decoder_width, decoder_layers)
 
     def generate(self, t: Trace, c: Condition) -> Likelihood:
         z = t.sample("z", standard_normal(len(c), self.size[1], c.library), Plate.CELL)

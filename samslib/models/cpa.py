@@ -9,7 +9,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from samslib.distributions import Point, standard_normal
 from samslib.model import Adversarial, Batch, Condition, DataSummary, Likelihood, Plate, Trace
-from samslib.nets import DECODERS, CellEncoder, Standardize, Trunk
+from samslib.nets import CellEncoder, Standardize, Trunk, decoder
 from samslib.validation import at_least, choose
 
 
@@ -182,14 +182,14 @@ class CPA(Adversarial):
     ):  # fmt: skip
         super().__init__(summary, locals())
         at_least(0, adversary_weight=adversary_weight, gradient_penalty=gradient_penalty)
-        T, G, C = len(summary.perturbations), len(summary.genes), len(summary.covariates)
+        T, C = len(summary.perturbations), len(summary.covariates)
         self.adversary_weight, self.gradient_penalty = adversary_weight, gradient_penalty
         self.embedding = nn.Parameter(torch.randn(T, latent))
         self.covariate_embedding = nn.Parameter(torch.randn(C, latent)) if C else None
         self.dose_curves = DoseCurves(dose_curve, T, dose_width, dose_layers)
         encoder = CellEncoder if variational else PointEncoder
         self.encoder: nn.Module = encoder(summary, latent, encoder_width, encoder_layers, normalization)
-        self.decoder = choose("likelihood", likelihood, DECODERS)(latent, G, decoder_width, decoder_layers)
+        self.decoder = decoder(likelihood, summary, latent, decoder_width, decoder_layers)
         self.critic: Critic = Critic(summary, latent, adversary_width, adversary_layers)
 
     def embed(self, c: Condition, E: Tensor | None = None, rows: Tensor | slice = slice(None)) -> Tensor:

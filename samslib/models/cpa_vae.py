@@ -4,8 +4,7 @@ from typing import final
 
 from samslib.distributions import Normal, standard_normal
 from samslib.model import Batch, Condition, DataSummary, Likelihood, Model, Plate, Trace
-from samslib.nets import DECODERS, CellEncoder, NormalTable
-from samslib.validation import choose
+from samslib.nets import CellEncoder, NormalTable, decoder
 
 
 @final
@@ -56,12 +55,12 @@ class CPAVAE(Model):
         embedding_initial_spread: float = 0.0, embedding_initial_scale: float = 1.0, *, seed: int | None = None,
     ):  # fmt: skip
         super().__init__(summary, locals())
-        T, G = len(summary.perturbations), len(summary.genes)
+        T = len(summary.perturbations)
         self.embedding_scale, self.encoder_offset = embedding_scale, encoder_offset
         self.embedding = NormalTable(T, latent, embedding_initial_spread, embedding_initial_scale)
         extras = (latent,) if encoder_offset else ()
         self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, *extras)
-        self.decoder = choose("likelihood", likelihood, DECODERS)(latent, G, decoder_width, decoder_layers)
+        self.decoder = decoder(likelihood, summary, latent, decoder_width, decoder_layers)
 
     def generate(self, t: Trace, c: Condition) -> Likelihood:
         K = self.embedding.loc.shape[1]

@@ -8,7 +8,7 @@ from torch.distributions import kl_divergence
 
 from samslib.distributions import Bernoulli, Normal, StraightThroughBernoulli, standard_normal
 from samslib.model import Batch, Condition, DataSummary, Likelihood, Model, Plate, Trace
-from samslib.nets import DECODERS, CellEncoder, NormalNet, NormalOfMask
+from samslib.nets import CellEncoder, NormalNet, NormalOfMask, decoder
 from samslib.validation import above, at_least, choose, require
 
 
@@ -88,9 +88,9 @@ class CRADLEVAE(Model):
         super().__init__(summary, locals())
         text = f"CRADLE-VAE reads one quality flag, and the data have {', '.join(summary.quality)}; keep one."
         require(len(summary.quality) == 1, text)
-        above(0, 1, mask_prior=mask_prior, alpha=0.5 if alpha is None else alpha)
+        above(0, 1, mask_prior=mask_prior, alpha=alpha)
         at_least(0, auxiliary_weight=auxiliary_weight)
-        T, G, K = len(summary.perturbations), len(summary.genes), latent
+        T, K = len(summary.perturbations), latent
         self.mask_prior, self.embedding_scale, self.temperature = mask_prior, embedding_scale, temperature
         self.alpha, self.auxiliary_weight, self.as_published = alpha, auxiliary_weight, as_published
         self.concatenate = choose("compose", compose, {"concatenate": True, "sum": False})
@@ -98,8 +98,8 @@ class CRADLEVAE(Model):
         self.embedding = NormalOfMask(T, K, embedding_width, embedding_layers)
         self.artifact = NormalNet((K,), K, embedding_width, embedding_layers)
         self.encoder = CellEncoder(summary, K, encoder_width, encoder_layers, normalization, K, K)
-        decoder = choose("likelihood", likelihood, DECODERS)
-        self.decoder = decoder(3 * K if self.concatenate else K, G, decoder_width, decoder_layers)
+        parts = 3 * K if self.concatenate else K
+        self.decoder = decoder(likelihood, summary, parts, decoder_width, decoder_layers)
 
     def generate(self, t: Trace, c: Condition) -> Likelihood:
         full = self.mask_logits.new_ones(c.dose.shape[1], self.mask_logits.shape[1])

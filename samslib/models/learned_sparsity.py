@@ -7,7 +7,7 @@ from torch import nn
 
 from samslib.distributions import Bernoulli, Beta, Normal, Point, StraightThroughBernoulli, standard_normal
 from samslib.model import Batch, Condition, DataSummary, Likelihood, Model, Plate, Trace
-from samslib.nets import DECODERS, CellEncoder, effect_posterior
+from samslib.nets import CellEncoder, decoder, effect_posterior
 from samslib.validation import above, choose
 
 
@@ -82,7 +82,7 @@ class BetaBernoulliSAMSVAE(Model):
         super().__init__(summary, locals())
         above(0, mask_alpha=mask_alpha, mask_beta=mask_beta)
         above(0, mask_initial_alpha=mask_initial_alpha, mask_initial_beta=mask_initial_beta)
-        T, G = len(summary.perturbations), len(summary.genes)
+        T = len(summary.perturbations)
         self.mask_alpha, self.mask_beta, self.embedding_scale = mask_alpha, mask_beta, embedding_scale
         self.temperature, self.latent = temperature, latent
         self.pointwise = choose("mask_posterior", mask_posterior, {"point": True, "beta": False})
@@ -95,7 +95,7 @@ class BetaBernoulliSAMSVAE(Model):
         self.embedding = effect_posterior(posterior, T, latent, embedding_width, embedding_layers, *initial)
         self.encoder_offset, extras = encoder_offset, (latent,) if encoder_offset else ()
         self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, *extras)
-        self.decoder = choose("likelihood", likelihood, DECODERS)(latent, G, decoder_width, decoder_layers)
+        self.decoder = decoder(likelihood, summary, latent, decoder_width, decoder_layers)
 
     def generate(self, t: Trace, c: Condition) -> Likelihood:
         full = c.library.new_ones(c.dose.shape[1], self.latent)

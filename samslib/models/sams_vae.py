@@ -7,8 +7,8 @@ from torch import nn
 
 from samslib.distributions import Bernoulli, Normal, StraightThroughBernoulli, standard_normal
 from samslib.model import Batch, Condition, DataSummary, Likelihood, Model, Plate, Trace
-from samslib.nets import DECODERS, CellEncoder, effect_posterior
-from samslib.validation import above, choose
+from samslib.nets import CellEncoder, decoder, effect_posterior
+from samslib.validation import above
 
 
 @final
@@ -74,14 +74,14 @@ class SAMSVAE(Model):
     ):  # fmt: skip
         super().__init__(summary, locals())
         above(0, 1, mask_prior=mask_prior)
-        T, G = len(summary.perturbations), len(summary.genes)
+        T = len(summary.perturbations)
         self.mask_prior, self.embedding_scale, self.temperature = mask_prior, embedding_scale, temperature
         self.mask_logits = nn.Parameter(torch.full((T, latent), float(mask_initial_logit)))
         initial = embedding_initial_spread, embedding_initial_scale
         self.embedding = effect_posterior(posterior, T, latent, embedding_width, embedding_layers, *initial)
         self.encoder_offset, extras = encoder_offset, (latent,) if encoder_offset else ()
         self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, *extras)
-        self.decoder = choose("likelihood", likelihood, DECODERS)(latent, G, decoder_width, decoder_layers)
+        self.decoder = decoder(likelihood, summary, latent, decoder_width, decoder_layers)
 
     def generate(self, t: Trace, c: Condition) -> Likelihood:
         T, K = c.dose.shape[1], self.mask_logits.shape[1]

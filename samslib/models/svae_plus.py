@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from samslib.distributions import Bernoulli, Beta, Normal, Point, StraightThroughBernoulli
 from samslib.model import Batch, Condition, DataSummary, Likelihood, Model, Plate, Trace
-from samslib.nets import DECODERS, CellEncoder
-from samslib.validation import above, choose
+from samslib.nets import CellEncoder, decoder
+from samslib.validation import above
 
 
 @final
@@ -69,13 +69,13 @@ class SVAEPlus(Model):
     ):  # fmt: skip
         super().__init__(summary, locals())
         above(0, mask_alpha=mask_alpha, mask_beta=mask_beta)
-        T, G = len(summary.perturbations), len(summary.genes)
+        T = len(summary.perturbations)
         self.mask_alpha, self.mask_beta, self.temperature = mask_alpha, mask_beta, temperature
         self.mask_plate = Plate.CELL if cell_masks else Plate.DOSE
         self.mask_logits = nn.Parameter(torch.full((T, latent), float(mask_initial_logit)))
         self.embedding = nn.Parameter(embedding_initial_spread * torch.randn(T, latent))
         self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization)
-        self.decoder = choose("likelihood", likelihood, DECODERS)(latent, G, decoder_width, decoder_layers)
+        self.decoder = decoder(likelihood, summary, latent, decoder_width, decoder_layers)
 
     def generate(self, t: Trace, c: Condition) -> Likelihood:
         self.refuse_combinations(c)
