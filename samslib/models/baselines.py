@@ -245,9 +245,8 @@ class LatentAdditive(WithoutLatents):
     source = f"{PERTURBENCH}, latent additive"
 
     def __init__(
-        self, summary: DataSummary, latent: int = 100, likelihood: str = "negative_binomial",
-        decoder_layers: int = 1, decoder_width: int = 400, embedding_initial_spread: float = 0.1,
-        *, seed: int | None = None,
+        self, summary: DataSummary, latent: int = 100, likelihood: str = "negative_binomial", decoder_layers: int = 1,
+        decoder_width: int = 400, embedding_initial_spread: float = 0.1, *, seed: int | None = None,
     ):  # fmt: skip
         super().__init__(summary, locals())
         self.embedding = nn.Parameter(embedding_initial_spread * torch.randn(len(summary.perturbations), latent))

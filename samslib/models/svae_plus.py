@@ -61,11 +61,10 @@ class SVAEPlus(Model):
     source = "arXiv:2211.03553; arXiv:2311.02794, baselines of section 6"
 
     def __init__(
-        self, summary: DataSummary, latent: int = 100, likelihood: str = "negative_binomial",
-        mask_alpha: float = 1.0, mask_beta: float = 2.0, cell_masks: bool = False, encoder_layers: int = 1,
-        encoder_width: int = 400, decoder_layers: int = 1, decoder_width: int = 400, temperature: float = 1.0,
-        normalization: str | None = "log", mask_initial_logit: float = 0.0, embedding_initial_spread: float = 0.1,
-        *, seed: int | None = None,
+        self, summary: DataSummary, latent: int = 100, likelihood: str = "negative_binomial", mask_alpha: float = 1.0,
+        mask_beta: float = 2.0, cell_masks: bool = False, encoder_layers: int = 1, encoder_width: int = 400,
+        decoder_layers: int = 1, decoder_width: int = 400, temperature: float = 1.0, normalization: str | None = "log",
+        mask_initial_logit: float = 0.0, embedding_initial_spread: float = 0.1, *, seed: int | None = None,
     ):  # fmt: skip
         super().__init__(summary, locals())
         above(0, mask_alpha=mask_alpha, mask_beta=mask_beta)
