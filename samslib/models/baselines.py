@@ -6,7 +6,7 @@ nothing but their concentrations. The last two are networks and are trained.
 
 import warnings
 from abc import abstractmethod
-from typing import Any, ClassVar, cast, final
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -91,7 +91,6 @@ class ClosedForm(WithoutLatents):
         return NegativeBinomial(mean, self.log_concentration.exp())
 
 
-@final
 class ControlMean(ClosedForm):
     """No perturbation does anything.
 
@@ -117,7 +116,6 @@ class ControlMean(ClosedForm):
         return fold.new_zeros(dose.shape[1], fold.shape[1])
 
 
-@final
 class PerturbationMean(ClosedForm):
     """All perturbations and combinations do the same: the mean share over training conditions, each counted once.
 
@@ -143,7 +141,6 @@ class PerturbationMean(ClosedForm):
         return fold.exp().mean(0).log().repeat(dose.shape[1], 1)
 
 
-@final
 class Additive(ClosedForm):
     """Log fold changes of single perturbations add up, each times its dose: the strong baseline for combinations.
 
@@ -176,7 +173,6 @@ class Additive(ClosedForm):
         return (cells[:, None] * alone).T @ fold / weight.where(weight > 0, 1)
 
 
-@final
 class Linear(ClosedForm):
     """Ridge regression of log fold changes on doses, without intercept; a condition weighs as many as its cells.
 
@@ -212,7 +208,6 @@ class Linear(ClosedForm):
         )
 
 
-@final
 class LatentAdditive(WithoutLatents):
     """x ~ likelihood(decoder(D E), library): a vector a perturbation, added up before the decoder; control is at 0.
 
@@ -257,7 +252,6 @@ class LatentAdditive(WithoutLatents):
         return self.decoder(z.expand(t.particles, -1, -1), c.library)
 
 
-@final
 class DecoderOnly(WithoutLatents):
     """x ~ likelihood(decoder(D), library): a network of the doses and nothing else.
 

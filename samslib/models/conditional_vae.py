@@ -1,7 +1,5 @@
 """Conditional VAE: doses as inputs of encoder and decoder (Sohn et al. 2015), a baseline of the SAMS-VAE paper."""
 
-from typing import final
-
 import torch
 
 from samslib.distributions import standard_normal
@@ -9,7 +7,6 @@ from samslib.model import Batch, Condition, DataSummary, Likelihood, Model, Plat
 from samslib.nets import CellEncoder, decoder
 
 
-@final
 class ConditionalVAE(Model):
     """x ~ likelihood(decoder([z, d]), library) with z ~ N(0, I): the doses d are inputs of the networks.
 

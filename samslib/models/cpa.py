@@ -1,7 +1,6 @@
 """CPA: the compositional perturbation autoencoder (Lotfollahi et al. 2023), with doses, covariates and adversaries."""
 
 from collections import OrderedDict, defaultdict
-from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -118,7 +117,6 @@ class Critic(nn.Module):
         return loss
 
 
-@final
 class CPA(Adversarial):
     """z = z_basal + sum_t f_t(d_t) E_t + sum_c U_c: a basal state from which adversaries have driven the perturbation.
 

@@ -1,13 +1,10 @@
 """CPA-VAE: additive perturbation effects without sparsity (Bereket & Karaletsos 2023, baselines of section 6)."""
 
-from typing import final
-
 from samslib.distributions import Normal, standard_normal
 from samslib.model import Batch, Condition, DataSummary, Likelihood, Model, Plate, Trace
 from samslib.nets import CellEncoder, NormalTable, decoder
 
 
-@final
 class CPAVAE(Model):
     """z = z_basal + D E: SAMS-VAE with every mask on.
 

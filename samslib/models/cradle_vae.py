@@ -1,7 +1,5 @@
 """CRADLE-VAE: SAMS-VAE with a latent for the artifact of cells that fail quality control (Baek et al. 2025)."""
 
-from typing import final
-
 import torch
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
@@ -12,7 +10,6 @@ from samslib.nets import CellEncoder, NormalNet, NormalOfMask, decoder
 from samslib.validation import above, at_least, choose, require
 
 
-@final
 class CRADLEVAE(Model):
     """x ~ likelihood(decoder([z_basal, D (E * M), q A]), library), q the 0/1 flag of a cell that fails.
 

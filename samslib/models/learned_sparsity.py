@@ -1,7 +1,5 @@
 """SAMS-VAE with learned sparsity: Beta-Bernoulli masks, in the paper's code but not among its experiments."""
 
-from typing import final
-
 import torch
 from torch import nn
 
@@ -11,7 +9,6 @@ from samslib.nets import CellEncoder, decoder, effect_posterior
 from samslib.validation import above, choose
 
 
-@final
 class BetaBernoulliSAMSVAE(Model):
     """z = z_basal + D (E * M), where how likely a mask entry is to be on is itself inferred.
 

@@ -1,7 +1,5 @@
 """SAMS-VAE: sparse additive mechanism shifts (Bereket & Karaletsos 2023, sections 3 and 4)."""
 
-from typing import final
-
 import torch
 from torch import nn
 
@@ -11,7 +9,6 @@ from samslib.nets import CellEncoder, decoder, effect_posterior
 from samslib.validation import above
 
 
-@final
 class SAMSVAE(Model):
     """z = z_basal + D (E * M): a cell's state is its basal state plus masked perturbation effects.
 

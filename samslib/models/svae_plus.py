@@ -1,7 +1,5 @@
 """SVAE+: sparse mechanism shifts of the latent prior (Lopez et al. 2023), as reimplemented for the SAMS-VAE paper."""
 
-from typing import final
-
 import torch
 from torch import Tensor, nn
 
@@ -11,7 +9,6 @@ from samslib.nets import CellEncoder, decoder
 from samslib.validation import above
 
 
-@final
 class SVAEPlus(Model):
     """z ~ N(D (M * E), I): each perturbation, one a cell, moves the prior of the whole state along a few axes.
 
