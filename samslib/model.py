@@ -22,8 +22,7 @@ from samslib.validation import require, whole
 DEFINED: dict[tuple[str, str], type[Model]] = {}
 
 LACKING = {  # what a model may need -> what to say where the data lack it
-    "quality": "needs a quality flag, and the data have none; label the cells with samslib.quality.label and name the "
-    "column in from_anndata(..., quality='fails')",
+    "quality": "needs a quality flag, and the data have none; samslib.quality.label and from_anndata(quality=) add it",
     "pseudobulk": "is a function of pseudobulk; give it data.summary(train, pseudobulk=True)",
 }
 

@@ -6,7 +6,7 @@ nothing but their concentrations. The last two are networks and are trained.
 
 import warnings
 from abc import abstractmethod
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,8 +38,8 @@ class ClosedForm(WithoutLatents):
     summary
         `data.summary(train, pseudobulk=True)`: names of the G genes and T perturbations, and each condition's summed
         counts over the training cells.
-    arguments
-        The subclass's options by name, `pseudocount` among them; all must be positive.
+    pseudocount
+        Counts added to every gene's summed count of every condition before shares are taken; above 0, as all options.
 
     Raises
     ------
@@ -51,13 +51,13 @@ class ClosedForm(WithoutLatents):
     needs = ("pseudobulk",)
     averages: ClassVar[bool] = False
 
-    def __init__(self, summary: DataSummary, arguments: dict[str, Any]):
-        super().__init__(summary, arguments)
+    def __init__(self, summary: DataSummary, pseudocount: float = 0.5):
+        super().__init__(summary, vars(self) | locals())  # with the options that a subclass has set as attributes
         above(0, **self.options)
         bulk = cast(Pseudobulk, summary.pseudobulk)
         if (treated := bulk.dose.any(1)).all() or not treated.any():
             raise ValueError("Control and perturbed cells are compared; keep some of both in the training split.")
-        counts = bulk.counts.double() + arguments["pseudocount"]
+        counts = bulk.counts.double() + pseudocount
         log_share = (counts / counts.sum(1, keepdim=True)).log()
         control = log_share[~treated].mean(0)
         change = self.solve(log_share[treated] - control, bulk.dose[treated].double(), bulk.cells[treated].double())
@@ -109,9 +109,6 @@ class ControlMean(ClosedForm):
 
     source = STANDARD
 
-    def __init__(self, summary: DataSummary, pseudocount: float = 0.5):
-        super().__init__(summary, locals())
-
     def solve(self, fold: Tensor, dose: Tensor, cells: Tensor) -> Tensor:
         return fold.new_zeros(dose.shape[1], fold.shape[1])
 
@@ -133,9 +130,6 @@ class PerturbationMean(ClosedForm):
     """
 
     source, averages = STANDARD, True
-
-    def __init__(self, summary: DataSummary, pseudocount: float = 0.5):
-        super().__init__(summary, locals())
 
     def solve(self, fold: Tensor, dose: Tensor, cells: Tensor) -> Tensor:
         return fold.exp().mean(0).log().repeat(dose.shape[1], 1)
@@ -161,15 +155,12 @@ class Additive(ClosedForm):
 
     source = STANDARD
 
-    def __init__(self, summary: DataSummary, pseudocount: float = 0.5):
-        super().__init__(summary, locals())
-
     def solve(self, fold: Tensor, dose: Tensor, cells: Tensor) -> Tensor:
         alone = dose * ((dose != 0).sum(1, keepdim=True) == 1)
         weight = (cells @ alone.square())[:, None]
         if missing := [name for name, w in zip(self.summary.perturbations, weight, strict=True) if w == 0]:
             shown = f"{len(missing)} perturbation(s), such as {missing[0]!r}"
-            warnings.warn(f"{shown}, were never trained on alone; additive takes their effect as 0.", stacklevel=4)
+            warnings.warn(f"{shown}, were never trained on alone; additive takes their effect as 0.", stacklevel=3)
         return (cells[:, None] * alone).T @ fold / weight.where(weight > 0, 1)
 
 
@@ -199,13 +190,13 @@ class Linear(ClosedForm):
     source = f"{PERTURBENCH}, linear additive"
 
     def __init__(self, summary: DataSummary, ridge: float = 1.0, pseudocount: float = 0.5):
-        super().__init__(summary, locals())
+        self.ridge = ridge
+        super().__init__(summary, pseudocount)
 
     def solve(self, fold: Tensor, dose: Tensor, cells: Tensor) -> Tensor:
         weighted = (cells[:, None] * dose).T
-        return torch.linalg.solve(
-            weighted @ dose + self.options["ridge"] * torch.eye(len(weighted)).to(fold), weighted @ fold
-        )
+        penalty = self.ridge * torch.eye(len(weighted)).to(fold)
+        return torch.linalg.solve(weighted @ dose + penalty, weighted @ fold)
 
 
 class LatentAdditive(WithoutLatents):

@@ -59,11 +59,9 @@ class DoseCurves(nn.Module):
         For another kind.
     """
 
-    KINDS = ("linear", "sigm", "logsigm", "network")
-
     def __init__(self, kind: str, rows: int, width: int = 128, layers: int = 2):
         super().__init__()
-        self.kind, self.size = choose("dose_curve", kind, self.KINDS), rows
+        self.kind, self.size = choose("dose_curve", kind, ("linear", "sigm", "logsigm", "network")), rows
         if kind == "network":
             self.trunk, self.value = Trunk((1, rows), width, layers), nn.Linear(width, 1)
         elif kind != "linear":
@@ -106,15 +104,14 @@ class Critic(nn.Module):
             for size in (len(summary.perturbations), *map(len, self.levels))
         )
 
-    def forward(self, standardized: Tensor) -> list[Tensor]:
-        return [head(standardized) for head in self.heads]
-
-    def cross_entropy(self, logits: list[Tensor], touched: Tensor, covariate: Tensor) -> Tensor:
-        """Scalar, nats a cell, summed over what is read; touched (n, T) is 0 or 1, covariate (n, C) one-hot."""
+    def forward(self, z: Tensor, touched: Tensor, covariate: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Cross-entropy, a scalar in nats a cell, summed over what is read, and the logits; touched (n, T) is 0 or 1,
+        covariate (n, C) one-hot."""
+        logits = [head(z) for head in self.heads]
         loss = binary_cross_entropy_with_logits(logits[0], touched, reduction="none").sum(1).mean()
         for one, columns in zip(logits[1:], self.levels, strict=True):
             loss = loss + cross_entropy(one, covariate[:, columns])
-        return loss
+        return loss, logits
 
 
 class CPA(Adversarial):
@@ -220,9 +217,9 @@ class CPA(Adversarial):
 
     def _read(self, b: Batch, q: Trace, seen: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The critic's cross-entropy and its logits."""
-        logits, touched = self.critic(seen), q.widen(b.condition.touched(Plate.DOSE), len(self.embedding))
+        touched = q.widen(b.condition.touched(Plate.DOSE), len(self.embedding))
         given = (part.expand(q.particles, -1, -1).flatten(0, 1) for part in (touched, b.condition.covariate))
-        return self.critic.cross_entropy(logits, *given), logits
+        return self.critic(seen, *given)
 
     @staticmethod
     def _seen(q: Trace) -> Tensor:
