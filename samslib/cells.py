@@ -75,8 +75,7 @@ class Condition(_RowTensors):
 
     def touched(self, plate: Plate) -> Tensor:
         """(n, rows) 0/1: which rows of a shared plate act on each cell. Raises ValueError for the cell plate."""
-        text = "Plate.CELL has one row a cell; only shared plates (DOSE, QC) are touched by cells."
-        require(plate is not Plate.CELL, text)
+        require(plate is not Plate.CELL, "Plate.CELL has one row a cell; only shared plates (DOSE, QC) are touched.")
         return ((self.dose if plate is Plate.DOSE else self.qc) != 0).to(self.library.dtype)
 
     def do(self, **changes: Tensor) -> Condition:

@@ -43,8 +43,7 @@ class Trunk(nn.Module):
 
     def __init__(self, inputs: Sequence[int], width: int, layers: int):
         super().__init__()
-        text = f"A trunk needs at least one layer and one unit; got {layers} layers of {width}."
-        require(layers >= 1 and width >= 1, text)
+        require(min(layers, width) >= 1, f"A trunk needs a layer and a unit at least; got {layers} layers of {width}.")
         self.inputs = tuple(inputs)
         self.layers = nn.ModuleList(nn.Linear(sum(inputs) if i == 0 else width, width) for i in range(layers))
 

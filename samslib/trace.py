@@ -107,8 +107,7 @@ class Trace:
         ValueError
             For a name that this pass has declared already.
         """
-        text = f"'{name}' is sampled twice in one pass; every latent variable is declared once."
-        require(name not in self.sites, text)
+        require(name not in self.sites, f"'{name}' is sampled twice in one pass; declare each latent variable once.")
         if name in self.given:
             value = self.given[name]
         elif name in self.replay:

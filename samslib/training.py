@@ -347,10 +347,9 @@ def fit(
             if not interrupted:
                 bar.note(_log(state, config, epoch, val, monitor))
     best = state.restore_best() if config.keep == "best" else state.step
-    used = asdict(config) | {"steps": steps, "validate_every": every}
     history = History(pd.DataFrame(state.rows or {"step": []}).set_index("step"))
     history.attrs = {"best_step": best, "seconds": state.seconds, "interrupted": bool(interrupted)}
-    history.attrs |= {"device": str(device), "config": used}
+    history.attrs |= {"device": str(device), "config": asdict(config) | {"steps": steps, "validate_every": every}}
     return history
 
 

@@ -95,8 +95,7 @@ class CRADLEVAE(Model):
         self.embedding = NormalOfMask(T, K, embedding_width, embedding_layers)
         self.artifact = NormalNet((K,), K, embedding_width, embedding_layers)
         self.encoder = CellEncoder(summary, K, encoder_width, encoder_layers, normalization, K, K)
-        parts = 3 * K if self.concatenate else K
-        self.decoder = decoder(likelihood, summary, parts, decoder_width, decoder_layers)
+        self.decoder = decoder(likelihood, summary, 3 * K if self.concatenate else K, decoder_width, decoder_layers)
 
     def generate(self, t: Trace, c: Condition) -> Likelihood:
         full = self.mask_logits.new_ones(c.dose.shape[1], self.mask_logits.shape[1])
