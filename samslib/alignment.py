@@ -11,8 +11,9 @@ import scipy.sparse as sp
 
 from samslib.cells import DataSummary
 from samslib.data.container import PerturbationData, check_data
+from samslib.data.messages import quoted
 from samslib.model import Model
-from samslib.validation import DataError, quoted
+from samslib.validation import DataError
 
 LOG = logging.getLogger("samslib")
 

@@ -1,15 +1,11 @@
-"""Checks of arguments, and parts of their messages."""
+"""Checks of arguments."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
 from math import inf, isfinite
 from numbers import Real
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import torch
 
 
@@ -199,95 +195,6 @@ def choose_device(name: str) -> torch.device:
 
 class DataError(ValueError):
     """The input cannot be modelled as it is; the message says what to change."""
-
-
-def count_cells(count: int) -> str:
-    """A number of cells in words: "1 cell", "2 cells".
-
-    Parameters
-    ----------
-    count
-        The number.
-
-    Returns
-    -------
-    str
-        Text for a message.
-    """
-    return "1 cell" if count == 1 else f"{count} cells"
-
-
-def quoted(names: Sequence[Any], most: int = 6) -> str:
-    """A few names in quotes, for a message.
-
-    Parameters
-    ----------
-    names
-        The names.
-    most
-        How many are written out; the others are counted.
-
-    Returns
-    -------
-    str
-        Such as "'A', 'B' and 3 more".
-    """
-    rest = len(names) - most
-    return ", ".join(repr(str(n)) for n in names[:most]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """A hint for a misspelt name.
-
-    Parameters
-    ----------
-    name
-        What was given.
-    known
-        The names that exist.
-
-    Returns
-    -------
-    str
-        "; did you mean ...?" with the known name that looks most like `name`, or an empty text.
-    """
-    spelt = {str(k).lower(): str(k) for k in known}
-    close = difflib.get_close_matches(str(name).lower(), list(spelt), n=1, cutoff=0.5)
-    close += [k for k in spelt if k.startswith(str(name).lower()) or str(name).lower().startswith(k)]
-    return f"; did you mean {spelt[close[0]]!r}?" if name and close else ""
-
-
-def in_order(values: Any, names: Sequence[str] | np.ndarray, of: str) -> np.ndarray:
-    """Values, one for each name, as an array.
-
-    Parameters
-    ----------
-    values
-        An array or list in the order of the names, or a Series, which goes by its index unless that is 0, 1, 2, ...
-    names
-        Of all cells or genes.
-    of
-        What they are, for messages: "cells" or "genes".
-
-    Returns
-    -------
-    ndarray
-        The values in the order of the names.
-
-    Raises
-    ------
-    DataError
-        For an index that lacks a name, or has one twice: in another order the values would be those of other cells.
-    """
-    if not isinstance(values, pd.Series) or values.index.equals(pd.RangeIndex(len(names))):
-        return np.asarray(values)
-    index = values.index.astype(str)
-    at = index.get_indexer(pd.Index(names)) if index.is_unique else np.full(len(names), -1)
-    if (at < 0).any():
-        what = f"lacks {names[int(at.argmin())]!r}" if index.is_unique else "has a name twice"
-        remedy = f"index it by the names of the {of}, or give the values in their order, .to_numpy()"
-        raise DataError(f"The index of a Series for {len(names)} {of} {what}; {remedy}.")
-    return values.to_numpy()[at]
 
 
 def require(valid: object, message: str) -> None:

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from samslib.data.messages import did_you_mean
 from samslib.data.names import Names
-from samslib.validation import DataError, did_you_mean
+from samslib.validation import DataError
 
 
 @dataclass(frozen=True, eq=False)

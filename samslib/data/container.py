@@ -20,11 +20,12 @@ from torch import Tensor
 from samslib.cells import Batch, Condition, DataSummary
 from samslib.data.conditions import Conditions, level_columns
 from samslib.data.disk import OnDisk
+from samslib.data.messages import count_cells
 from samslib.data.names import Names
 from samslib.data.reading import read_fields
-from samslib.data.selection import check_library, check_split, gene_positions, positions
+from samslib.data.selection import check_library, check_split, gene_positions, in_order, positions
 from samslib.data.statistics import digest, row_blocks, row_totals, summarise
-from samslib.validation import DataError, at_least, count_cells, in_order
+from samslib.validation import DataError, at_least
 
 LOG = logging.getLogger("samslib")
 

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from samslib.validation import DataError, count_cells, did_you_mean, quoted
+from samslib.data.messages import count_cells, did_you_mean, quoted
+from samslib.validation import DataError
 
 NOTHING = {"", "nan", "none", "null", "<na>", "na", "n/a"}  # how a missing label looks once it has been through a file
 

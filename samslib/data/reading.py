@@ -14,6 +14,7 @@ import scipy.sparse as sp
 from samslib.data import statistics
 from samslib.data.conditions import Conditions
 from samslib.data.disk import OnDisk, canonical
+from samslib.data.messages import count_cells, did_you_mean, quoted
 from samslib.data.names import (
     LIKE_CONTROL,
     NOTHING,
@@ -24,7 +25,7 @@ from samslib.data.names import (
     read_naming,
 )
 from samslib.data.statistics import row_totals
-from samslib.validation import DataError, count_cells, did_you_mean, quoted
+from samslib.validation import DataError
 
 LOG = logging.getLogger("samslib")
 

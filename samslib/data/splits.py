@@ -13,8 +13,8 @@ from math import ceil
 import numpy as np
 
 from samslib.data.container import PerturbationData, check_data
-from samslib.data.selection import check_split
-from samslib.validation import DataError, above, in_order, share
+from samslib.data.selection import check_split, in_order
+from samslib.validation import DataError, above, share
 
 Splitter = Callable[[PerturbationData], np.ndarray]
 

@@ -13,7 +13,8 @@ import torch
 
 from samslib.cells import DataSummary, Pseudobulk
 from samslib.data.disk import OnDisk
-from samslib.validation import DataError, count_cells
+from samslib.data.messages import count_cells
+from samslib.validation import DataError
 
 BLOCK = 4_000_000  # entries made dense at a time while reading or averaging, 32 MB in float64
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from samslib.data.messages import did_you_mean
 from samslib.datasets.fetch import _cache, _from_files, _here, _place, _read, _write
 from samslib.datasets.readers import DatasetError
 from samslib.datasets.registry import DATASETS as DATASETS
 from samslib.datasets.registry import SOURCES as SOURCES
 from samslib.datasets.registry import sha256 as _sha256
-from samslib.validation import did_you_mean
 
 if TYPE_CHECKING:
     from anndata import AnnData

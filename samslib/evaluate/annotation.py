@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import false_discovery_control, hypergeom
 
-from samslib.validation import did_you_mean, require
+from samslib.data.messages import did_you_mean
+from samslib.validation import require
 
 Labels: TypeAlias = Mapping[str, str] | pd.Series
 

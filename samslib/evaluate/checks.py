@@ -13,12 +13,13 @@ from torch import Tensor
 from samslib.alignment import align
 from samslib.cells import Plate
 from samslib.data.container import PerturbationData
+from samslib.data.messages import did_you_mean
 from samslib.evaluate.effects import training_cells
 from samslib.evaluate.streams import ELEMENTS, evaluating
 from samslib.evaluate.tables import READOUTS, arms
 from samslib.model import Model
 from samslib.trace import Trace
-from samslib.validation import DataError, choose, did_you_mean, whole
+from samslib.validation import DataError, choose, whole
 
 Summary = Callable[[Tensor, Tensor], Tensor]
 

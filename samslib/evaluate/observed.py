@@ -14,9 +14,10 @@ from scipy.stats import hypergeom
 
 from samslib.data.container import PerturbationData, check_data, split_labels
 from samslib.data.disk import OnDisk
+from samslib.data.messages import did_you_mean
 from samslib.data.splits import Splitter
 from samslib.evaluate.tables import choose_readout, effect_table
-from samslib.validation import DataError, did_you_mean
+from samslib.validation import DataError
 
 
 class Moments(NamedTuple):

@@ -13,10 +13,12 @@ from scipy.spatial.distance import cdist
 from scipy.special import ndtr
 
 from samslib.data.container import PerturbationData, check_data
+from samslib.data.messages import did_you_mean
+from samslib.data.selection import in_order
 from samslib.data.splits import Splitter
 from samslib.evaluate.observed import Moments, data_effects, halves, readouts, reference_cells, replicates
 from samslib.evaluate.predictors import predictors
-from samslib.validation import choose, did_you_mean, in_order, left_out
+from samslib.validation import choose, left_out
 
 Key = tuple[str, str]  # perturbation, score
 
