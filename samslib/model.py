@@ -46,8 +46,8 @@ class Model(nn.Module, ABC):
 
     A subclass is final, is one file, and begins its constructor with `super().__init__(summary, locals())`, which
     records the options so that the model can be saved by name, options and weights. A constructor that draws initial
-    weights takes `seed` as its last argument, and is then `seeded`. Class attributes say what a model takes,
-    and nothing else asks which class it is.
+    weights takes `seed` as its last argument, by keyword only, and is then `seeded`. Class attributes say what a model
+    takes, and nothing else asks which class it is.
 
     Parameters
     ----------
@@ -85,7 +85,8 @@ class Model(nn.Module, ABC):
     def __init_subclass__(cls, **options: Any):
         super().__init_subclass__(**options)
         DEFINED[cls.__module__, cls.__name__] = cls
-        if "seed" in inspect.signature(cls.__init__).parameters:
+        seed = inspect.signature(cls.__init__).parameters.get("seed")
+        if seed is not None and seed.kind is seed.KEYWORD_ONLY:
             cls.__init__ = seeded(cls.__init__)  # type: ignore[method-assign]
 
     def __init__(self, summary: DataSummary, arguments: dict[str, Any]):
