@@ -12,9 +12,10 @@ import pandas as pd
 import scipy.sparse as sp
 
 from samslib.data.container import PerturbationData, check_data
+from samslib.data.messages import quoted
 from samslib.data.statistics import one_hot
 from samslib.model import Model
-from samslib.validation import DataError, quoted
+from samslib.validation import DataError
 
 LOG = logging.getLogger("samslib")
 

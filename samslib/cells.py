@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TypeVar
+from typing import Self
 
-import torch
 from torch import Tensor
 
-_Rows = TypeVar("_Rows", bound="_RowTensors")
+from samslib.validation import require
 
 
 class Plate(Enum):
@@ -24,14 +24,13 @@ class Plate(Enum):
 class _RowTensors:
     """Tensors (or nested such) with the cells on the axis before the last; indexing and moving acts on all of them."""
 
-    def _map(self: _Rows, change) -> _Rows:
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: value if value is None else change(value) for name, value in values.items()})
+    def _map(self, change: Callable) -> Self:
+        return replace(self, **{name: change(value) for name, value in vars(self).items() if value is not None})
 
-    def __getitem__(self: _Rows, rows) -> _Rows:
+    def __getitem__(self, rows) -> Self:
         return self._map(lambda value: value[rows] if isinstance(value, _RowTensors) else value[..., rows, :])
 
-    def to(self: _Rows, *where) -> _Rows:
+    def to(self, *where) -> Self:
         """Move or convert every tensor as `torch.Tensor.to` does."""
         return self._map(lambda value: value.to(*where))
 
@@ -67,19 +66,16 @@ class Condition(_RowTensors):
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value.dim() < 2 or value.shape[-2] != len(self):
-                raise ValueError(
-                    f"{name} has shape {tuple(value.shape)}, but dose is of {len(self)} cells; put the cells on the "
-                    "axis before the last."
-                )
+            text = f"{name} has shape {tuple(value.shape)}, but dose is of {len(self)} cells"
+            fits = value.dim() >= 2 and value.shape[-2] == len(self)
+            require(fits, f"{text}; put the cells on the axis before the last.")
 
     def __len__(self) -> int:
         return len(self.dose)
 
     def touched(self, plate: Plate) -> Tensor:
         """(n, rows) 0/1: which rows of a shared plate act on each cell. Raises ValueError for the cell plate."""
-        if plate is Plate.CELL:
-            raise ValueError("Plate.CELL has one row a cell; only shared plates (DOSE, QC) are touched by cells.")
+        require(plate is not Plate.CELL, "Plate.CELL has one row a cell; only shared plates (DOSE, QC) are touched.")
         return ((self.dose if plate is Plate.DOSE else self.qc) != 0).to(self.library.dtype)
 
     def do(self, **changes: Tensor) -> Condition:
@@ -95,9 +91,8 @@ class Condition(_RowTensors):
         ValueError
             For a name that a condition does not have.
         """
-        known = {f.name for f in fields(self)}
-        if unknown := set(changes) - known:
-            raise ValueError(f"Condition has no {sorted(unknown)}; what can be set is {sorted(known)}.")
+        unknown = sorted(set(changes) - set(vars(self)))
+        require(not unknown, f"Condition has no {unknown}; what can be set is {sorted(vars(self))}.")
         wide = {name: v.expand(*v.shape[:-2], len(self), -1) for name, v in changes.items() if v.shape[-2] == 1}
         return replace(self, **changes | wide)
 
@@ -188,7 +183,3 @@ class DataSummary:
     pseudobulk: Pseudobulk | None = None
     counts: bool = True
     unique: bool = False
-
-    def shared_counts(self, plate: Plate) -> Tensor:
-        """(rows,) number of training cells that share each row of a plate."""
-        return torch.tensor(self.n_treated if plate is Plate.DOSE else self.n_flagged, dtype=self.mean.dtype)

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -15,11 +16,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.optim import Optimizer
 
 from samslib.cells import DataSummary, Pseudobulk
 from samslib.model import DEFINED, Model
 from samslib.models import BASELINES, MODELS
-from samslib.validation import choose_device
+from samslib.validation import choose_device, require
 
 FORMAT = 1
 KINDS = MODELS | BASELINES
@@ -83,15 +85,13 @@ def load(path: str | Path, device: str = "cpu", kind: type[Model] | None = None)
     bulk = Pseudobulk(**parts["pseudobulk"]) if parts["pseudobulk"] else None
     summary = DataSummary(**_with_tuples(facts["summary"]) | parts["summary"], pseudobulk=bulk)
     arguments = {"summary": summary, **_with_tuples(facts["options"])}
-    dtype = next((v.dtype for v in weights.values() if v.is_floating_point()), torch.get_default_dtype())
+    dtype = next((v.dtype for v in weights.values() if v.is_floating_point()), None)
     try:
         model = kind(**arguments).to(dtype)
         model.load_state_dict(weights)
     except (TypeError, RuntimeError) as error:  # an option, or a parameter's name or shape
-        raise ValueError(
-            f"{path} does not fit {kind.__name__} as it is defined now: {error}; give load(path, kind=...) the class "
-            "that the model was saved from."
-        ) from error
+        remedy = "give load(path, kind=...) the class that the model was saved from"
+        raise ValueError(f"{path} does not fit {kind.__name__} as it is defined now: {error}; {remedy}.") from error
     return model.to(where)
 
 
@@ -99,33 +99,24 @@ def _kind(path: str | Path, facts: Mapping[str, Any]) -> type[Model]:
     """The class of a file's model: the library's own of that name, or one of the session's."""
     name, module = facts["model"], facts.get("module")
     if module is None:
-        if name not in KINDS:
-            raise ValueError(f"{path} holds a {name!r}, which this version does not know: {sorted(KINDS)}.")
+        require(name in KINDS, f"{path} holds a {name!r}, which this version does not know: {sorted(KINDS)}.")
         return KINDS[name]
     found = {m: kind for (m, n), kind in DEFINED.items() if n == name and kind not in KINDS.values()}
-    if module in found:
-        return found[module]
-    if len(found) == 1:
-        return next(iter(found.values()))
     here = f"several classes of that name are, in {sorted(found)}" if found else "no such class is here"
-    raise ValueError(
-        f"{path} holds a model of the class {name} of {module}, and {here}; run or import what defines it, or give it "
-        f"as load(path, kind={name})."
-    )
+    remedy = f"run or import what defines it, or give it as load(path, kind={name})"
+    text = f"{path} holds a model of the class {name} of {module}, and {here}; {remedy}."
+    require(module in found or len(found) == 1, text)
+    return found[module if module in found else next(iter(found))]
 
 
 def _options(model: Model) -> dict[str, Any]:
     """The model's options. Raises ValueError for one that would not come back from JSON as it is."""
     for name, value in model.options.items():
-        try:
+        same = False
+        with suppress(TypeError, ValueError):
             same = _with_tuples(json.loads(json.dumps(value))) == value
-        except (TypeError, ValueError):
-            same = False
-        if not same:
-            raise ValueError(
-                f"The option {name} of {type(model).__name__} is a {type(value).__name__}, which a file cannot hold as "
-                "it is; make it a number, a text, None, or a tuple of these."
-            )
+        text = f"The option {name} of {type(model).__name__} is a {type(value).__name__}, which a file cannot hold"
+        require(same, f"{text} as it is; make it a number, a text, None, or a tuple of these.")
     return model.options
 
 
@@ -156,23 +147,17 @@ class TrainingState:
     FACTS = ("step", "rows", "best_step", "best_loss")
 
     def __init__(
-        self,
-        model: Model,
-        optimizers: Sequence[torch.optim.Optimizer],
-        folder: str | Path | None,
-        fingerprint: dict[str, Any],
+        self, model: Model, optimizers: Sequence[Optimizer], folder: str | Path | None, fingerprint: dict[str, Any]
     ):
-        self.model, self.optimizers = model, optimizers
-        self.path = None if folder is None else Path(folder) / self.FILE
-        self.fingerprint: dict[str, Any] = {}
+        self.model, self.optimizers, self.path, self.fingerprint = model, optimizers, None, {}
         if folder is not None:
+            self.path = Path(folder) / self.FILE
             self.fingerprint = json.loads(json.dumps(fingerprint | {"options": _options(model)}))
         self.began = time.perf_counter()
-        self.step = 0
         self.rows: list[dict[str, float]] = []
         self.sums: dict[str, Tensor] = {}  # name -> sum and number of a term's values since the last row
         self.best: dict[str, Tensor] = {}
-        self.best_step, self.best_loss = 0, float("inf")
+        self.step, self.best_step, self.best_loss = 0, 0, float("inf")
 
     @property
     def seconds(self) -> float:
@@ -197,12 +182,11 @@ class TrainingState:
             self.best_loss, self.best_step = row["val_loss"], self.step
             self.best = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
 
-    def restore_best(self) -> None:
-        """Put the best weights into the model; without any validation the last weights stay."""
+    def restore_best(self) -> int:
+        """Put the best weights into the model; without any validation the last weights stay. Returns their step."""
         if self.best:
             self.model.load_state_dict(self.best)
-        else:
-            self.best_step = self.step
+        return self.best_step if self.best else self.step
 
     def try_to_save(self) -> None:
         """`save`, but a disk that has filled up meanwhile costs a warning and not the training so far."""
@@ -215,12 +199,8 @@ class TrainingState:
         """Write the state, if there is a folder for it. Raises OSError with the path and the reason."""
         if self.path is None:
             return
-        try:
+        with suppress(OSError):  # writing says what is wrong
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OSError(
-                f"The folder {self.path.parent} cannot be made ({error.strerror}); choose another."
-            ) from error
         parts = {"model": self.model.state_dict(), "best": self.best}
         for i, optimizer in enumerate(self.optimizers):
             state = optimizer.state_dict()["state"]
@@ -235,11 +215,9 @@ class TrainingState:
             return
         parts, facts = _read(self.path, "training")
         for what, value in self.fingerprint.items():
-            if facts["fingerprint"].get(what) != value:
-                raise ValueError(
-                    f"{self.path.parent} holds a run that differs in {what}: {facts['fingerprint'].get(what)} there, "
-                    f"{value} now; choose another folder or delete this one."
-                )
+            there = facts["fingerprint"].get(what)
+            text = f"{self.path.parent} holds a run that differs in {what}: {there} there, {value} now"
+            require(there == value, f"{text}; choose another folder or delete this one.")
         for name in self.FACTS:
             setattr(self, name, facts[name])
         self.began = time.perf_counter() - facts["seconds"]
@@ -248,10 +226,10 @@ class TrainingState:
         self.best = {name: value.to(first.device) for name, value in parts["best"].items()}
         self.model.load_state_dict(parts["model"])
         for i, optimizer in enumerate(self.optimizers):
-            state: dict[int, dict[str, Tensor]] = {}
+            state: dict[int, dict[str, Tensor]] = defaultdict(dict)
             for name, value in parts[f"optimizer{i}"].items():
                 parameter, moment = name.split(".")
-                state.setdefault(int(parameter), {})[moment] = value
+                state[int(parameter)][moment] = value
             optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
 
 
@@ -263,18 +241,15 @@ def _write(path: str | Path, parts: Mapping[str, Mapping[str, Tensor]], facts: d
     try:
         unfinished.touch()
         mode = unfinished.stat().st_mode
-    except OSError as error:
-        raise OSError(
-            f"{path} cannot be written ({error.strerror}); choose a folder that exists and has room."
-        ) from error
-    try:
         save_file(held, unfinished, metadata={"samslib": json.dumps({"format": FORMAT} | facts)})
         unfinished.chmod(mode)  # that of any new file, which safetensors' own is not
         unfinished.replace(path)
     except (OSError, SafetensorError) as error:
-        raise OSError(f"{path} could not be written ({error}); what was there before is untouched.") from error
+        remedy = "choose a folder that exists and has room; what was there before is untouched"
+        raise OSError(f"{path} cannot be written ({getattr(error, 'strerror', None) or error}); {remedy}.") from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink()
     return path
 
 

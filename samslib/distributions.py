@@ -7,7 +7,7 @@ and is the fast path of a likelihood: whatever depends on the observed counts al
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,23 +16,30 @@ from torch.distributions import Distribution, constraints
 from torch.nn.functional import logsigmoid
 
 
-class Likelihood(Protocol):
-    """Protocol of what `Model.generate` returns: a law over (P, n, G) that can score cells and draw them.
+class Likelihood(Distribution):
+    """What `Model.generate` returns: a law over (P, n, G) that can score cells and draw them.
 
     P is the number of particles, n of cells, G of genes. Its `support` is that of `torch.distributions`: discrete for
     counts, real for real values.
     """
 
-    @property
-    def support(self) -> Any: ...
-    @property
-    def mean(self) -> Tensor: ...
-    def log_prob(self, value: Tensor) -> Tensor: ...
-    def cell_log_prob(self, x: Tensor) -> Tensor: ...
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor: ...
+    def cell_log_prob(self, x: Tensor) -> Tensor:
+        """Log-probability of each cell, or log-density.
+
+        Parameters
+        ----------
+        x
+            (n, G) expression.
+
+        Returns
+        -------
+        Tensor
+            (P, n) nats, summed over genes.
+        """
+        return self.log_prob(x).sum(-1)
 
 
-class Normal(torch.distributions.Normal):
+class Normal(torch.distributions.Normal, Likelihood):
     """Normal(loc, scale), for latents and for real-valued expression.
 
     Parameters
@@ -60,21 +67,6 @@ class Normal(torch.distributions.Normal):
             The same numbers, with the gradient of the reparameterisation.
         """
         return self.loc + self.scale * ((draw - self.loc) / self.scale).detach()
-
-    def cell_log_prob(self, x: Tensor) -> Tensor:
-        """Log-density of each cell.
-
-        Parameters
-        ----------
-        x
-            (n, G) expression.
-
-        Returns
-        -------
-        Tensor
-            (P, n) nats, summed over genes.
-        """
-        return self.log_prob(x).sum(-1)
 
 
 def inside_unit(p: Tensor) -> Tensor:
@@ -181,7 +173,7 @@ class Point(Distribution):
         return torch.zeros_like(value)
 
 
-class StraightThroughBernoulli(Distribution):
+class StraightThroughBernoulli(Bernoulli):
     """A 0/1 draw whose gradient is that of its sigmoid relaxation.
 
     With u uniform, soft = sigmoid((logit u + logits) / temperature) and hard = round(soft): the value is hard, the
@@ -202,26 +194,19 @@ class StraightThroughBernoulli(Distribution):
     Jang et al. (2017), Categorical reparameterization with Gumbel-Softmax.
     """
 
-    arg_constraints = {"logits": constraints.real}
     has_rsample = True
 
     def __init__(self, logits: Tensor, temperature: float = 1.0):
-        self.logits, self.temperature = logits, temperature
-        super().__init__(logits.shape, validate_args=False)
+        super().__init__(logits=logits, validate_args=False)
+        self.temperature = temperature
 
-    @property
-    def mean(self) -> Tensor:
-        return torch.sigmoid(self.logits)
-
-    @staticmethod
-    def _harden(relaxed: Tensor) -> Tensor:
-        soft = torch.sigmoid(relaxed)
+    def _harden(self, noise: Tensor) -> Tensor:
+        soft = torch.sigmoid((noise + self.logits) / self.temperature)
         return soft.round().detach() + (soft - soft.detach())
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
         u = torch.rand(self._extended_shape(sample_shape), dtype=self.logits.dtype, device=self.logits.device)
-        noise = torch.logit(inside_unit(u))
-        return self._harden((noise + self.logits) / self.temperature)
+        return self._harden(torch.logit(inside_unit(u)))
 
     def attach(self, draw: Tensor) -> Tensor:
         """A given draw as a function of the logits, its noise logit u held fixed.
@@ -236,14 +221,13 @@ class StraightThroughBernoulli(Distribution):
         Tensor
             The 0/1 draw, with the gradient of its relaxation.
         """
-        noise = (draw * self.temperature - self.logits).detach()
-        return self._harden((noise + self.logits) / self.temperature)
+        return self._harden((draw * self.temperature - self.logits).detach())
 
     def log_prob(self, value: Tensor) -> Tensor:
         return value * self.logits - torch.nn.functional.softplus(self.logits)
 
 
-class Poisson(torch.distributions.Poisson):
+class Poisson(torch.distributions.Poisson, Likelihood):
     """Poisson(rate) over counts.
 
     Parameters
@@ -299,7 +283,7 @@ class _CountsTimesLogs(torch.autograd.Function):
         return to_mean, to_concentration, None
 
 
-class NegativeBinomial(Distribution):
+class NegativeBinomial(Likelihood):
     """Counts with mean m and variance m + m^2 / c, c the concentration (one a gene).
 
     log p(x) = lgamma(x+c) - lgamma(c) - lgamma(x+1) + c log(c / (c+m)) + x log(m / (c+m)),
@@ -359,7 +343,7 @@ class NegativeBinomial(Distribution):
             return torch.poisson(torch._standard_gamma(c) * (self._mean / c))
 
 
-class ZeroInflatedNegativeBinomial(Distribution):
+class ZeroInflatedNegativeBinomial(Likelihood):
     """A negative binomial count that is set to zero with probability sigmoid(zero_logits), for each gene and cell.
 
     Parameters
@@ -395,21 +379,6 @@ class ZeroInflatedNegativeBinomial(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         counted = logsigmoid(-self.zero_logits) + self.counts.log_prob(value)
         return torch.where(value == 0, torch.logaddexp(logsigmoid(self.zero_logits), counted), counted)
-
-    def cell_log_prob(self, x: Tensor) -> Tensor:
-        """Log-probability of each cell.
-
-        Parameters
-        ----------
-        x
-            (n, G) counts.
-
-        Returns
-        -------
-        Tensor
-            (P, n) nats, summed over genes.
-        """
-        return self.log_prob(x).sum(-1)
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
         with torch.no_grad():

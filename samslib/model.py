@@ -13,12 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from samslib.cells import Batch, Condition, DataSummary
+from samslib.cells import Plate as Plate  # a model imports all that its programs speak of from here
 from samslib.distributions import Likelihood
 from samslib.trace import Trace
-from samslib.validation import whole
+from samslib.validation import require, whole
 
 # Every subclass of Model by module and name; of a notebook's cell that ran twice, the newest.
 DEFINED: dict[tuple[str, str], type[Model]] = {}
+
+LACKING = {  # what a model may need -> what to say where the data lack it
+    "quality": "needs a quality flag, and the data have none; samslib.quality.label and from_anndata(quality=) add it",
+    "pseudobulk": "is a function of pseudobulk; give it data.summary(train, pseudobulk=True)",
+}
 
 
 def seeded(constructor: Callable[..., None]) -> Callable[..., None]:
@@ -40,8 +46,8 @@ class Model(nn.Module, ABC):
 
     A subclass is final, is one file, and begins its constructor with `super().__init__(summary, locals())`, which
     records the options so that the model can be saved by name, options and weights. A constructor that draws initial
-    weights takes `seed` as its last argument and is decorated with `seeded`. Class attributes say what a model takes,
-    and nothing else asks which class it is.
+    weights takes `seed` as its last argument, by keyword only, and is then `seeded`. Class attributes say what a model
+    takes, and nothing else asks which class it is.
 
     Parameters
     ----------
@@ -79,19 +85,17 @@ class Model(nn.Module, ABC):
     def __init_subclass__(cls, **options: Any):
         super().__init_subclass__(**options)
         DEFINED[cls.__module__, cls.__name__] = cls
+        seed = inspect.signature(cls.__init__).parameters.get("seed")
+        if seed is not None and seed.kind is seed.KEYWORD_ONLY:
+            cls.__init__ = seeded(cls.__init__)  # type: ignore[method-assign]
 
     def __init__(self, summary: DataSummary, arguments: dict[str, Any]):
         super().__init__()
         self.summary = summary
         self.options = self.accepted(arguments)
         name = type(self).__name__
-        if "quality" in self.needs and not summary.quality:
-            raise ValueError(
-                f"{name} needs a quality flag, and the data have none; label the cells with samslib.quality.label and "
-                "name the column in from_anndata(..., quality='fails')."
-            )
-        if "pseudobulk" in self.needs and summary.pseudobulk is None:
-            raise ValueError(f"{name} is a function of pseudobulk; give it data.summary(train, pseudobulk=True).")
+        for what in self.needs:
+            require(getattr(summary, what), f"{name} {LACKING[what]}.")
         for what in ("covariates", "quality"):
             if (columns := getattr(summary, what)) and what not in self.uses:
                 reads = " and ".join(self.uses) or "neither covariates nor flags"
@@ -105,11 +109,9 @@ class Model(nn.Module, ABC):
 
     def refuse_combinations(self, c: Condition) -> None:
         """Raises ValueError for cells with several perturbations."""
-        if several := int(((c.dose != 0).sum(1) > 1).sum()):
-            raise ValueError(
-                f"{type(self).__name__} takes one perturbation a cell, and {several} of these {len(c)} cells have "
-                "more; make each combination a perturbation of its own with data.encode_unique()."
-            )
+        several = int(((c.dose != 0).sum(1) > 1).sum())
+        text = f"{type(self).__name__} takes one perturbation a cell, and {several} of these {len(c)} cells have more"
+        require(not several, f"{text}; make each combination a perturbation of its own with data.encode_unique().")
 
     @abstractmethod
     def generate(self, t: Trace, c: Condition) -> Likelihood:

@@ -15,7 +15,7 @@ from torch.nn.functional import leaky_relu, linear, softplus
 
 from samslib.cells import DataSummary
 from samslib.distributions import NegativeBinomial, Normal, Poisson, ZeroInflatedNegativeBinomial
-from samslib.validation import choose
+from samslib.validation import choose, require
 
 VARIANCE_FLOOR = 1e-4  # added to every network's variance, to every table's scale and to every count's mean
 
@@ -43,8 +43,7 @@ class Trunk(nn.Module):
 
     def __init__(self, inputs: Sequence[int], width: int, layers: int):
         super().__init__()
-        if layers < 1 or width < 1:
-            raise ValueError(f"A trunk needs at least one layer and one unit; got {layers} layers of {width}.")
+        require(min(layers, width) >= 1, f"A trunk needs a layer and a unit at least; got {layers} layers of {width}.")
         self.inputs = tuple(inputs)
         self.layers = nn.ModuleList(nn.Linear(sum(inputs) if i == 0 else width, width) for i in range(layers))
 
@@ -168,20 +167,15 @@ class Standardize(nn.Module):
         For another kind, and for "log" where values have no logarithm.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, kind: str | None, summary: DataSummary):
         super().__init__()
         self.kind = choose("normalization", kind, ("log", "raw", None))
-        if kind == "log" and not (summary.log_mean.isfinite() & summary.log_std.isfinite()).all():
-            raise ValueError(
-                "normalization is 'log', but the training cells hold values of -1 or below, which have no log(1 + x); "
-                "choose normalization='raw', or None for values that are scaled already."
-            )
-        if kind:
-            self.register_buffer("mean", (summary.log_mean if kind == "log" else summary.mean).clone())
-            self.register_buffer("std", (summary.log_std if kind == "log" else summary.std).clone())
+        if kind is not None:
+            mean, std = (summary.log_mean, summary.log_std) if kind == "log" else (summary.mean, summary.std)
+            text = "normalization is 'log', but the training cells hold values of -1 or below, which have no log(1 + x)"
+            remedy = "choose normalization='raw', or None for values that are scaled already"
+            require(kind == "raw" or (mean.isfinite() & std.isfinite()).all(), f"{text}; {remedy}.")
+            self.mean, self.std = nn.Buffer(mean.clone()), nn.Buffer(std.clone())
 
     def forward(self, x: Tensor) -> Tensor:
         if self.kind is None:
@@ -203,18 +197,12 @@ class CellEncoder(nn.Module):
     normalization
         What the encoder reads: "log" is log(1 + x) and "raw" is x, each standardised by gene with the training
         cells' mean and standard deviation; None is x as it is.
-    extras
-        Width of each further input; none by default.
+    *extras
+        Width of each further input.
     """
 
     def __init__(
-        self,
-        summary: DataSummary,
-        latent: int,
-        width: int,
-        layers: int,
-        normalization: str | None,
-        extras: Sequence[int] = (),
+        self, summary: DataSummary, latent: int, width: int, layers: int, normalization: str | None, *extras: int
     ):
         super().__init__()
         self.normalize = Standardize(normalization, summary)
@@ -334,3 +322,25 @@ DECODERS = {
     "normal_fixed_variance": NormalFixedVarianceDecoder,
     "zero_inflated_negative_binomial": ZeroInflatedNegativeBinomialDecoder,
 }
+
+
+def decoder(likelihood: str, summary: DataSummary, latent: int, width: int, layers: int) -> nn.Module:
+    """The decoder of a likelihood, called with (z, library).
+
+    Parameters
+    ----------
+    likelihood
+        A name in `DECODERS`.
+    summary
+        Names of the genes.
+    latent
+        Width of z.
+    width, layers
+        Units a layer, and layers, of the trunk.
+
+    Raises
+    ------
+    ValueError
+        For another name.
+    """
+    return choose("likelihood", likelihood, DECODERS)(latent, len(summary.genes), width, layers)

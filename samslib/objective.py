@@ -34,7 +34,7 @@ def posterior(model: Model, b: Batch, particles: int, active: Mapping[Plate, Ten
     active
         The rows of shared plates that are drawn, as `present` gives them; None draws all.
     """
-    t = Trace(particles, active=active)
+    t = Trace(particles, active=active or {})
     model.infer_shared(t)
     model.infer_cells(t, b)
     return t

@@ -10,20 +10,15 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from samslib.cells import DataSummary
 from samslib.model import Model
 from samslib.models import CPAVAE, SAMSVAE, BetaBernoulliSAMSVAE, ConditionalVAE, SVAEPlus
+from samslib.validation import require
 
-LIKELIHOODS = {
-    "library_nb": "negative_binomial",
-    "poisson": "poisson",
-    "normal": "normal",
-    "normal_fixed_variance": "normal_fixed_variance",
-}
+LIKELIHOODS = {"library_nb": "negative_binomial"} | {k: k for k in ("poisson", "normal", "normal_fixed_variance")}
 
 NORMALIZATIONS = {"log_standardize": "log", "standardize": "raw", None: None}
 
@@ -53,76 +48,56 @@ NAMES = [
 
 LOGARITHMS = ("mask_log_alpha", "mask_log_beta")  # kept as logarithms by us, as they are by the published code
 
-# Keyword of theirs -> ours; a keyword listed with None only repeats a size that the state already tells.
-_SIZES = {"n_latent": None, "n_treatments": None, "n_phenos": None, "x_normalization_stats": None}
-
-_PLAIN_MODEL = _SIZES | {
+# Keyword of theirs -> our option, for their models and guides alike; some guides' begin with "basal_".
+KEYWORDS = {
     "likelihood_key": "likelihood",
     "decoder_n_layers": "decoder_layers",
     "decoder_n_hidden": "decoder_width",
-}
-
-_MODEL = _PLAIN_MODEL | {"embedding_prior_scale": "embedding_scale"}
-
-_BETA = {"mask_prior_alpha": "mask_alpha", "mask_prior_beta": "mask_beta"}
-
-_ENCODER = _SIZES | {
+    "embedding_prior_scale": "embedding_scale",
+    "mask_prior_prob": "mask_prior",
+    "mask_prior_alpha": "mask_alpha",
+    "mask_prior_beta": "mask_beta",
+    "mask_beta_concentration_1": "mask_alpha",
+    "mask_beta_concentration_2": "mask_beta",
     "encoder_n_layers": "encoder_layers",
     "encoder_n_hidden": "encoder_width",
     "encoder_input_normalization": "normalization",
-}
-
-_BASAL = _SIZES | {
-    "basal_encoder_n_layers": "encoder_layers",
-    "basal_encoder_n_hidden": "encoder_width",
-    "basal_encoder_input_normalization": "normalization",
     "mean_field_encoder": "encoder_offset",
-}
-
-_TABLE = {"embedding_loc_init_scale": "embedding_initial_spread", "embedding_scale_init": "embedding_initial_scale"}
-
-_NETWORK = {"embedding_encoder_n_layers": "embedding_layers", "embedding_encoder_n_hidden": "embedding_width"}
-
-_MASK = {"mask_init_logits": "mask_initial_logit", "gs_temperature": "temperature"}
-
-_BETA_MASK = {
+    "embedding_loc_init_scale": "embedding_initial_spread",
+    "embedding_scale_init": "embedding_initial_scale",
+    "embedding_encoder_n_layers": "embedding_layers",
+    "embedding_encoder_n_hidden": "embedding_width",
+    "mask_init_logits": "mask_initial_logit",
     "mask_probs_init_alpha": "mask_initial_alpha",
     "mask_probs_init_beta": "mask_initial_beta",
     "gs_temperature": "temperature",
 }
 
-_TRANSLATE: dict[str, Callable[[Any], Any]] = {
-    "likelihood_key": lambda v: LIKELIHOODS.get(v, "negative_binomial"),  # any other key was a count likelihood
-    "basal_encoder_input_normalization": NORMALIZATIONS.__getitem__,
-    "encoder_input_normalization": NORMALIZATIONS.__getitem__,
-    "mean_field_encoder": lambda v: not v,
+SIZES = ("n_latent", "n_treatments", "n_phenos", "x_normalization_stats")  # keywords that repeat what the state tells
+
+# Options of ours that their model classes set by keywords without a default, as far as a class has them.
+REQUIRED = "likelihood decoder_layers decoder_width embedding_scale mask_prior mask_alpha mask_beta".split()
+
+TRANSLATE: dict[str, Callable[[Any], Any]] = {  # our option -> its value from theirs
+    "likelihood": lambda v: LIKELIHOODS.get(v, "negative_binomial"),  # any other key was a count likelihood
+    "normalization": NORMALIZATIONS.__getitem__,
+    "encoder_offset": lambda v: not v,
 }
 
-# (model class, guide class) of theirs -> our class, keywords of model and of guide, options the pair implies.
-CLASSES: dict[tuple[str, str], tuple[type[Model], dict, dict, dict]] = {
-    ("SAMSVAEModel", "SAMSVAEMeanFieldNormalGuide"): (
-        SAMSVAE, _MODEL | {"mask_prior_prob": "mask_prior"}, _BASAL | _TABLE | _MASK, {"posterior": "mean_field"},
-    ),
-    ("SAMSVAEModel", "SAMSVAECorrelatedNormalGuide"): (
-        SAMSVAE, _MODEL | {"mask_prior_prob": "mask_prior"}, _BASAL | _NETWORK | _MASK, {"posterior": "correlated"},
-    ),
-    ("CPAVAEModel", "CPAVAENormalGuide"): (CPAVAE, _MODEL, _BASAL | _TABLE, {}),
-    ("SAMSVAEBetaBernoulliModel", "SAMSVAEBetaBernoulliCorrelatedBernoulliNormalGuide"): (
-        BetaBernoulliSAMSVAE, _MODEL | _BETA, _BASAL | _NETWORK | _MASK, {"posterior": "correlated"},
-    ),
-    ("SAMSVAEBetaBernoulliModel", "SAMSVAEBetaBernoulliMeanFieldBernoulliNormalGuide"): (
-        BetaBernoulliSAMSVAE, _MODEL | _BETA, _BASAL | _TABLE | _MASK, {"posterior": "mean_field"},
-    ),
-    ("SAMSVAEBetaBernoulliModel", "SAMSVAEBetaBernoulliMeanFieldBetaBernoulliNormalGuide"): (
-        BetaBernoulliSAMSVAE, _MODEL | _BETA, _BASAL | _TABLE | _BETA_MASK,
-        {"posterior": "mean_field", "mask_posterior": "beta"},
-    ),
-    ("SVAEPlusModel", "SVAEPlusGuide"): (
-        SVAEPlus, _PLAIN_MODEL | {"mask_beta_concentration_1": "mask_alpha", "mask_beta_concentration_2": "mask_beta"},
-        _ENCODER | _MASK, {},
-    ),
-    ("ConditionalVAEModel", "ConditionalVAEGuide"): (ConditionalVAE, _PLAIN_MODEL, _ENCODER, {}),
-}  # fmt: skip
+BETA = "SAMSVAEBetaBernoulli"
+TABLE, NETWORK, BETA_MASK = {"posterior": "mean_field"}, {"posterior": "correlated"}, {"mask_posterior": "beta"}
+
+# (model class, guide class) of theirs -> our class, and the options that the pair implies.
+CLASSES: dict[tuple[str, str], tuple[type[Model], dict[str, str]]] = {
+    ("SAMSVAEModel", "SAMSVAEMeanFieldNormalGuide"): (SAMSVAE, TABLE),
+    ("SAMSVAEModel", "SAMSVAECorrelatedNormalGuide"): (SAMSVAE, NETWORK),
+    ("CPAVAEModel", "CPAVAENormalGuide"): (CPAVAE, {}),
+    (f"{BETA}Model", f"{BETA}CorrelatedBernoulliNormalGuide"): (BetaBernoulliSAMSVAE, NETWORK),
+    (f"{BETA}Model", f"{BETA}MeanFieldBernoulliNormalGuide"): (BetaBernoulliSAMSVAE, TABLE),
+    (f"{BETA}Model", f"{BETA}MeanFieldBetaBernoulliNormalGuide"): (BetaBernoulliSAMSVAE, TABLE | BETA_MASK),
+    ("SVAEPlusModel", "SVAEPlusGuide"): (SVAEPlus, {}),
+    ("ConditionalVAEModel", "ConditionalVAEGuide"): (ConditionalVAE, {}),
+}
 
 # Constant tables of a state -> the option that says the same.
 CONSTANTS = {
@@ -172,77 +147,68 @@ def model(config: Mapping[str, Any], state: Mapping[str, Any], summary: DataSumm
         For classes or keywords that are not known, and for a state that lacks or adds a parameter.
     """
     arrays = _plain(state)
+    bias = _first(arrays, *(f"guide.{encoder}.mean_encoder.bias" for encoder in ENCODERS.values()))  # (K,)
+    kind, options = _options(config, arrays)
+    options["latent"] = len(bias)
+    built = kind(summary or _anonymous(arrays, len(bias)), **options).to(bias.dtype)
+    names = parameter_names(built)
+    missing = sorted(set(names.values()) - set(arrays))
+    require(not missing, f"The state lacks {missing}; are the keywords those that the checkpoint was trained with?")
+    extra = sorted(k for k in set(arrays) - set(names.values()) if not re.fullmatch(IGNORED, k))
+    require(not extra, f"The state has {extra}, for which {kind.__name__} with these keywords has no place.")
+    values = {mine: arrays[theirs] for mine, theirs in names.items()}
+    for mine in set(LOGARITHMS) & set(values):
+        text = f"{names[mine]} has entries that are not positive, which no Beta distribution takes."
+        require((values[mine] > 0).all(), text)
+        values[mine] = values[mine].log()
+    try:
+        built.load_state_dict(values)
+    except RuntimeError as error:  # a shape
+        raise ValueError(f"{error}; are the keywords those that the checkpoint was trained with?") from error
+    return built
+
+
+def _options(config: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> tuple[type[Model], dict[str, Any]]:
+    """Our class, and all of its options but the latent size, as configuration and constant tables agree on them."""
     pair = (config["model"], config["guide"])
-    if pair not in CLASSES:
-        raise ValueError(f"{pair} is no known pair of model and guide; known are {sorted(CLASSES)}.")
-    ours, model_names, guide_names, implied = CLASSES[pair]
-    latent, treatments = _sizes(arrays)
-    options = implied | {"latent": latent}
-    for part, names in (("model_kwargs", model_names), ("guide_kwargs", guide_names)):
-        for key, value in (config.get(part) or {}).items():
-            if key not in names:
-                raise ValueError(
-                    f"{part} has {key!r}, which {config[part.split('_')[0]]} does not take: {sorted(names)}."
-                )
-            if names[key] is not None:
-                options[names[key]] = _TRANSLATE.get(key, lambda v: v)(value)
-    required = {n for n in model_names.values() if n} - set(options)
-    if required:
-        raise ValueError(f"model_kwargs says nothing of {sorted(required)}; the published classes need these keywords.")
+    require(pair in CLASSES, f"{pair} is no known pair of model and guide; known are {sorted(CLASSES)}.")
+    kind, implied = CLASSES[pair]
+    takes = [key for key, ours in KEYWORDS.items() if kind.accepted({ours: None})]
+    options: dict[str, Any] = dict(implied)
+    for part in ("model", "guide"):
+        given = {key: value for key, value in (config.get(f"{part}_kwargs") or {}).items() if key not in SIZES}
+        for key, value in given.items():
+            plain = key.removeprefix("basal_")
+            require(plain in takes, f"{part}_kwargs has {key!r}, which {config[part]} does not take: {takes}.")
+            ours = KEYWORDS[plain]
+            options[ours] = TRANSLATE[ours](value) if ours in TRANSLATE else value
+    lacking = sorted(kind.accepted(dict.fromkeys(REQUIRED)).keys() - options)
+    require(not lacking, f"model_kwargs says nothing of {lacking}; the published classes need these keywords.")
     for name, option in CONSTANTS.items():
         if name in arrays:
             options[option] = _constant(name, arrays[name], options[option])
     if "guide.gs_temperature" in arrays:
         options["temperature"] = arrays["guide.gs_temperature"].item()
-    built = ours(summary or _anonymous(arrays, treatments), **options).to(_encoder_mean(arrays).dtype)
-    names = parameter_names(built)
-    if missing := sorted(set(names.values()) - set(arrays)):
-        raise ValueError(f"The state lacks {missing}; are the keywords those that the checkpoint was trained with?")
-    if extra := sorted(k for k in set(arrays) - set(names.values()) if not re.fullmatch(IGNORED, k)):
-        raise ValueError(f"The state has {extra}, for which {ours.__name__} with these keywords has no place.")
-    _check_shapes(built, names, arrays)
-    values = {mine: arrays[theirs] for mine, theirs in names.items()}
-    for mine in set(LOGARITHMS) & set(values):
-        if not bool((values[mine] > 0).all()):
-            raise ValueError(f"{names[mine]} has entries that are not positive, which no Beta distribution takes.")
-        values[mine] = values[mine].log()
-    built.load_state_dict(values)
-    return built
+    return kind, options
 
 
 def _plain(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """The state with every name cut to 'model. ...' or 'guide. ...'; copies under several prefixes must agree."""
     arrays: dict[str, Tensor] = {}
     for name, value in state.items():
-        found = re.search(r"(?:^|\.)((?:model|guide)\..+)$", name)
-        if not found:
-            continue
-        tensor = torch.as_tensor(np.asarray(value) if not isinstance(value, Tensor) else value)
-        key = found[1]
-        if key in arrays and not torch.equal(arrays[key], tensor):
-            raise ValueError(f"The state holds two different values of {key}; pass one checkpoint at a time.")
-        arrays[key] = tensor
+        if found := re.search(r"(?:^|\.)((?:model|guide)\..+)$", name):
+            key, tensor = found[1], torch.as_tensor(value)
+            same = key not in arrays or torch.equal(arrays[key], tensor)
+            require(same, f"The state holds two different values of {key}; pass one checkpoint at a time.")
+            arrays[key] = tensor
     return arrays
 
 
-def _encoder_mean(arrays: Mapping[str, Tensor]) -> Tensor:
-    """(K,) the bias of the encoder's mean, which every published model has."""
-    names = [f"guide.{encoder}.mean_encoder.bias" for encoder in ENCODERS.values()]
-    if not (found := [arrays[name] for name in names if name in arrays]):
-        raise ValueError(f"The state has neither of {names}; give a published model's state dict.")
+def _first(arrays: Mapping[str, Tensor], *names: str) -> Tensor:
+    """The first of these that the state holds."""
+    found = [arrays[name] for name in names if name in arrays]
+    require(found, f"The state lacks {' and '.join(map(repr, names))}; give a published model's state dict.")
     return found[0]
-
-
-def _sizes(arrays: Mapping[str, Tensor]) -> tuple[int, int]:
-    """(K, T): latent axes and treatments; only the conditional VAE's decoder tells T by its width alone."""
-    latent = len(_encoder_mean(arrays))
-    tables = [arrays[name] for name in ("model.p_E_loc", "model.action_prior_mean") if name in arrays]
-    if tables:
-        return latent, len(tables[0])
-    name = "model.decoder.mlp.layers.0.0.weight"
-    if name not in arrays:
-        raise ValueError(f"The state lacks '{name}'; give a published model's state dict.")
-    return latent, arrays[name].shape[1] - latent
 
 
 def _constant(name: str, tensor: Tensor, option: float) -> float:
@@ -252,18 +218,13 @@ def _constant(name: str, tensor: Tensor, option: float) -> float:
     return value
 
 
-def _check_shapes(built: Model, names: Mapping[str, str], arrays: Mapping[str, Tensor]) -> None:
-    for mine, tensor in built.state_dict().items():
-        if tensor.shape != arrays[names[mine]].shape:
-            raise ValueError(
-                f"{names[mine]} has shape {tuple(arrays[names[mine]].shape)}, but these keywords make it "
-                f"{tuple(tensor.shape)}; are they those that the checkpoint was trained with?"
-            )
-
-
-def _anonymous(arrays: Mapping[str, Tensor], treatments: int) -> DataSummary:
-    heads = ("normalized_mean_decoder.0.bias", "rate_decoder.0.bias", "mean_encoder.bias")
-    genes = next(len(arrays[f"model.decoder.{h}"]) for h in heads if f"model.decoder.{h}" in arrays)
+def _anonymous(arrays: Mapping[str, Tensor], latent: int) -> DataSummary:
+    """As many genes and treatments as the state has; of the conditional VAE only the decoder's width tells."""
+    first = "model.decoder.mlp.layers.0.0.weight"
+    table = _first(arrays, "model.p_E_loc", "model.action_prior_mean", first)
+    treatments = table.shape[1] - latent if table is arrays.get(first) else len(table)
+    heads = ("normalized_mean_decoder.0", "rate_decoder.0", "mean_encoder")
+    genes = len(_first(arrays, *(f"model.decoder.{head}.bias" for head in heads)))
     zero, one = torch.zeros(genes), torch.ones(genes)
     return DataSummary(
         genes=tuple(f"gene_{i}" for i in range(genes)),

@@ -3,38 +3,26 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from tqdm import tqdm
 
 
-class _NotebookLine:
-    """A file whose every write replaces the last in one notebook output, so that the saved page shows the end only."""
+class _Lines:
+    """A file that hands on whole lines, without the carriage returns that a terminal needs."""
 
-    def __init__(self) -> None:
-        from IPython.display import display
-
-        self._handle: Any = display({"text/plain": ""}, raw=True, display_id=True)
+    def __init__(self, show: Callable[[str], Any]):
+        self.show = show
 
     def write(self, text: str) -> None:
         if text.strip():
-            self._handle.update({"text/plain": text.strip()}, raw=True)
+            self.show(text.strip())
 
     def flush(self) -> None: ...
 
 
-class _LogLines:
-    """A file that turns carriage returns into new lines."""
-
-    def write(self, text: str) -> None:
-        if text.strip():
-            sys.stderr.write(text.strip() + "\n")
-
-    def flush(self) -> None:
-        sys.stderr.flush()
-
-
-class Progress:
+class Progress(tqdm):
     """A progress bar of steps: `with Progress(total) as bar: bar.advance(); bar.note({"val_loss": ...})`.
 
     Parameters
@@ -48,19 +36,13 @@ class Progress:
     """
 
     def __init__(self, total: int, shown: bool = True, done: int = 0):
-        options: dict[str, Any] = {"total": total, "initial": done, "disable": not shown, "unit": "step", "ncols": 100}
         rare = {"mininterval": 0, "maxinterval": 1e9, "miniters": max(1, total // 10)}
-        self._bar = tqdm(**options, **(_where(rare) if shown else {}))
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *problem: Any) -> None:
-        self._bar.close()
+        where = _where(rare) if shown else {}
+        super().__init__(total=total, initial=done, disable=not shown, unit="step", ncols=100, **where)
 
     def advance(self) -> None:
         """Count one step."""
-        self._bar.update()
+        self.update()
 
     def note(self, numbers: dict[str, float]) -> None:
         """Show "loss" and "val_loss" beside the bar, from its next drawing on.
@@ -71,7 +53,7 @@ class Progress:
             Values by name; other names are not shown.
         """
         shown = {k: f"{numbers[k]:.2f}" for k in ("loss", "val_loss") if k in numbers}
-        self._bar.set_postfix(shown, refresh=False)
+        self.set_postfix(shown, refresh=False)
 
 
 def download_bar(name: str) -> tqdm:
@@ -87,17 +69,18 @@ def download_bar(name: str) -> tqdm:
     tqdm
         The bar, to be closed by the caller.
     """
-    options: dict[str, Any] = {"desc": name, "total": 1, "unit": "B", "unit_scale": True, "ncols": 100}
-    return tqdm(**options, **_where({"mininterval": 30}))
+    return tqdm(desc=name, total=1, unit="B", unit_scale=True, ncols=100, **_where({"mininterval": 30}))
 
 
 def _where(in_a_log: dict[str, Any]) -> dict[str, Any]:
     """Options of a bar for the place that it is drawn in; those of a log depend on what is counted."""
-    if _in_notebook():
-        return {"file": _NotebookLine(), "mininterval": 0.5}
-    return {} if sys.stderr.isatty() else {"file": _LogLines(), **in_a_log}
-
-
-def _in_notebook() -> bool:
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    return shell is not None and type(shell).__name__ == "ZMQInteractiveShell"
+    if type(shell).__name__ == "ZMQInteractiveShell":
+        from IPython.display import display
+
+        output: Any = display({"text/plain": ""}, raw=True, display_id=True)
+        # Each line replaces the last, so that the saved page shows the end only.
+        return {"file": _Lines(lambda line: output.update({"text/plain": line}, raw=True)), "mininterval": 0.5}
+    if sys.stderr.isatty():
+        return {}
+    return {"file": _Lines(lambda line: print(line, file=sys.stderr, flush=True)), **in_a_log}

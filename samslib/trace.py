@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from samslib.cells import Plate
+from samslib.validation import require
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Site:
         return self.distribution.log_prob(self.value).expand(self.value.shape)
 
 
+@dataclass(eq=False)
 class Trace:
     """Runs a model's program with P particles, drawing each latent variable or taking it as given.
 
@@ -61,19 +63,14 @@ class Trace:
         For no particles.
     """
 
-    def __init__(
-        self,
-        particles: int,
-        given: Mapping[str, Tensor] | None = None,
-        replay: Mapping[str, Tensor] | None = None,
-        active: Mapping[Plate, Tensor] | None = None,
-    ):
-        if particles < 1:
-            raise ValueError(f"particles is {particles}; at least one draw is needed.")
-        self.particles = particles
-        self.sites: dict[str, Site] = {}
-        self.active = dict(active or {})
-        self._given, self._replay = dict(given or {}), dict(replay or {})
+    particles: int
+    given: Mapping[str, Tensor] = field(default_factory=dict)
+    replay: Mapping[str, Tensor] = field(default_factory=dict)
+    active: Mapping[Plate, Tensor] = field(default_factory=dict)
+    sites: dict[str, Site] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        require(self.particles >= 1, f"particles is {self.particles}; at least one draw is needed.")
 
     def rows(self, plate: Plate) -> Tensor | slice:
         """Index of the rows of a shared plate that this pass draws; all of them unless said otherwise."""
@@ -110,12 +107,11 @@ class Trace:
         ValueError
             For a name that this pass has declared already.
         """
-        if name in self.sites:
-            raise ValueError(f"'{name}' is sampled twice in one pass; every latent variable is declared once.")
-        if name in self._given:
-            value = self._given[name]
-        elif name in self._replay:
-            value = distribution.attach(self._replay[name])  # type: ignore[attr-defined]
+        require(name not in self.sites, f"'{name}' is sampled twice in one pass; declare each latent variable once.")
+        if name in self.given:
+            value = self.given[name]
+        elif name in self.replay:
+            value = distribution.attach(self.replay[name])  # type: ignore[attr-defined]
         else:
             shape = torch.Size(() if len(distribution.batch_shape) == 3 else (self.particles,))
             value = distribution.rsample(shape) if distribution.has_rsample else distribution.sample(shape)
@@ -123,9 +119,9 @@ class Trace:
         return value
 
     def __getitem__(self, name: str) -> Tensor:
-        return self.sites[name].value if name in self.sites else self._given[name]
+        return self.sites[name].value if name in self.sites else self.given[name]
 
     @property
     def values(self) -> dict[str, Tensor]:
         """name -> (P, rows, K), of what was given and what was drawn."""
-        return self._given | {name: site.value for name, site in self.sites.items()}
+        return {**self.given, **{name: site.value for name, site in self.sites.items()}}

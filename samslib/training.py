@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,12 +22,14 @@ from samslib.cells import Batch, Plate
 from samslib.checkpoint import TrainingState
 from samslib.data.batches import Batches, step_seed
 from samslib.data.container import PerturbationData
-from samslib.distributions import Likelihood
 from samslib.model import Adversarial, Model
 from samslib.objective import elbo, iwelbo, log_weights, posterior, present
 from samslib.progress import Progress
 from samslib.trace import Trace
-from samslib.validation import above, at_least, choose, choose_device, number, whole
+from samslib.validation import above, choose, choose_device, number, require, whole
+
+Monitor = Callable[[Model], dict[str, float]]
+Counts = dict[Plate, Tensor]  # n_t of each shared plate
 
 VALIDATION_SEED = 2**40  # far from every training step's seed, and the same at each validation: its noise is shared
 
@@ -63,7 +65,8 @@ class Schedule:
     def __post_init__(self) -> None:
         _convert(self, partial(whole, low=2), "steps")
         _convert(self, partial(whole, low=0), "pretrain", "warm_up")
-        _convert(self, _positive, "rate")
+        _convert(self, number, "rate")
+        above(0, rate=self.rate)
 
     def turns(self, step: int) -> tuple[bool, bool]:
         """Whether the model and whether its critic learns at this step, counted from 0."""
@@ -149,28 +152,21 @@ class FitConfig:
     def __post_init__(self) -> None:
         _convert(self, partial(whole, low=1), "steps", "epochs", "batch_size", "particles", "validate_every")
         _convert(self, partial(whole, low=0), "seed", "kl_warmup")
-        _convert(self, _positive, "learning_rate", "clip")
-        _convert(self, number, "weight_decay")
-        at_least(0, weight_decay=self.weight_decay)
+        _convert(self, number, "learning_rate", "clip")
+        above(0, learning_rate=self.learning_rate, clip=self.clip)
+        _convert(self, partial(number, low=0), "weight_decay")
         choose("objective", self.objective, ("elbo", "iwelbo"))
         choose("validation", self.validation, ("held_out", "as_published"))
         choose("keep", self.keep, ("best", "last"))
-        if self.steps is not None and self.epochs is not None:
-            raise ValueError("Give steps or epochs, not both.")
-        if self.analytic_kl and self.objective != "elbo":
-            raise ValueError("analytic_kl needs objective='elbo'; an IWELBO weighs draws by their sampled ratios.")
+        require(self.steps is None or self.epochs is None, "Give steps or epochs, not both.")
+        text = "analytic_kl needs objective='elbo'; an IWELBO weighs draws by their sampled ratios."
+        require(self.objective == "elbo" or not self.analytic_kl, text)
 
     def length(self, cells: int) -> tuple[int, int, int]:
         """Steps in an epoch of so many training cells, steps in all, and steps between validations."""
         epoch = -(-cells // self.batch_size)
         steps = self.steps or (self.epochs * epoch if self.epochs else 30_000)
         return epoch, steps, self.validate_every or max(epoch, -(-steps // 100))
-
-
-def _positive(name: str, value: Any) -> float:
-    value = number(name, value)
-    above(0, **{name: value})
-    return value
 
 
 def _convert(settings: FitConfig | Schedule, to: Callable[[str, Any], float], *names: str) -> None:
@@ -188,10 +184,6 @@ class History(pd.DataFrame):
     a model's penalties, "val_..." of the bound and its terms on the validation cells, and what a monitor reported.
     `attrs` holds best_step, interrupted, device, seconds and the configuration.
     """
-
-    @property
-    def _constructor(self) -> type[pd.DataFrame]:
-        return pd.DataFrame
 
 
 def prepare(kind: type[Model], data: PerturbationData) -> PerturbationData:
@@ -227,15 +219,14 @@ class TrainingStep:
         n_t of each shared plate (`shared_counts`), on the model's device.
     """
 
-    def __init__(self, model: Model, config: FitConfig, counts: dict[Plate, Tensor]):
+    def __init__(self, model: Model, config: FitConfig, counts: Counts):
         self.model, self.config, self.counts = model, config, counts
         self.schedule = config.critic or Schedule()
-        self.critic = model if isinstance(model, Adversarial) else None
-        theirs = set(self.critic.critic.parameters()) if self.critic else set()
-        self.optimizers = [self._adam([p for p in model.parameters() if p not in theirs], config.learning_rate)]
-        if self.critic:
-            rate = self.schedule.rate or config.learning_rate
-            self.optimizers.append(self._adam(list(self.critic.critic.parameters()), rate))
+        critic = dict(model.critic.named_parameters(prefix="critic")) if isinstance(model, Adversarial) else {}
+        adam = partial(torch.optim.Adam, lr=config.learning_rate, weight_decay=config.weight_decay)
+        self.optimizers = [adam([p for name, p in model.named_parameters() if name not in critic])]
+        if critic:
+            self.optimizers.append(adam(list(critic.values()), lr=self.schedule.rate or config.learning_rate))
 
     def __call__(self, batch: Batch, step: int = 0) -> dict[str, Tensor]:
         """Descend the gradient of the loss of a batch.
@@ -256,12 +247,11 @@ class TrainingStep:
         learns, criticises = self.schedule.turns(step)
         with torch.set_grad_enabled(learns):
             q = posterior(self.model, b, self.config.particles, active)
-        terms: dict[str, Tensor] = {}
+        terms = self.loss(b, q, step) if learns else {}
         if learns:
-            terms = self.loss(b, q, step)
             self._descend(self.optimizers[0], terms["loss"])
-        if self.critic and criticises:
-            terms["critic"] = self.critic.critic_loss(b, q)
+        if isinstance(self.model, Adversarial) and criticises:
+            terms["critic"] = self.model.critic_loss(b, q)
             self._descend(self.optimizers[1], terms["critic"])
         return {name: value.detach() for name, value in terms.items()}
 
@@ -275,18 +265,14 @@ class TrainingStep:
         step
             Position in the training, for the weights that change with it.
         """
-        config = self.config
-        terms = log_weights(self.model, b, q, self.counts, config.analytic_kl)
+        terms = log_weights(self.model, b, q, self.counts, self.config.analytic_kl)
         penalty = self.model.penalty(b, q)
-        warm = min(1.0, step / config.kl_warmup) if config.kl_warmup else 1.0
+        warm = min(1.0, step / self.config.kl_warmup) if self.config.kl_warmup else 1.0
         weighted = {name: warm * value for name, value in terms.items()}
         weighted["x"] = self.model.likelihood_weights(b) * terms["x"]
-        bound = iwelbo(weighted) if config.objective == "iwelbo" else elbo(weighted)
+        bound = iwelbo(weighted) if self.config.objective == "iwelbo" else elbo(weighted)
         loss = -bound.mean() + warm * self.schedule.weight(step) * sum(penalty.values())
         return {"loss": loss, **{name: value.mean() for name, value in terms.items()}, **penalty}
-
-    def _adam(self, parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
-        return torch.optim.Adam(parameters, lr=rate, weight_decay=self.config.weight_decay)
 
     def _descend(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -301,7 +287,7 @@ def fit(
     train: PerturbationData,
     val: PerturbationData | None = None,
     config: FitConfig | None = None,
-    monitor: Callable[[Model], dict[str, float]] | None = None,
+    monitor: Monitor | None = None,
 ) -> History:
     """Train a model in place and leave it with the weights that were best on `val`.
 
@@ -345,11 +331,8 @@ def fit(
     state.resume()
     state.save()  # a folder that cannot be written is found out now, not after an hour
     batches = Batches(train, config.batch_size, config.seed)
-    with (
-        _seeds_restored(device),
-        _deferred_interrupt() as interrupted,
-        Progress(steps, config.progress, state.step) as bar,
-    ):
+    bar = Progress(steps, config.progress, state.step)
+    with _seeds_restored(device), _deferred_interrupt() as interrupted, bar:
         model.train()
         while state.step < steps and not interrupted:
             torch.manual_seed(step_seed(config.seed, state.step))
@@ -363,27 +346,22 @@ def fit(
             state.try_to_save()
             if not interrupted:
                 bar.note(_log(state, config, epoch, val, monitor))
-    if config.keep == "best":
-        state.restore_best()
-    used = asdict(config) | {"steps": steps, "validate_every": every}
-    return _history(state, interrupted=bool(interrupted), device=str(device), config=used)
+    best = state.restore_best() if config.keep == "best" else state.step
+    history = History(pd.DataFrame(state.rows or {"step": []}).set_index("step"))
+    history.attrs = {"best_step": best, "seconds": state.seconds, "interrupted": bool(interrupted)}
+    history.attrs |= {"device": str(device), "config": asdict(config) | {"steps": steps, "validate_every": every}}
+    return history
 
 
 def _log(
-    state: TrainingState,
-    config: FitConfig,
-    epoch: int,
-    val: PerturbationData | None,
-    monitor: Callable[[Model], dict[str, float]] | None,
+    state: TrainingState, config: FitConfig, epoch: int, val: PerturbationData | None, monitor: Monitor | None
 ) -> dict[str, float]:
     """Validate, and add a row to the history, which is returned."""
-    model = state.model
-    row: dict[str, float] = {"step": state.step, "epoch": state.step / epoch, "seconds": state.seconds}
-    row |= state.means()
+    model, parameter = state.model, next(state.model.parameters())
+    row = {"step": state.step, "epoch": state.step / epoch, "seconds": state.seconds} | state.means()
     if val:
-        parameter, counts = next(model.parameters()), None
-        if config.validation == "as_published":
-            counts = shared_counts(val, parameter.device, parameter.dtype)
+        published = config.validation == "as_published"
+        counts = shared_counts(val, parameter.device, parameter.dtype) if published else None
         row |= validate(model, val, config.particles, config.batch_size, counts)
     _stop_if_broken(row, state, config)
     row |= monitor(model) if monitor else {}
@@ -392,22 +370,9 @@ def _log(
     return row
 
 
-def _history(state: TrainingState, **facts: Any) -> History:
-    history = History(state.rows)
-    if len(history):
-        history = History(history.set_index("step"))
-    best = state.best_step if facts["config"]["keep"] == "best" else state.step
-    history.attrs = {"best_step": best, "seconds": state.seconds} | facts
-    return history
-
-
 @torch.no_grad()
 def validate(
-    model: Model,
-    data: PerturbationData,
-    particles: int,
-    batch_size: int = 512,
-    counts: dict[Plate, Tensor] | None = None,
+    model: Model, data: PerturbationData, particles: int, batch_size: int = 512, counts: Counts | None = None
 ) -> dict[str, float]:
     """Mean negative bound a cell ("val_loss") and its terms ("val_x", ...) in nats, with a fixed seed.
 
@@ -425,7 +390,7 @@ def validate(
         n_t of each shared plate; None gives the held-out bound.
     """
     data, parameter = align(data, model), next(model.parameters())
-    sums: dict[str, float] = {}
+    sums: dict[str, float] = defaultdict(float)
     with _seeds_restored(parameter.device):
         torch.manual_seed(VALIDATION_SEED)
         model.eval()
@@ -433,13 +398,13 @@ def validate(
             rows = slice(start, min(start + batch_size, len(data)))
             b, active = present(data.batch(rows, dtype=parameter.dtype).to(parameter.device))
             terms = log_weights(model, b, posterior(model, b, particles, active), counts)
-            for name, value in [("loss", -elbo(terms)), *((k, v.mean(0)) for k, v in terms.items())]:
-                sums[f"val_{name}"] = sums.get(f"val_{name}", 0.0) + value.sum().item()
+            for name, of_cells in [("loss", -elbo(terms)), *((k, v.mean(0)) for k, v in terms.items())]:
+                sums[f"val_{name}"] += of_cells.sum().item()
         model.train()
     return {name: value / len(data) for name, value in sums.items()}
 
 
-def shared_counts(data: PerturbationData, device: torch.device, dtype: torch.dtype) -> dict[Plate, Tensor]:
+def shared_counts(data: PerturbationData, device: torch.device, dtype: torch.dtype) -> Counts:
     """n_t of each shared plate: the number of cells of this split that share each row.
 
     Parameters
@@ -449,83 +414,65 @@ def shared_counts(data: PerturbationData, device: torch.device, dtype: torch.dty
     device, dtype
         Where the counts are to be, and of which type.
     """
-    flagged = (data.qc != 0).sum(0)
-    per_plate = {Plate.DOSE: data.n_treated, Plate.QC: flagged}
+    per_plate = {Plate.DOSE: data.n_treated, Plate.QC: (data.qc != 0).sum(0)}
     return {plate: torch.as_tensor(n, device=device).to(dtype) for plate, n in per_plate.items()}
 
 
-@contextmanager
-def _seeds_restored(device: torch.device) -> Iterator[None]:
+def _seeds_restored(device: torch.device) -> AbstractContextManager[None]:
     """The caller's random streams go on afterwards as if nothing had been drawn."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 @contextmanager
 def _deferred_interrupt() -> Iterator[list[bool]]:
     """Ctrl-C fills the list instead of breaking off in the middle of a step; a second one breaks off."""
     asked: list[bool] = []
-    previous = signal.getsignal(signal.SIGINT)
-    # Only the main thread may set a handler; a job that its shell has shielded from Ctrl-C is to stay so; and None is
-    # a handler of the program that Python runs in, which could not be put back.
-    if threading.current_thread() is not threading.main_thread() or previous in (signal.SIG_IGN, None):
-        yield asked
-        return
 
     def note(number: int, frame: Any) -> None:
         if asked:
             raise KeyboardInterrupt
         asked.append(True)
 
-    signal.signal(signal.SIGINT, note)
-    try:
+    previous = signal.getsignal(signal.SIGINT)
+    with ExitStack() as afterwards:
+        # Only the main thread may set a handler; a job that its shell has shielded from Ctrl-C is to stay so; and None
+        # is a handler of the program that Python runs in, which could not be put back.
+        if threading.current_thread() is threading.main_thread() and previous not in (signal.SIG_IGN, None):
+            afterwards.callback(signal.signal, signal.SIGINT, previous)
+            signal.signal(signal.SIGINT, note)
         yield asked
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 def _stop_if_broken(row: dict[str, float], state: TrainingState, config: FitConfig) -> None:
-    broken = sorted(k for k, v in row.items() if not math.isfinite(v) and k in ("loss", "val_loss"))
+    broken = next((name for name in ("loss", "val_loss") if not np.isfinite(row.get(name, 0))), None)
     if broken:
-        state.restore_best()
-        kept = f"those of step {state.best_step}, the best so far" if state.best else "broken too; make the model again"
-        raise FloatingPointError(
-            f"{broken[0]} is not finite at step {row['step']}; lower learning_rate (now {config.learning_rate}) or set "
-            f"clip. The weights are {kept}."
-        )
-
-
-def _check(model: Model, train: PerturbationData, val: PerturbationData | None, config: FitConfig) -> None:
-    if not train.counts and (law := _likelihood(model, train)).support.is_discrete:
-        raise ValueError(
-            f"The training data are real-valued, but the likelihood is of counts ({type(law).__name__}); choose "
-            "likelihood='normal' or 'normal_fixed_variance', or give counts."
-        )
-    if config.critic and not isinstance(model, Adversarial):
-        raise ValueError(f"{type(model).__name__} has no critic, so the option critic would do nothing; leave it out.")
-    if val is None and config.validation == "as_published":
-        raise ValueError("validation is 'as_published', but there are no cells to validate on; give val.")
+        best = state.restore_best()
+        kept = f"those of step {best}, the best so far" if state.best else "broken too; make the model again"
+        remedy = f"lower learning_rate (now {config.learning_rate}) or set clip"
+        raise FloatingPointError(f"{broken} is not finite at step {state.step}; {remedy}. The weights are {kept}.")
 
 
 @torch.no_grad()
-def _likelihood(model: Model, data: PerturbationData) -> Likelihood:
-    """The law of one cell."""
-    parameter = next(model.parameters())
-    c = data.batch(slice(0, 1), parameter.dtype).condition.to(parameter.device)
-    with _seeds_restored(parameter.device):
-        return model.generate(Trace(1), c)
+def _check(model: Model, train: PerturbationData, val: PerturbationData | None, config: FitConfig) -> None:
+    if not train.counts:
+        parameter = next(model.parameters())
+        c = train.batch(slice(0, 1), parameter.dtype).condition.to(parameter.device)
+        with _seeds_restored(parameter.device):
+            law = model.generate(Trace(1), c)
+        text = f"The training data are real-valued, but the likelihood is of counts ({type(law).__name__})"
+        remedy = "choose likelihood='normal' or 'normal_fixed_variance', or give counts"
+        require(not getattr(law.support, "is_discrete", False), f"{text}; {remedy}.")
+    text = f"{type(model).__name__} has no critic, so the option critic would do nothing; leave it out."
+    require(isinstance(model, Adversarial) or not config.critic, text)
+    text = "validation is 'as_published', but there are no cells to validate on; give val."
+    require(val is not None or config.validation != "as_published", text)
 
 
 def _fingerprint(model: Model, train: PerturbationData, val: PerturbationData | None, config: FitConfig) -> dict:
     """What must agree for a checkpoint to be this run's: model, data, and all of the configuration but its length."""
-    same = asdict(config)
-    for free in ("steps", "epochs", "device", "progress", "checkpoints"):
-        same.pop(free)
-    if same["validate_every"] is None:
-        same["validate_every"] = "by length"
-    data = {
-        f"{part} {what}": value
-        for part, d in (("training", train), ("validation", val))
-        for what, value in ({"cells": "none"} if d is None else d.digest()).items()
-    }
+    free = ("steps", "epochs", "device", "progress", "checkpoints")
+    same = {name: value for name, value in asdict(config).items() if name not in free}
+    same["validate_every"] = config.validate_every or "by length"
+    cells = {"training": train.digest(), "validation": {"cells": "none"} if val is None else val.digest()}
+    data = {f"{part} {what}": value for part, digest in cells.items() for what, value in digest.items()}
     return {"model": type(model).__name__, "options": model.options, "config": same} | data

@@ -1,15 +1,11 @@
-"""Checks of arguments, and parts of their messages."""
+"""Checks of arguments."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
 from math import inf, isfinite
 from numbers import Real
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import torch
 
 
@@ -35,13 +31,12 @@ def choose(what: str, value: Any, options: dict[str, Any] | tuple[Any, ...]) -> 
     ValueError
         That lists what exists.
     """
-    if value not in options:
-        raise ValueError(f"{what} is {value!r}; choose one of {sorted(options, key=str)}.")
+    require(value in options, f"{what} is {value!r}; choose one of {sorted(options, key=str)}.")
     return options[value] if isinstance(options, dict) else value
 
 
-def above(low: float, below: float = inf, /, **values: float) -> None:
-    """Check that values lie strictly between two limits.
+def above(low: float, below: float = inf, /, **values: float | None) -> None:
+    """Check that values lie strictly between two limits; None lies there.
 
     Parameters
     ----------
@@ -56,9 +51,8 @@ def above(low: float, below: float = inf, /, **values: float) -> None:
         That names the first value that does not.
     """
     for name, value in values.items():
-        if not low < value < below:
-            range = f"above {low:g}" if below == inf else f"strictly between {low:g} and {below:g}"
-            raise ValueError(f"{name} is {value}; it must be {range}.")
+        range = f"above {low:g}" if below == inf else f"strictly between {low:g} and {below:g}"
+        require(value is None or low < value < below, f"{name} is {value}; it must be {range}.")
 
 
 def at_least(low: float, /, **values: float) -> None:
@@ -77,8 +71,7 @@ def at_least(low: float, /, **values: float) -> None:
         That names the first value that is below.
     """
     for name, value in values.items():
-        if not value >= low:
-            raise ValueError(f"{name} is {value}; it must be {low:g} or above.")
+        require(value >= low, f"{name} is {value}; it must be {low:g} or above.")
 
 
 def share(**values: float) -> None:
@@ -95,8 +88,7 @@ def share(**values: float) -> None:
         That names the first value that does not.
     """
     for name, value in values.items():
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} is {value}; it must be between 0 and 1.")
+        require(0 <= value <= 1, f"{name} is {value}; it must be between 0 and 1.")
 
 
 def whole(name: str, value: Any, low: float = -inf) -> int:
@@ -121,15 +113,12 @@ def whole(name: str, value: Any, low: float = -inf) -> int:
     ValueError
         That names the argument, so that None or 2.5 does not fail far from where it was given.
     """
-    found = number(name, value)
-    if found != int(found):
-        raise ValueError(f"{name} is {value}; it must be a whole number.")
-    if found < low:
-        raise ValueError(f"{name} is {int(found)}; it must be {low:g} or above.")
+    found = number(name, value, low)
+    require(found == int(found), f"{name} is {value}; it must be a whole number.")
     return int(found)
 
 
-def number(name: str, value: Any) -> float:
+def number(name: str, value: Any, low: float = -inf) -> float:
     """A finite number, from any scalar.
 
     Parameters
@@ -138,6 +127,8 @@ def number(name: str, value: Any) -> float:
         Of the argument.
     value
         What was given for it.
+    low
+        The least that is allowed. By default there is no limit.
 
     Returns
     -------
@@ -150,9 +141,10 @@ def number(name: str, value: Any) -> float:
         That names the argument, for anything else.
     """
     value = value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
-    if isinstance(value, bool) or not isinstance(value, Real) or not isfinite(value):
-        raise ValueError(f"{name} is {value!r}; it must be a finite number.")
-    return float(value) if not isinstance(value, int) else value
+    finite = isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
+    require(finite, f"{name} is {value!r}; it must be a finite number.")
+    at_least(low, **{name: value})
+    return value if isinstance(value, int) else float(value)
 
 
 def left_out(why: str, /, **values: Any) -> None:
@@ -171,8 +163,7 @@ def left_out(why: str, /, **values: Any) -> None:
         That names the first value that is not None.
     """
     for name, value in values.items():
-        if value is not None:
-            raise ValueError(f"{name} is {value!r}, but {why}; leave {name} out.")
+        require(value is None, f"{name} is {value!r}, but {why}; leave {name} out.")
 
 
 def choose_device(name: str) -> torch.device:
@@ -204,97 +195,6 @@ def choose_device(name: str) -> torch.device:
 
 class DataError(ValueError):
     """The input cannot be modelled as it is; the message says what to change."""
-
-
-def count_cells(count: int) -> str:
-    """A number of cells in words: "1 cell", "2 cells".
-
-    Parameters
-    ----------
-    count
-        The number.
-
-    Returns
-    -------
-    str
-        Text for a message.
-    """
-    return "1 cell" if count == 1 else f"{count} cells"
-
-
-def quoted(names: Sequence[Any], most: int = 6) -> str:
-    """A few names in quotes, for a message.
-
-    Parameters
-    ----------
-    names
-        The names.
-    most
-        How many are written out; the others are counted.
-
-    Returns
-    -------
-    str
-        Such as "'A', 'B' and 3 more".
-    """
-    rest = len(names) - most
-    return ", ".join(repr(str(n)) for n in names[:most]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """A hint for a misspelt name.
-
-    Parameters
-    ----------
-    name
-        What was given.
-    known
-        The names that exist.
-
-    Returns
-    -------
-    str
-        "; did you mean ...?" with the known name that looks most like `name`, or an empty text.
-    """
-    spelt = {str(k).lower(): str(k) for k in known}
-    close = difflib.get_close_matches(str(name).lower(), list(spelt), n=1, cutoff=0.5)
-    close += [k for k in spelt if k.startswith(str(name).lower()) or str(name).lower().startswith(k)]
-    return f"; did you mean {spelt[close[0]]!r}?" if name and close else ""
-
-
-def in_order(values: Any, names: Sequence[str] | np.ndarray, of: str) -> np.ndarray:
-    """Values, one for each name, as an array.
-
-    Parameters
-    ----------
-    values
-        An array or list in the order of the names, or a Series, which goes by its index unless that is 0, 1, 2, ...
-    names
-        Of all cells or genes.
-    of
-        What they are, for messages: "cells" or "genes".
-
-    Returns
-    -------
-    ndarray
-        The values in the order of the names.
-
-    Raises
-    ------
-    DataError
-        For an index that lacks a name, or has one twice: in another order the values would be those of other cells.
-    """
-    if not isinstance(values, pd.Series):
-        return np.asarray(values)
-    if values.index.equals(pd.RangeIndex(len(names))):
-        return values.to_numpy()
-    index = values.index.astype(str)
-    at = index.get_indexer(pd.Index(names)) if index.is_unique else np.full(len(names), -1)
-    if (at < 0).any():
-        what = f"lacks {names[int(at.argmin())]!r}" if index.is_unique else "has a name twice"
-        remedy = f"index it by the names of the {of}, or give the values in their order, .to_numpy()"
-        raise DataError(f"The index of a Series for {len(names)} {of} {what}; {remedy}.")
-    return values.to_numpy()[at]
 
 
 def require(valid: object, message: str) -> None:

@@ -66,7 +66,7 @@ def test_values_without_a_logarithm_are_not_normalised_by_it():
     summary = linear_data().summary()
     assert summary.log_mean.isnan().any()
     for make in (
-        lambda kind: CellEncoder(summary, 2, 4, 1, kind, ()),
+        lambda kind: CellEncoder(summary, 2, 4, 1, kind),
         lambda kind: PointEncoder(summary, 2, 4, 1, kind),
         lambda kind: samslib.SAMSVAE(summary, latent=2, likelihood="normal", normalization=kind),
     ):
@@ -75,13 +75,13 @@ def test_values_without_a_logarithm_are_not_normalised_by_it():
         ):
             make("log")
         make("raw"), make(None)
-    CellEncoder(replace(summary, log_mean=summary.mean, log_std=summary.std), 2, 4, 1, "log", ())
+    CellEncoder(replace(summary, log_mean=summary.mean, log_std=summary.std), 2, 4, 1, "log")
 
 
 def test_a_constant_gene_stays_finite(data):
     constant = replace(data, x=data.x.copy())
     constant.x[:, 3] = 0
-    encoder = CellEncoder(constant.summary(), 2, 4, 1, "log", ())
+    encoder = CellEncoder(constant.summary(), 2, 4, 1, "log")
     assert encoder(constant.batch().x).mean.isfinite().all()
 
 

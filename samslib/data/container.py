@@ -19,9 +19,10 @@ import torch
 from samslib.cells import Batch, Condition, DataSummary
 from samslib.data import reading
 from samslib.data.disk import OnDisk
+from samslib.data.messages import count_cells, did_you_mean, quoted
 from samslib.data.names import Conditions, Names, doubts, read_naming
 from samslib.data.statistics import condition_sums, digest, gene_moments, one_hot, row_blocks, row_totals
-from samslib.validation import DataError, at_least, count_cells, did_you_mean, in_order, quoted
+from samslib.validation import DataError, at_least
 
 LOG = logging.getLogger("samslib")
 
@@ -414,3 +415,36 @@ def gene_positions(chosen: Any, genes: tuple[str, ...]) -> np.ndarray:
 def _check_library(library: np.ndarray, where: str, remedy: str) -> None:
     if empty := int((library == 0).sum()):
         raise DataError(f"{count_cells(empty)} of {len(library)} have no counts{where}; {remedy}")
+
+
+def in_order(values: Any, names: Sequence[str] | np.ndarray, of: str) -> np.ndarray:
+    """Values, one for each name, as an array.
+
+    Parameters
+    ----------
+    values
+        An array or list in the order of the names, or a Series, which goes by its index unless that is 0, 1, 2, ...
+    names
+        Of all cells or genes.
+    of
+        What they are, for messages: "cells" or "genes".
+
+    Returns
+    -------
+    ndarray
+        The values in the order of the names.
+
+    Raises
+    ------
+    DataError
+        For an index that lacks a name, or has one twice: in another order the values would be those of other cells.
+    """
+    if not isinstance(values, pd.Series) or values.index.equals(pd.RangeIndex(len(names))):
+        return np.asarray(values)
+    index = values.index.astype(str)
+    at = index.get_indexer(pd.Index(names)) if index.is_unique else np.full(len(names), -1)
+    if (at < 0).any():
+        what = f"lacks {names[int(at.argmin())]!r}" if index.is_unique else "has a name twice"
+        remedy = f"index it by the names of the {of}, or give the values in their order, .to_numpy()"
+        raise DataError(f"The index of a Series for {len(names)} {of} {what}; {remedy}.")
+    return values.to_numpy()[at]

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
-from anndata.abc import CSRDataset
 
 PIECE = 2**22  # stored values asked for in one reading, 32 MB; a few times that if rows between are read along
 
@@ -54,7 +53,7 @@ class OnDisk:
     Parameters
     ----------
     source
-        The matrix in its open file or store, as anndata gives it.
+        The matrix in its open file or store, as anndata gives it (`anndata.abc.CSRDataset`).
 
     Raises
     ------
@@ -62,7 +61,7 @@ class OnDisk:
         On reading, with the name of the file, if it was closed, or its folder if a zarr store is gone.
     """
 
-    def __init__(self, source: CSRDataset):
+    def __init__(self, source: Any):
         group: Any = source.group
         self.source, self.genes = source, np.arange(source.shape[1])
         self.folder = getattr(getattr(group, "store", None), "root", None)  # of a zarr store that is one

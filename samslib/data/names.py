@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from samslib.validation import DataError, did_you_mean, quoted
+from samslib.data.messages import did_you_mean, quoted
+from samslib.validation import DataError
 
 NOTHING = {"", "nan", "none", "null", "<na>", "na", "n/a"}  # how a missing label looks once it has been through a file
 

@@ -15,8 +15,9 @@ from pandas.api.types import is_number
 
 from samslib.data import statistics
 from samslib.data.disk import OnDisk, canonical
+from samslib.data.messages import count_cells, did_you_mean, quoted
 from samslib.data.names import NOTHING, Names, as_text, check_controls
-from samslib.validation import DataError, count_cells, did_you_mean, quoted
+from samslib.validation import DataError
 
 LOG = logging.getLogger("samslib")
 

@@ -12,8 +12,8 @@ from math import ceil
 
 import numpy as np
 
-from samslib.data.container import PerturbationData, check_data, split_labels
-from samslib.validation import DataError, above, in_order, share
+from samslib.data.container import PerturbationData, check_data, in_order, split_labels
+from samslib.validation import DataError, above, share
 
 Splitter = Callable[[PerturbationData], np.ndarray]
 

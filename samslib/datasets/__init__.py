@@ -22,11 +22,11 @@ import pandas as pd
 import pooch
 from anndata import AnnData, read_h5ad
 
+from samslib.data.messages import did_you_mean
 from samslib.datasets.readers import DatasetError
 from samslib.datasets.registry import DATASETS, Dataset, File
 from samslib.datasets.registry import SOURCES as SOURCES
 from samslib.progress import download_bar
-from samslib.validation import did_you_mean
 
 LOG = logging.getLogger("samslib")
 

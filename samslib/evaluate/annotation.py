@@ -14,8 +14,9 @@ from anndata import AnnData
 from scipy.stats import false_discovery_control, hypergeom
 from sklearn import ensemble, linear_model, metrics, model_selection, pipeline, preprocessing
 
+from samslib.data.messages import did_you_mean
 from samslib.evaluate.tables import Groups, Labels, groups_of
-from samslib.validation import did_you_mean, require
+from samslib.validation import require
 
 TAILS = (0.025, 0.975)
 

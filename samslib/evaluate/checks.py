@@ -13,12 +13,13 @@ from torch import Tensor
 
 from samslib.cells import Plate
 from samslib.data.container import PerturbationData
+from samslib.data.messages import did_you_mean
 from samslib.evaluate.effects import draw, requested_arms
 from samslib.evaluate.streams import evaluating, portions
 from samslib.evaluate.tables import READOUTS
 from samslib.model import Model
 from samslib.trace import Trace
-from samslib.validation import DataError, choose, did_you_mean, whole
+from samslib.validation import DataError, choose, whole
 
 MOST = 64  # replicates held at once
 Summary = Callable[[Tensor, Tensor], Tensor]

@@ -16,11 +16,12 @@ from torch import Tensor
 from samslib.alignment import align
 from samslib.cells import Batch, Condition, Plate
 from samslib.data.container import PerturbationData
+from samslib.data.messages import quoted
 from samslib.evaluate.streams import draw_shared, encode, evaluating, portions, reseed
 from samslib.evaluate.tables import Named, arms, choose_readout, effect_table
 from samslib.model import Model
 from samslib.trace import Trace
-from samslib.validation import left_out, quoted, whole
+from samslib.validation import left_out, whole
 
 Lent = tuple[Tensor, Tensor]  # libraries and covariates of control cells
 ARMS = 32  # of a tile: fixed, so that no number depends on how the work is cut

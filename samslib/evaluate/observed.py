@@ -14,8 +14,9 @@ from scipy.stats import hypergeom
 
 from samslib.data.container import PerturbationData, Split, check_data, split_labels
 from samslib.data.disk import OnDisk
+from samslib.data.messages import did_you_mean
 from samslib.evaluate.tables import choose_readout, effect_table
-from samslib.validation import DataError, choose, did_you_mean, require
+from samslib.validation import DataError, choose, require
 
 
 class Moments(NamedTuple):

@@ -12,10 +12,11 @@ from scipy.spatial.distance import cdist
 from scipy.special import ndtr
 
 from samslib.data.container import PerturbationData, Split, check_data, split_labels
+from samslib.data.messages import did_you_mean
 from samslib.evaluate.observed import Moments, data_effects, halves, readouts, reference_cells, replicates
 from samslib.evaluate.predictors import predictors
 from samslib.evaluate.tables import Groups
-from samslib.validation import choose, did_you_mean, left_out, require
+from samslib.validation import choose, left_out, require
 
 POOLED, MEDIAN, INTERACTION = "pooled", "median", "interaction_pearson"
 

@@ -6,17 +6,16 @@ nothing but their concentrations. The last two are networks and are trained.
 
 import warnings
 from abc import abstractmethod
-from typing import Any, ClassVar, cast, final
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from samslib.cells import Batch, Condition, DataSummary, Plate, Pseudobulk
-from samslib.distributions import Likelihood, NegativeBinomial
-from samslib.model import Model, seeded
-from samslib.nets import DECODERS, VARIANCE_FLOOR
-from samslib.trace import Trace
-from samslib.validation import above, choose
+from samslib.cells import Pseudobulk
+from samslib.distributions import NegativeBinomial
+from samslib.model import Batch, Condition, DataSummary, Likelihood, Model, Plate, Trace
+from samslib.nets import VARIANCE_FLOOR, decoder
+from samslib.validation import above
 
 STANDARD, PERTURBENCH = "standard baseline", "arXiv:2408.10609"
 
@@ -39,8 +38,8 @@ class ClosedForm(WithoutLatents):
     summary
         `data.summary(train, pseudobulk=True)`: names of the G genes and T perturbations, and each condition's summed
         counts over the training cells.
-    arguments
-        The subclass's options by name, `pseudocount` among them; all must be positive.
+    pseudocount
+        Counts added to every gene's summed count of every condition before shares are taken; above 0, as all options.
 
     Raises
     ------
@@ -52,13 +51,13 @@ class ClosedForm(WithoutLatents):
     needs = ("pseudobulk",)
     averages: ClassVar[bool] = False
 
-    def __init__(self, summary: DataSummary, arguments: dict[str, Any]):
-        super().__init__(summary, arguments)
+    def __init__(self, summary: DataSummary, pseudocount: float = 0.5):
+        super().__init__(summary, vars(self) | locals())  # with the options that a subclass has set as attributes
         above(0, **self.options)
         bulk = cast(Pseudobulk, summary.pseudobulk)
         if (treated := bulk.dose.any(1)).all() or not treated.any():
             raise ValueError("Control and perturbed cells are compared; keep some of both in the training split.")
-        counts = bulk.counts.double() + arguments["pseudocount"]
+        counts = bulk.counts.double() + pseudocount
         log_share = (counts / counts.sum(1, keepdim=True)).log()
         control = log_share[~treated].mean(0)
         change = self.solve(log_share[treated] - control, bulk.dose[treated].double(), bulk.cells[treated].double())
@@ -92,7 +91,6 @@ class ClosedForm(WithoutLatents):
         return NegativeBinomial(mean, self.log_concentration.exp())
 
 
-@final
 class ControlMean(ClosedForm):
     """No perturbation does anything.
 
@@ -111,14 +109,10 @@ class ControlMean(ClosedForm):
 
     source = STANDARD
 
-    def __init__(self, summary: DataSummary, pseudocount: float = 0.5):
-        super().__init__(summary, locals())
-
     def solve(self, fold: Tensor, dose: Tensor, cells: Tensor) -> Tensor:
         return fold.new_zeros(dose.shape[1], fold.shape[1])
 
 
-@final
 class PerturbationMean(ClosedForm):
     """All perturbations and combinations do the same: the mean share over training conditions, each counted once.
 
@@ -137,14 +131,10 @@ class PerturbationMean(ClosedForm):
 
     source, averages = STANDARD, True
 
-    def __init__(self, summary: DataSummary, pseudocount: float = 0.5):
-        super().__init__(summary, locals())
-
     def solve(self, fold: Tensor, dose: Tensor, cells: Tensor) -> Tensor:
         return fold.exp().mean(0).log().repeat(dose.shape[1], 1)
 
 
-@final
 class Additive(ClosedForm):
     """Log fold changes of single perturbations add up, each times its dose: the strong baseline for combinations.
 
@@ -165,19 +155,15 @@ class Additive(ClosedForm):
 
     source = STANDARD
 
-    def __init__(self, summary: DataSummary, pseudocount: float = 0.5):
-        super().__init__(summary, locals())
-
     def solve(self, fold: Tensor, dose: Tensor, cells: Tensor) -> Tensor:
         alone = dose * ((dose != 0).sum(1, keepdim=True) == 1)
         weight = (cells @ alone.square())[:, None]
         if missing := [name for name, w in zip(self.summary.perturbations, weight, strict=True) if w == 0]:
             shown = f"{len(missing)} perturbation(s), such as {missing[0]!r}"
-            warnings.warn(f"{shown}, were never trained on alone; additive takes their effect as 0.", stacklevel=4)
+            warnings.warn(f"{shown}, were never trained on alone; additive takes their effect as 0.", stacklevel=3)
         return (cells[:, None] * alone).T @ fold / weight.where(weight > 0, 1)
 
 
-@final
 class Linear(ClosedForm):
     """Ridge regression of log fold changes on doses, without intercept; a condition weighs as many as its cells.
 
@@ -204,16 +190,15 @@ class Linear(ClosedForm):
     source = f"{PERTURBENCH}, linear additive"
 
     def __init__(self, summary: DataSummary, ridge: float = 1.0, pseudocount: float = 0.5):
-        super().__init__(summary, locals())
+        self.ridge = ridge
+        super().__init__(summary, pseudocount)
 
     def solve(self, fold: Tensor, dose: Tensor, cells: Tensor) -> Tensor:
         weighted = (cells[:, None] * dose).T
-        return torch.linalg.solve(
-            weighted @ dose + self.options["ridge"] * torch.eye(len(weighted)).to(fold), weighted @ fold
-        )
+        penalty = self.ridge * torch.eye(len(weighted)).to(fold)
+        return torch.linalg.solve(weighted @ dose + penalty, weighted @ fold)
 
 
-@final
 class LatentAdditive(WithoutLatents):
     """x ~ likelihood(decoder(D E), library): a vector a perturbation, added up before the decoder; control is at 0.
 
@@ -245,23 +230,19 @@ class LatentAdditive(WithoutLatents):
 
     source = f"{PERTURBENCH}, latent additive"
 
-    @seeded
     def __init__(
-        self, summary: DataSummary, latent: int = 100, likelihood: str = "negative_binomial",
-        decoder_layers: int = 1, decoder_width: int = 400, embedding_initial_spread: float = 0.1,
-        *, seed: int | None = None,
+        self, summary: DataSummary, latent: int = 100, likelihood: str = "negative_binomial", decoder_layers: int = 1,
+        decoder_width: int = 400, embedding_initial_spread: float = 0.1, *, seed: int | None = None,
     ):  # fmt: skip
         super().__init__(summary, locals())
         self.embedding = nn.Parameter(embedding_initial_spread * torch.randn(len(summary.perturbations), latent))
-        network = choose("likelihood", likelihood, DECODERS)
-        self.decoder = network(latent, len(summary.genes), decoder_width, decoder_layers)
+        self.decoder = decoder(likelihood, summary, latent, decoder_width, decoder_layers)
 
     def generate(self, t: Trace, c: Condition) -> Likelihood:
         z = c.dose @ self.embedding[t.rows(Plate.DOSE)]
         return self.decoder(z.expand(t.particles, -1, -1), c.library)
 
 
-@final
 class DecoderOnly(WithoutLatents):
     """x ~ likelihood(decoder(D), library): a network of the doses and nothing else.
 
@@ -289,14 +270,12 @@ class DecoderOnly(WithoutLatents):
 
     source = f"{PERTURBENCH}, decoder only"
 
-    @seeded
     def __init__(
         self, summary: DataSummary, likelihood: str = "negative_binomial",
         decoder_layers: int = 3, decoder_width: int = 400, *, seed: int | None = None,
     ):  # fmt: skip
         super().__init__(summary, locals())
-        T, G = len(summary.perturbations), len(summary.genes)
-        self.decoder = choose("likelihood", likelihood, DECODERS)(T, G, decoder_width, decoder_layers)
+        self.decoder = decoder(likelihood, summary, len(summary.perturbations), decoder_width, decoder_layers)
 
     def generate(self, t: Trace, c: Condition) -> Likelihood:
         dose = t.widen(c.dose, len(self.summary.perturbations))

@@ -1,18 +1,12 @@
 """Conditional VAE: doses as inputs of encoder and decoder (Sohn et al. 2015), a baseline of the SAMS-VAE paper."""
 
-from typing import final
-
 import torch
 
-from samslib.cells import Batch, Condition, DataSummary, Plate
-from samslib.distributions import Likelihood, standard_normal
-from samslib.model import Model, seeded
-from samslib.nets import DECODERS, CellEncoder
-from samslib.trace import Trace
-from samslib.validation import choose
+from samslib.distributions import standard_normal
+from samslib.model import Batch, Condition, DataSummary, Likelihood, Model, Plate, Trace
+from samslib.nets import CellEncoder, decoder
 
 
-@final
 class ConditionalVAE(Model):
     """x ~ likelihood(decoder([z, d]), library) with z ~ N(0, I): the doses d are inputs of the networks.
 
@@ -47,17 +41,16 @@ class ConditionalVAE(Model):
     exogenous = ("z",)
     source = "arXiv:2311.02794, baselines of section 6"
 
-    @seeded
     def __init__(
         self, summary: DataSummary, latent: int = 100, likelihood: str = "negative_binomial",
         encoder_layers: int = 1, encoder_width: int = 400, decoder_layers: int = 1, decoder_width: int = 400,
         normalization: str | None = "log", *, seed: int | None = None,
     ):  # fmt: skip
         super().__init__(summary, locals())
-        T, G = len(summary.perturbations), len(summary.genes)
+        T = len(summary.perturbations)
         self.size = (T, latent)
-        self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, (T,))
-        self.decoder = choose("likelihood", likelihood, DECODERS)(latent + T, G, decoder_width, decoder_layers)
+        self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, T)
+        self.decoder = decoder(likelihood, summary, latent + T, decoder_width, decoder_layers)
 
     def generate(self, t: Trace, c: Condition) -> Likelihood:
         z = t.sample("z", standard_normal(len(c), self.size[1], c.library), Plate.CELL)

@@ -1,16 +1,14 @@
 """CPA: the compositional perturbation autoencoder (Lotfollahi et al. 2023), with doses, covariates and adversaries."""
 
-from typing import final
+from collections import OrderedDict, defaultdict
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from samslib.cells import Batch, Condition, DataSummary, Plate
-from samslib.distributions import Likelihood, Point, standard_normal
-from samslib.model import Adversarial, seeded
-from samslib.nets import DECODERS, CellEncoder, Standardize, Trunk
-from samslib.trace import Trace
+from samslib.distributions import Point, standard_normal
+from samslib.model import Adversarial, Batch, Condition, DataSummary, Likelihood, Plate, Trace
+from samslib.nets import CellEncoder, Standardize, Trunk, decoder
 from samslib.validation import at_least, choose
 
 
@@ -61,11 +59,9 @@ class DoseCurves(nn.Module):
         For another kind.
     """
 
-    KINDS = ("linear", "sigm", "logsigm", "network")
-
     def __init__(self, kind: str, rows: int, width: int = 128, layers: int = 2):
         super().__init__()
-        self.kind, self.size = choose("dose_curve", kind, self.KINDS), rows
+        self.kind, self.size = choose("dose_curve", kind, ("linear", "sigm", "logsigm", "network")), rows
         if kind == "network":
             self.trunk, self.value = Trunk((1, rows), width, layers), nn.Linear(width, 1)
         elif kind != "linear":
@@ -84,31 +80,6 @@ class DoseCurves(nn.Module):
         return (slope * amount + bias).sigmoid() - bias.sigmoid()
 
 
-class Classifier(nn.Module):
-    """z (n, K) -> logits (n, outputs). z is standardised within the batch, so that rescaling cannot fool the critic.
-
-    Parameters
-    ----------
-    inputs
-        Latent axes, K.
-    outputs
-        Logits for each cell.
-    width, layers
-        Units a layer, and layers, of its network.
-    """
-
-    def __init__(self, inputs: int, outputs: int, width: int, layers: int):
-        super().__init__()
-        self.trunk, self.logits = Trunk((inputs,), width, layers), nn.Linear(width, outputs)
-
-    @staticmethod
-    def standardize(z: Tensor) -> Tensor:
-        return (z - z.mean(0)) * (z.var(0, unbiased=False) + 1e-10).rsqrt()
-
-    def forward(self, standardized: Tensor) -> Tensor:
-        return self.logits(self.trunk(standardized))
-
-
 class Critic(nn.Module):
     """Reads from z (n, K) which perturbations a cell had, a yes or no each, and its level of each covariate.
 
@@ -124,25 +95,25 @@ class Critic(nn.Module):
 
     def __init__(self, summary: DataSummary, latent: int, width: int, layers: int):
         super().__init__()
-        levels: dict[str, list[int]] = {}
+        levels: dict[str, list[int]] = defaultdict(list)
         for column, name in enumerate(summary.covariates):
-            levels.setdefault(name.split("=")[0], []).append(column)
+            levels[name.split("=")[0]].append(column)
         self.levels = [columns for columns in levels.values() if len(columns) > 1]
-        sizes = (len(summary.perturbations), *map(len, self.levels))
-        self.heads = nn.ModuleList(Classifier(latent, size, width, layers) for size in sizes)
+        self.heads = nn.ModuleList(
+            nn.Sequential(OrderedDict(trunk=Trunk((latent,), width, layers), logits=nn.Linear(width, size)))
+            for size in (len(summary.perturbations), *map(len, self.levels))
+        )
 
-    def forward(self, standardized: Tensor) -> list[Tensor]:
-        return [head(standardized) for head in self.heads]
-
-    def cross_entropy(self, logits: list[Tensor], touched: Tensor, covariate: Tensor) -> Tensor:
-        """Scalar, nats a cell, summed over what is read; touched (n, T) is 0 or 1, covariate (n, C) one-hot."""
+    def forward(self, z: Tensor, touched: Tensor, covariate: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Cross-entropy, a scalar in nats a cell, summed over what is read, and the logits; touched (n, T) is 0 or 1,
+        covariate (n, C) one-hot."""
+        logits = [head(z) for head in self.heads]
         loss = binary_cross_entropy_with_logits(logits[0], touched, reduction="none").sum(1).mean()
         for one, columns in zip(logits[1:], self.levels, strict=True):
             loss = loss + cross_entropy(one, covariate[:, columns])
-        return loss
+        return loss, logits
 
 
-@final
 class CPA(Adversarial):
     """z = z_basal + sum_t f_t(d_t) E_t + sum_c U_c: a basal state from which adversaries have driven the perturbation.
 
@@ -197,7 +168,6 @@ class CPA(Adversarial):
     uses = ("covariates",)
     source = "doi:10.15252/msb.202211517"
 
-    @seeded
     def __init__(
         self, summary: DataSummary, latent: int = 128, likelihood: str = "negative_binomial",
         dose_curve: str = "logsigm", variational: bool = False, adversary_weight: float = 1.0,
@@ -207,25 +177,27 @@ class CPA(Adversarial):
     ):  # fmt: skip
         super().__init__(summary, locals())
         at_least(0, adversary_weight=adversary_weight, gradient_penalty=gradient_penalty)
-        T, G, C = len(summary.perturbations), len(summary.genes), len(summary.covariates)
+        T, C = len(summary.perturbations), len(summary.covariates)
         self.adversary_weight, self.gradient_penalty = adversary_weight, gradient_penalty
         self.embedding = nn.Parameter(torch.randn(T, latent))
         self.covariate_embedding = nn.Parameter(torch.randn(C, latent)) if C else None
         self.dose_curves = DoseCurves(dose_curve, T, dose_width, dose_layers)
         encoder = CellEncoder if variational else PointEncoder
         self.encoder: nn.Module = encoder(summary, latent, encoder_width, encoder_layers, normalization)
-        self.decoder = choose("likelihood", likelihood, DECODERS)(latent, G, decoder_width, decoder_layers)
+        self.decoder = decoder(likelihood, summary, latent, decoder_width, decoder_layers)
         self.critic: Critic = Critic(summary, latent, adversary_width, adversary_layers)
 
-    def embed(self, c: Condition) -> Tensor:
-        """(n, K) what the condition adds to the basal state; the doses hold all T columns."""
-        return self._shift(self.embedding, c, slice(None))
+    def embed(self, c: Condition, E: Tensor | None = None, rows: Tensor | slice = slice(None)) -> Tensor:
+        """(n, K) what the condition adds to the basal state, with these embeddings of the perturbations `rows`, which
+        are the columns of the doses; by default with the model's own of all T."""
+        shift = self.dose_curves(c.dose, rows) @ (self.embedding if E is None else E)
+        return shift if self.covariate_embedding is None else shift + c.covariate @ self.covariate_embedding
 
     def generate(self, t: Trace, c: Condition) -> Likelihood:
         rows = t.rows(Plate.DOSE)
         z_basal = t.sample("z_basal", standard_normal(len(c), self.embedding.shape[1], self.embedding), Plate.CELL)
         E = t.sample("E", Point(self.embedding[rows]), Plate.DOSE)
-        return self.decoder(z_basal + self._shift(E, c, rows), c.library)
+        return self.decoder(z_basal + self.embed(c, E, rows), c.library)
 
     def infer_shared(self, t: Trace) -> None:
         t.sample("E", Point(self.embedding[t.rows(Plate.DOSE)]), Plate.DOSE)
@@ -234,26 +206,23 @@ class CPA(Adversarial):
         t.sample("z_basal", self.encoder(b.x), Plate.CELL)
 
     def penalty(self, b: Batch, q: Trace) -> dict[str, Tensor]:
-        return {"adversary": -self.adversary_weight * self._read(b, q, Classifier.standardize(_cells(q)))[0]}
+        return {"adversary": -self.adversary_weight * self._read(b, q, self._seen(q))[0]}
 
     def critic_loss(self, b: Batch, q: Trace) -> Tensor:
         with torch.enable_grad():
-            seen = Classifier.standardize(_cells(q).detach()).requires_grad_()
+            seen = self._seen(q).detach().requires_grad_()
             loss, logits = self._read(b, q, seen)
             slopes = (torch.autograd.grad(one.sum(), seen, create_graph=True)[0] for one in logits)
             return loss + self.gradient_penalty * torch.stack([s.square().mean() for s in slopes]).sum()
 
-    def _shift(self, E: Tensor, c: Condition, rows: Tensor | slice) -> Tensor:
-        shift = self.dose_curves(c.dose, rows) @ E
-        return shift if self.covariate_embedding is None else shift + c.covariate @ self.covariate_embedding
-
     def _read(self, b: Batch, q: Trace, seen: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The critic's cross-entropy and its logits."""
-        logits, touched = self.critic(seen), q.widen(b.condition.touched(Plate.DOSE), len(self.embedding))
+        touched = q.widen(b.condition.touched(Plate.DOSE), len(self.embedding))
         given = (part.expand(q.particles, -1, -1).flatten(0, 1) for part in (touched, b.condition.covariate))
-        return self.critic.cross_entropy(logits, *given), logits
+        return self.critic(seen, *given)
 
-
-def _cells(q: Trace) -> Tensor:
-    """(P n, K): every draw of the basal state, as the critic reads it."""
-    return q["z_basal"].flatten(0, 1)
+    @staticmethod
+    def _seen(q: Trace) -> Tensor:
+        """(P n, K): every draw of the basal state, standardised so that rescaling cannot fool the critic."""
+        z = q["z_basal"].flatten(0, 1)
+        return (z - z.mean(0)) * (z.var(0, unbiased=False) + 1e-10).rsqrt()

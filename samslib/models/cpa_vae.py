@@ -1,16 +1,10 @@
 """CPA-VAE: additive perturbation effects without sparsity (Bereket & Karaletsos 2023, baselines of section 6)."""
 
-from typing import final
-
-from samslib.cells import Batch, Condition, DataSummary, Plate
-from samslib.distributions import Likelihood, Normal, standard_normal
-from samslib.model import Model, seeded
-from samslib.nets import DECODERS, CellEncoder, NormalTable
-from samslib.trace import Trace
-from samslib.validation import choose
+from samslib.distributions import Normal, standard_normal
+from samslib.model import Batch, Condition, DataSummary, Likelihood, Model, Plate, Trace
+from samslib.nets import CellEncoder, NormalTable, decoder
 
 
-@final
 class CPAVAE(Model):
     """z = z_basal + D E: SAMS-VAE with every mask on.
 
@@ -51,7 +45,6 @@ class CPAVAE(Model):
     exogenous = ("z_basal",)
     source = "arXiv:2311.02794, baselines of section 6"
 
-    @seeded
     def __init__(
         self, summary: DataSummary, latent: int = 100, likelihood: str = "negative_binomial",
         embedding_scale: float = 1.0, encoder_layers: int = 1, encoder_width: int = 400, decoder_layers: int = 1,
@@ -59,12 +52,12 @@ class CPAVAE(Model):
         embedding_initial_spread: float = 0.0, embedding_initial_scale: float = 1.0, *, seed: int | None = None,
     ):  # fmt: skip
         super().__init__(summary, locals())
-        T, G = len(summary.perturbations), len(summary.genes)
+        T = len(summary.perturbations)
         self.embedding_scale, self.encoder_offset = embedding_scale, encoder_offset
         self.embedding = NormalTable(T, latent, embedding_initial_spread, embedding_initial_scale)
         extras = (latent,) if encoder_offset else ()
-        self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, extras)
-        self.decoder = choose("likelihood", likelihood, DECODERS)(latent, G, decoder_width, decoder_layers)
+        self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, *extras)
+        self.decoder = decoder(likelihood, summary, latent, decoder_width, decoder_layers)
 
     def generate(self, t: Trace, c: Condition) -> Likelihood:
         K = self.embedding.loc.shape[1]
@@ -77,8 +70,5 @@ class CPAVAE(Model):
         t.sample("E", self.embedding(t.rows(Plate.DOSE)), Plate.DOSE)
 
     def infer_cells(self, t: Trace, b: Batch) -> None:
-        if self.encoder_offset:
-            law = self.encoder(b.x, b.condition.dose @ t["E"])
-        else:
-            law = self.encoder(b.x)
-        t.sample("z_basal", law, Plate.CELL)
+        offset = (b.condition.dose @ t["E"],) if self.encoder_offset else ()
+        t.sample("z_basal", self.encoder(b.x, *offset), Plate.CELL)

@@ -1,20 +1,15 @@
 """CRADLE-VAE: SAMS-VAE with a latent for the artifact of cells that fail quality control (Baek et al. 2025)."""
 
-from typing import final
-
 import torch
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
-from samslib.cells import Batch, Condition, DataSummary, Plate
-from samslib.distributions import Bernoulli, Likelihood, Normal, StraightThroughBernoulli, standard_normal
-from samslib.model import Model, seeded
-from samslib.nets import DECODERS, CellEncoder, NormalNet, NormalOfMask
-from samslib.trace import Trace
-from samslib.validation import above, at_least, choose
+from samslib.distributions import Bernoulli, Normal, StraightThroughBernoulli, standard_normal
+from samslib.model import Batch, Condition, DataSummary, Likelihood, Model, Plate, Trace
+from samslib.nets import CellEncoder, NormalNet, NormalOfMask, decoder
+from samslib.validation import above, at_least, choose, require
 
 
-@final
 class CRADLEVAE(Model):
     """x ~ likelihood(decoder([z_basal, D (E * M), q A]), library), q the 0/1 flag of a cell that fails.
 
@@ -79,7 +74,6 @@ class CRADLEVAE(Model):
     uses, needs = ("quality", "twins"), ("quality",)
     source = "arXiv:2409.05484"
 
-    @seeded
     def __init__(
         self, summary: DataSummary, latent: int = 100, likelihood: str = "negative_binomial",
         compose: str = "concatenate", mask_prior: float = 0.01, embedding_scale: float = 1.0, encoder_layers: int = 1,
@@ -89,22 +83,19 @@ class CRADLEVAE(Model):
         as_published: bool = False, *, seed: int | None = None,
     ):  # fmt: skip
         super().__init__(summary, locals())
-        if len(summary.quality) > 1:
-            raise ValueError(
-                f"CRADLE-VAE reads one quality flag, and the data have {', '.join(summary.quality)}; keep one."
-            )
-        above(0, 1, mask_prior=mask_prior, alpha=0.5 if alpha is None else alpha)
+        text = f"CRADLE-VAE reads one quality flag, and the data have {', '.join(summary.quality)}; keep one."
+        require(len(summary.quality) == 1, text)
+        above(0, 1, mask_prior=mask_prior, alpha=alpha)
         at_least(0, auxiliary_weight=auxiliary_weight)
-        T, G, K = len(summary.perturbations), len(summary.genes), latent
+        T, K = len(summary.perturbations), latent
         self.mask_prior, self.embedding_scale, self.temperature = mask_prior, embedding_scale, temperature
         self.alpha, self.auxiliary_weight, self.as_published = alpha, auxiliary_weight, as_published
         self.concatenate = choose("compose", compose, {"concatenate": True, "sum": False})
         self.mask_logits = nn.Parameter(torch.full((T, K), float(mask_initial_logit)))
         self.embedding = NormalOfMask(T, K, embedding_width, embedding_layers)
         self.artifact = NormalNet((K,), K, embedding_width, embedding_layers)
-        self.encoder = CellEncoder(summary, K, encoder_width, encoder_layers, normalization, (K, K))
-        decoder = choose("likelihood", likelihood, DECODERS)
-        self.decoder = decoder(3 * K if self.concatenate else K, G, decoder_width, decoder_layers)
+        self.encoder = CellEncoder(summary, K, encoder_width, encoder_layers, normalization, K, K)
+        self.decoder = decoder(likelihood, summary, 3 * K if self.concatenate else K, decoder_width, decoder_layers)
 
     def generate(self, t: Trace, c: Condition) -> Likelihood:
         full = self.mask_logits.new_ones(c.dose.shape[1], self.mask_logits.shape[1])
@@ -138,10 +129,8 @@ class CRADLEVAE(Model):
         if not self.auxiliary_weight:
             return {}
         if b.twin is None:
-            raise ValueError(
-                "CRADLE-VAE's auxiliary term needs twins; make them with train = samslib.quality.with_twins(train), or "
-                "switch the term off with auxiliary_weight=0."
-            )
+            remedy = "make them with samslib.quality.with_twins(train), or switch it off with auxiliary_weight=0"
+            raise ValueError(f"CRADLE-VAE's auxiliary term needs twins; {remedy}.")
         own, switched, other = b.condition, b.condition.do(qc=1 - b.condition.qc), q
         if self.as_published:
             own, other = switched, Trace(q.particles, active=q.active)

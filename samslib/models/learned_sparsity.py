@@ -1,19 +1,14 @@
 """SAMS-VAE with learned sparsity: Beta-Bernoulli masks, in the paper's code but not among its experiments."""
 
-from typing import final
-
 import torch
 from torch import nn
 
-from samslib.cells import Batch, Condition, DataSummary, Plate
-from samslib.distributions import Bernoulli, Beta, Likelihood, Normal, Point, StraightThroughBernoulli, standard_normal
-from samslib.model import Model, seeded
-from samslib.nets import DECODERS, CellEncoder, effect_posterior
-from samslib.trace import Trace
+from samslib.distributions import Bernoulli, Beta, Normal, Point, StraightThroughBernoulli, standard_normal
+from samslib.model import Batch, Condition, DataSummary, Likelihood, Model, Plate, Trace
+from samslib.nets import CellEncoder, decoder, effect_posterior
 from samslib.validation import above, choose
 
 
-@final
 class BetaBernoulliSAMSVAE(Model):
     """z = z_basal + D (E * M), where how likely a mask entry is to be on is itself inferred.
 
@@ -72,7 +67,6 @@ class BetaBernoulliSAMSVAE(Model):
     exogenous = ("z_basal",)
     source = "code of arXiv:2311.02794"
 
-    @seeded
     def __init__(
         self, summary: DataSummary, latent: int = 100, likelihood: str = "negative_binomial",
         posterior: str = "correlated", mask_posterior: str = "point", mask_alpha: float = 1.0, mask_beta: float = 5.0,
@@ -85,7 +79,7 @@ class BetaBernoulliSAMSVAE(Model):
         super().__init__(summary, locals())
         above(0, mask_alpha=mask_alpha, mask_beta=mask_beta)
         above(0, mask_initial_alpha=mask_initial_alpha, mask_initial_beta=mask_initial_beta)
-        T, G = len(summary.perturbations), len(summary.genes)
+        T = len(summary.perturbations)
         self.mask_alpha, self.mask_beta, self.embedding_scale = mask_alpha, mask_beta, embedding_scale
         self.temperature, self.latent = temperature, latent
         self.pointwise = choose("mask_posterior", mask_posterior, {"point": True, "beta": False})
@@ -97,8 +91,8 @@ class BetaBernoulliSAMSVAE(Model):
         initial = embedding_initial_spread, embedding_initial_scale
         self.embedding = effect_posterior(posterior, T, latent, embedding_width, embedding_layers, *initial)
         self.encoder_offset, extras = encoder_offset, (latent,) if encoder_offset else ()
-        self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, extras)
-        self.decoder = choose("likelihood", likelihood, DECODERS)(latent, G, decoder_width, decoder_layers)
+        self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, *extras)
+        self.decoder = decoder(likelihood, summary, latent, decoder_width, decoder_layers)
 
     def generate(self, t: Trace, c: Condition) -> Likelihood:
         full = c.library.new_ones(c.dose.shape[1], self.latent)
@@ -120,8 +114,5 @@ class BetaBernoulliSAMSVAE(Model):
         t.sample("E", self.embedding(rows, M), Plate.DOSE)
 
     def infer_cells(self, t: Trace, b: Batch) -> None:
-        if self.encoder_offset:
-            law = self.encoder(b.x, b.condition.dose @ (t["E"] * t["M"]))
-        else:
-            law = self.encoder(b.x)
-        t.sample("z_basal", law, Plate.CELL)
+        offset = (b.condition.dose @ (t["E"] * t["M"]),) if self.encoder_offset else ()
+        t.sample("z_basal", self.encoder(b.x, *offset), Plate.CELL)

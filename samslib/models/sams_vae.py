@@ -1,19 +1,14 @@
 """SAMS-VAE: sparse additive mechanism shifts (Bereket & Karaletsos 2023, sections 3 and 4)."""
 
-from typing import final
-
 import torch
 from torch import nn
 
-from samslib.cells import Batch, Condition, DataSummary, Plate
-from samslib.distributions import Bernoulli, Likelihood, Normal, StraightThroughBernoulli, standard_normal
-from samslib.model import Model, seeded
-from samslib.nets import DECODERS, CellEncoder, effect_posterior
-from samslib.trace import Trace
-from samslib.validation import above, choose
+from samslib.distributions import Bernoulli, Normal, StraightThroughBernoulli, standard_normal
+from samslib.model import Batch, Condition, DataSummary, Likelihood, Model, Plate, Trace
+from samslib.nets import CellEncoder, decoder, effect_posterior
+from samslib.validation import above
 
 
-@final
 class SAMSVAE(Model):
     """z = z_basal + D (E * M): a cell's state is its basal state plus masked perturbation effects.
 
@@ -66,7 +61,6 @@ class SAMSVAE(Model):
     exogenous = ("z_basal",)
     source = "arXiv:2311.02794, sections 3 and 4"
 
-    @seeded
     def __init__(
         self, summary: DataSummary, latent: int = 100, likelihood: str = "negative_binomial",
         posterior: str = "correlated", mask_prior: float = 0.01, embedding_scale: float = 1.0,
@@ -77,14 +71,14 @@ class SAMSVAE(Model):
     ):  # fmt: skip
         super().__init__(summary, locals())
         above(0, 1, mask_prior=mask_prior)
-        T, G = len(summary.perturbations), len(summary.genes)
+        T = len(summary.perturbations)
         self.mask_prior, self.embedding_scale, self.temperature = mask_prior, embedding_scale, temperature
         self.mask_logits = nn.Parameter(torch.full((T, latent), float(mask_initial_logit)))
         initial = embedding_initial_spread, embedding_initial_scale
         self.embedding = effect_posterior(posterior, T, latent, embedding_width, embedding_layers, *initial)
         self.encoder_offset, extras = encoder_offset, (latent,) if encoder_offset else ()
-        self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, extras)
-        self.decoder = choose("likelihood", likelihood, DECODERS)(latent, G, decoder_width, decoder_layers)
+        self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, *extras)
+        self.decoder = decoder(likelihood, summary, latent, decoder_width, decoder_layers)
 
     def generate(self, t: Trace, c: Condition) -> Likelihood:
         T, K = c.dose.shape[1], self.mask_logits.shape[1]
@@ -100,8 +94,5 @@ class SAMSVAE(Model):
         t.sample("E", self.embedding(rows, M), Plate.DOSE)
 
     def infer_cells(self, t: Trace, b: Batch) -> None:
-        if self.encoder_offset:
-            law = self.encoder(b.x, b.condition.dose @ (t["E"] * t["M"]))
-        else:
-            law = self.encoder(b.x)
-        t.sample("z_basal", law, Plate.CELL)
+        offset = (b.condition.dose @ (t["E"] * t["M"]),) if self.encoder_offset else ()
+        t.sample("z_basal", self.encoder(b.x, *offset), Plate.CELL)

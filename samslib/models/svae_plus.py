@@ -1,19 +1,14 @@
 """SVAE+: sparse mechanism shifts of the latent prior (Lopez et al. 2023), as reimplemented for the SAMS-VAE paper."""
 
-from typing import final
-
 import torch
 from torch import Tensor, nn
 
-from samslib.cells import Batch, Condition, DataSummary, Plate
-from samslib.distributions import Bernoulli, Beta, Likelihood, Normal, Point, StraightThroughBernoulli
-from samslib.model import Model, seeded
-from samslib.nets import DECODERS, CellEncoder
-from samslib.trace import Trace
-from samslib.validation import above, choose
+from samslib.distributions import Bernoulli, Beta, Normal, Point, StraightThroughBernoulli
+from samslib.model import Batch, Condition, DataSummary, Likelihood, Model, Plate, Trace
+from samslib.nets import CellEncoder, decoder
+from samslib.validation import above
 
 
-@final
 class SVAEPlus(Model):
     """z ~ N(D (M * E), I): each perturbation, one a cell, moves the prior of the whole state along a few axes.
 
@@ -62,23 +57,21 @@ class SVAEPlus(Model):
     takes_combinations = False
     source = "arXiv:2211.03553; arXiv:2311.02794, baselines of section 6"
 
-    @seeded
     def __init__(
-        self, summary: DataSummary, latent: int = 100, likelihood: str = "negative_binomial",
-        mask_alpha: float = 1.0, mask_beta: float = 2.0, cell_masks: bool = False, encoder_layers: int = 1,
-        encoder_width: int = 400, decoder_layers: int = 1, decoder_width: int = 400, temperature: float = 1.0,
-        normalization: str | None = "log", mask_initial_logit: float = 0.0, embedding_initial_spread: float = 0.1,
-        *, seed: int | None = None,
+        self, summary: DataSummary, latent: int = 100, likelihood: str = "negative_binomial", mask_alpha: float = 1.0,
+        mask_beta: float = 2.0, cell_masks: bool = False, encoder_layers: int = 1, encoder_width: int = 400,
+        decoder_layers: int = 1, decoder_width: int = 400, temperature: float = 1.0, normalization: str | None = "log",
+        mask_initial_logit: float = 0.0, embedding_initial_spread: float = 0.1, *, seed: int | None = None,
     ):  # fmt: skip
         super().__init__(summary, locals())
         above(0, mask_alpha=mask_alpha, mask_beta=mask_beta)
-        T, G = len(summary.perturbations), len(summary.genes)
+        T = len(summary.perturbations)
         self.mask_alpha, self.mask_beta, self.temperature = mask_alpha, mask_beta, temperature
         self.mask_plate = Plate.CELL if cell_masks else Plate.DOSE
         self.mask_logits = nn.Parameter(torch.full((T, latent), float(mask_initial_logit)))
         self.embedding = nn.Parameter(embedding_initial_spread * torch.randn(T, latent))
         self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization)
-        self.decoder = choose("likelihood", likelihood, DECODERS)(latent, G, decoder_width, decoder_layers)
+        self.decoder = decoder(likelihood, summary, latent, decoder_width, decoder_layers)
 
     def generate(self, t: Trace, c: Condition) -> Likelihood:
         self.refuse_combinations(c)
