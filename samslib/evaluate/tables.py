@@ -9,6 +9,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from samslib.data.container import PerturbationData
@@ -95,7 +96,7 @@ def arms(data: PerturbationData, perturbations: Sequence[Named] | None) -> tuple
 
 
 def effect_table(
-    data: PerturbationData, obs: list | pd.DataFrame, effect: np.ndarray, layers: dict, control: tuple, settings: dict
+    data: PerturbationData, obs: list | pd.DataFrame, effect: ArrayLike, layers: dict, control: tuple, settings: dict
 ) -> anndata.AnnData:
     """The form of every table of effects, of a model or of cells: see `average_effects`.
 
