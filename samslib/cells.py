@@ -17,6 +17,7 @@ class Plate(Enum):
 
     CELL = "cell"  # one draw a cell
     DOSE = "perturbation"  # one draw a perturbation, shared by all cells that received it
+    TARGET = "target"  # one draw a target, shared by all its perturbations (guides), each of which has a row
     QC = "quality flag"  # one draw a quality flag, shared by all cells that carry it
 
 
@@ -75,8 +76,9 @@ class Condition(_RowTensors):
 
     def touched(self, plate: Plate) -> Tensor:
         """(n, rows) 0/1: which rows of a shared plate act on each cell. Raises ValueError for the cell plate."""
-        require(plate is not Plate.CELL, "Plate.CELL has one row a cell; only shared plates (DOSE, QC) are touched.")
-        return ((self.dose if plate is Plate.DOSE else self.qc) != 0).to(self.library.dtype)
+        text = "Plate.CELL has one row a cell; only shared plates (DOSE, TARGET, QC) are touched by cells."
+        require(plate is not Plate.CELL, text)
+        return ((self.qc if plate is Plate.QC else self.dose) != 0).to(self.library.dtype)
 
     def do(self, **changes: Tensor) -> Condition:
         """The same cells under an intervention.
@@ -166,6 +168,8 @@ class DataSummary:
         x are counts, not real values.
     unique
         Each combination is a perturbation of its own (`PerturbationData.encode_unique`).
+    targets
+        (T,) the target (gene) of each perturbation, where perturbations are guides of targets; else empty.
     """
 
     genes: tuple[str, ...]
@@ -183,3 +187,9 @@ class DataSummary:
     pseudobulk: Pseudobulk | None = None
     counts: bool = True
     unique: bool = False
+    targets: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """Names of what has effects of its own: the targets, where perturbations have some, else the perturbations."""
+        return tuple(dict.fromkeys(self.targets or self.perturbations))

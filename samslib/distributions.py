@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributions import Bernoulli as Bernoulli
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution, constraints, kl_divergence, register_kl
 from torch.nn.functional import logsigmoid
 
 
@@ -225,6 +225,47 @@ class StraightThroughBernoulli(Bernoulli):
 
     def log_prob(self, value: Tensor) -> Tensor:
         return value * self.logits - torch.nn.functional.softplus(self.logits)
+
+
+class Slab(Normal):
+    """q(E | M) of a spike and slab: N(loc, scale) where the mask M is 1, and the prior where it is 0.
+
+    Where the mask is 0, E has no effect and the best q(E | M) is its prior. A draw is of the slab all the same: there
+    it is a placeholder, whose ratio p / q is 1 and which the straight-through gradient of M needs.
+
+    Parameters
+    ----------
+    loc, scale
+        (T, K) mean and standard deviation of the slab.
+    mask
+        (P, T, K) the sampled mask.
+    probability
+        (T, K) q(M = 1), which weighs the divergence.
+    prior
+        The prior of E, over (T, K).
+
+    References
+    ----------
+    Mitchell & Beauchamp (1988), Bayesian variable selection in linear regression; Titsias & Lazaro-Gredilla (2011),
+    Spike and slab variational inference for multi-task and multiple kernel learning.
+    """
+
+    def __init__(self, loc: Tensor, scale: Tensor, mask: Tensor, probability: Tensor, prior: Normal):
+        super().__init__(loc, scale)
+        self.mask, self.probability, self.prior = mask, probability, prior
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.mask * super().log_prob(value) + (1 - self.mask) * self.prior.log_prob(value)
+
+
+@register_kl(Slab, torch.distributions.Normal)
+def _of_slab(q: Slab, p: Normal) -> Tensor:
+    return q.probability * kl_divergence(Normal(q.loc, q.scale), p)
+
+
+@register_kl(StraightThroughBernoulli, Bernoulli)
+def _of_mask(q: StraightThroughBernoulli, p: Bernoulli) -> Tensor:
+    return kl_divergence(Bernoulli(logits=q.logits, validate_args=False), p)
 
 
 class Poisson(torch.distributions.Poisson, Likelihood):

@@ -7,7 +7,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +69,8 @@ class Model(nn.Module, ABC):
         What it cannot be made without, of "quality" and "pseudobulk" (`data.summary(train, pseudobulk=True)`).
     source
         Where its equations are from.
+    published
+        The options of the publication, where the defaults differ; `paper` makes the model with them.
 
     Raises
     ------
@@ -81,6 +83,7 @@ class Model(nn.Module, ABC):
     uses: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[tuple[str, ...]] = ()
     source: ClassVar[str] = ""
+    published: ClassVar[Mapping[str, Any]] = {}
 
     def __init_subclass__(cls, **options: Any):
         super().__init_subclass__(**options)
@@ -136,6 +139,29 @@ class Model(nn.Module, ABC):
     @abstractmethod
     def infer_cells(self, t: Trace, b: Batch) -> None:
         """The posterior of each cell's own latents, declared on `t`, which already holds the shared ones."""
+
+    @classmethod
+    def paper(cls, summary: DataSummary, **options: Any) -> Self:
+        """The model with the settings of its publication.
+
+        Parameters
+        ----------
+        summary
+            Names and statistics of the training cells.
+        **options
+            Options that differ from the published ones.
+        """
+        return cls(summary, **{**cls.published, **options})
+
+    @property
+    def settled(self) -> bool:
+        """Whether the weights of now may count as the best; True unless a model is trained in stages."""
+        return True
+
+    def advance(self, progress: float) -> bool:
+        """Called before each training step with the share of all steps that lie behind. A model that is trained in
+        stages changes itself here, and returns True where it did: optimisers then start anew."""
+        return False
 
     def likelihood_weights(self, b: Batch) -> Tensor | float:
         """Factors of the likelihood terms of a batch's cells in training, (n,) or one for all; 1 unless overridden."""

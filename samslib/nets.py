@@ -1,7 +1,8 @@
 """Networks whose output is a distribution.
 
 A trunk is a residual multilayer perceptron; a head turns its output into a law. Decoders are called with (z, library)
-whether the data are counts or reals, so nothing upstream asks which.
+whether the data are counts or reals, so nothing upstream asks which; a third argument, (n, G) or (P, n, G), is added to
+what the last layer gives for each gene: logits, or means of real values.
 """
 
 from __future__ import annotations
@@ -47,6 +48,20 @@ class Trunk(nn.Module):
         self.inputs = tuple(inputs)
         self.layers = nn.ModuleList(nn.Linear(sum(inputs) if i == 0 else width, width) for i in range(layers))
 
+    @torch.no_grad()
+    def rotate(self, position: int, rotation: Tensor) -> None:
+        """Change the first layer so that it does to v R what it did to v, the input at this position.
+
+        Parameters
+        ----------
+        position
+            Which of the inputs.
+        rotation
+            (d, d) orthogonal R, d the width of that input.
+        """
+        part = cast(nn.Linear, self.layers[0]).weight.split(self.inputs, dim=1)[position]
+        part.copy_(part @ rotation)
+
     def forward(self, *inputs: Tensor) -> Tensor:
         first = cast(nn.Linear, self.layers[0])
         parts = first.weight.split(self.inputs, dim=1)
@@ -76,6 +91,20 @@ class NormalNet(nn.Module):
         super().__init__()
         self.trunk = Trunk(inputs, width, layers)
         self.mean, self.log_var = nn.Linear(width, outputs), nn.Linear(width, outputs)
+
+    @torch.no_grad()
+    def rotate(self, rotation: Tensor) -> None:
+        """Turn the law's axes: the mean m becomes m R. Variances cannot turn, being diagonal; their logarithms become
+        averages with the weights R^2.
+
+        Parameters
+        ----------
+        rotation
+            (K, K) orthogonal R.
+        """
+        for layer, R in ((self.mean, rotation), (self.log_var, rotation.square())):
+            layer.weight.copy_(R.T @ layer.weight)
+            layer.bias.copy_(layer.bias @ R)
 
     def forward(self, *inputs: Tensor) -> Normal:
         h = self.trunk(*inputs)
@@ -228,8 +257,8 @@ class NegativeBinomialDecoder(nn.Module):
         self.trunk, self.logits = Trunk((latent,), width, layers), nn.Linear(width, genes)
         self.log_concentration = nn.Parameter(torch.zeros(genes))
 
-    def forward(self, z: Tensor, library: Tensor) -> NegativeBinomial:
-        share = self.logits(self.trunk(z)).softmax(-1)
+    def forward(self, z: Tensor, library: Tensor, direct: Tensor | float = 0.0) -> NegativeBinomial:
+        share = (self.logits(self.trunk(z)) + direct).softmax(-1)
         mean = torch.addcmul(share.new_tensor(VARIANCE_FLOOR), library, share)
         return NegativeBinomial(mean, self.log_concentration.exp())
 
@@ -251,9 +280,9 @@ class ZeroInflatedNegativeBinomialDecoder(nn.Module):
         self.zero_logits = nn.Linear(width, genes)
         self.log_concentration = nn.Parameter(torch.zeros(genes))
 
-    def forward(self, z: Tensor, library: Tensor) -> ZeroInflatedNegativeBinomial:
+    def forward(self, z: Tensor, library: Tensor, direct: Tensor | float = 0.0) -> ZeroInflatedNegativeBinomial:
         h = self.trunk(z)
-        mean = library * self.logits(h).softmax(-1) + VARIANCE_FLOOR
+        mean = library * (self.logits(h) + direct).softmax(-1) + VARIANCE_FLOOR
         return ZeroInflatedNegativeBinomial(mean, self.log_concentration.exp(), self.zero_logits(h))
 
 
@@ -272,8 +301,8 @@ class PoissonDecoder(nn.Module):
         super().__init__()
         self.trunk, self.rate = Trunk((latent,), width, layers), nn.Linear(width, genes)
 
-    def forward(self, z: Tensor, library: Tensor) -> Poisson:
-        return Poisson(softplus(self.rate(self.trunk(z))))
+    def forward(self, z: Tensor, library: Tensor, direct: Tensor | float = 0.0) -> Poisson:
+        return Poisson(softplus(self.rate(self.trunk(z)) + direct))
 
 
 class NormalDecoder(nn.Module):
@@ -291,8 +320,9 @@ class NormalDecoder(nn.Module):
         super().__init__()
         self.net = NormalNet((latent,), genes, width, layers)
 
-    def forward(self, z: Tensor, library: Tensor) -> Normal:
-        return self.net(z)
+    def forward(self, z: Tensor, library: Tensor, direct: Tensor | float = 0.0) -> Normal:
+        law = self.net(z)
+        return Normal(law.loc + direct, law.scale)
 
 
 class NormalFixedVarianceDecoder(nn.Module):
@@ -311,8 +341,8 @@ class NormalFixedVarianceDecoder(nn.Module):
         self.trunk, self.mean = Trunk((latent,), width, layers), nn.Linear(width, genes)
         self.log_var = nn.Parameter(torch.zeros(genes))
 
-    def forward(self, z: Tensor, library: Tensor) -> Normal:
-        return Normal(self.mean(self.trunk(z)), (self.log_var.exp() + VARIANCE_FLOOR).sqrt())
+    def forward(self, z: Tensor, library: Tensor, direct: Tensor | float = 0.0) -> Normal:
+        return Normal(self.mean(self.trunk(z)) + direct, (self.log_var.exp() + VARIANCE_FLOOR).sqrt())
 
 
 DECODERS = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -11,7 +12,6 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from samslib.cells import Batch, Plate
-from samslib.distributions import Normal
 from samslib.model import Model
 from samslib.trace import Site, Trace
 
@@ -19,7 +19,8 @@ from samslib.trace import Site, Trace
 def present(b: Batch) -> tuple[Batch, dict[Plate, Tensor]]:
     """The batch with only the perturbations that occur in it as dose columns, and which those are."""
     rows = b.condition.dose.any(0).nonzero().squeeze(1)
-    return replace(b, condition=replace(b.condition, dose=b.condition.dose[:, rows])), {Plate.DOSE: rows}
+    condition = replace(b.condition, dose=b.condition.dose[:, rows])
+    return replace(b, condition=condition), {Plate.DOSE: rows, Plate.TARGET: rows}
 
 
 def posterior(model: Model, b: Batch, particles: int, active: Mapping[Plate, Tensor] | None = None) -> Trace:
@@ -59,8 +60,8 @@ def log_weights(
         n_t of each shared plate, all rows of it. None gives the held-out bound, in which shared latents are taken as
         given and have no term.
     analytic
-        Replace the sampled log p - log q by its mean over q, -KL(q || p), wherever both are Normal: the same ELBO in
-        expectation. An IWELBO needs the sampled ratios.
+        Replace the sampled log p - log q by its mean over q, -KL(q || p), wherever that is known in closed form: the
+        same ELBO in expectation, with less noise. An IWELBO needs the sampled ratios.
 
     References
     ----------
@@ -79,8 +80,9 @@ def log_weights(
 
 def _ratio(p: Site, q: Site, analytic: bool) -> Tensor:
     """(P, rows): log p - log q summed over axes, or minus its Kullback-Leibler divergence."""
-    if analytic and isinstance(p.distribution, Normal) and isinstance(q.distribution, Normal):
-        return -kl_divergence(q.distribution, p.distribution).expand(q.value.shape).sum(-1)
+    if analytic:
+        with suppress(NotImplementedError):  # of laws without a closed form
+            return -kl_divergence(q.distribution, p.distribution).expand(q.value.shape).sum(-1)
     return (p.log_prob - q.log_prob).sum(-1)
 
 

@@ -90,7 +90,7 @@ class Trace:
         wide[:, self.rows(Plate.DOSE)] = of_rows
         return wide
 
-    def sample(self, name: str, distribution: Distribution, plate: Plate) -> Tensor:
+    def sample(self, name: str, distribution: Distribution, plate: Plate, groups: Tensor | None = None) -> Tensor:
         """Declare a latent variable and get its value (P, rows, K): given, replayed, or drawn.
 
         Parameters
@@ -101,6 +101,9 @@ class Trace:
             Its law, over (rows, K) or (P, rows, K).
         plate
             Who shares one draw.
+        groups
+            (rows,) numbers of a plate whose rows are not all drawn apart: rows of one number have one law and get one
+            draw. None: every row has its own.
 
         Raises
         ------
@@ -115,6 +118,8 @@ class Trace:
         else:
             shape = torch.Size(() if len(distribution.batch_shape) == 3 else (self.particles,))
             value = distribution.rsample(shape) if distribution.has_rsample else distribution.sample(shape)
+            if groups is not None:
+                value = value[..., (groups == groups[:, None]).int().argmax(1), :]
         self.sites[name] = Site(name, distribution, plate, value)
         return value
 

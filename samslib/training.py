@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -25,8 +25,9 @@ from samslib.data.container import PerturbationData
 from samslib.model import Adversarial, Model
 from samslib.objective import elbo, iwelbo, log_weights, posterior, present
 from samslib.progress import Progress
+from samslib.sparsity import numbers
 from samslib.trace import Trace
-from samslib.validation import above, choose, choose_device, number, require, whole
+from samslib.validation import above, choose, choose_device, number, require, share, whole
 
 Monitor = Callable[[Model], dict[str, float]]
 Counts = dict[Plate, Tensor]  # n_t of each shared plate
@@ -84,18 +85,24 @@ class Schedule:
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How to train; the defaults are the paper's for its Norman experiments.
+    """How to train. The defaults are what did best in the trials of the book's chapter 8; `paper` has the published
+    settings.
 
     Parameters
     ----------
     steps, epochs
-        Length of the training in gradient steps or in passes over the training cells, not both; by default 30,000
-        steps.
+        Length of the training in gradient steps or in passes over the training cells, not both; by default 100
+        passes, but 1,500 steps at least and 10,000 at most.
     batch_size
         Cells a step, reshuffled each epoch; the last batch of an epoch may be smaller. Cells on disk are shuffled in
         windows, not all at once; the book's appendix on performance says how well.
     learning_rate, weight_decay
-        Of Adam; the decay is an L2 penalty on every parameter, as published.
+        Of Adam; the weight decay is an L2 penalty on every parameter, as published.
+    table_rate
+        Learning rate of the tables, which have rows for perturbations or targets: a row meets few cells, and its
+        gradients are those of its own cells alone. None means `learning_rate`.
+    decay
+        Share of all steps, at their end, over which learning rates fall linearly to zero; 0 keeps them.
     particles
         Draws of the latent variables a step.
     clip
@@ -107,7 +114,7 @@ class FitConfig:
     objective
         "elbo", or "iwelbo", the importance-weighted bound.
     analytic_kl
-        Use closed-form divergences where prior and posterior are Normal; for the ELBO only.
+        Use divergences in closed form where there is one; for the ELBO only. None: wherever they can be used.
     kl_warmup
         Number of steps over which the weight of every term but the likelihood rises linearly from 0 to 1.
     critic
@@ -133,14 +140,16 @@ class FitConfig:
     steps: int | None = None
     epochs: int | None = None
     batch_size: int = 512
-    learning_rate: float = 3e-4
+    learning_rate: float = 2e-3
     weight_decay: float = 1e-6
-    particles: int = 5
+    table_rate: float | None = 2e-2
+    decay: float = 1 / 3
+    particles: int = 2
     clip: float | None = None
     seed: int = 0
     validate_every: int | None = None
     objective: str = "elbo"
-    analytic_kl: bool = False
+    analytic_kl: bool | None = None
     kl_warmup: int = 0
     critic: Schedule | None = None
     validation: str = "held_out"
@@ -149,12 +158,26 @@ class FitConfig:
     progress: bool = True
     checkpoints: str | Path | None = None
 
+    @classmethod
+    def paper(cls, **settings: Any) -> FitConfig:
+        """The published settings, those of the Norman experiments (Bereket & Karaletsos 2023, appendix).
+
+        Parameters
+        ----------
+        **settings
+            Those that differ from the published ones.
+        """
+        published = {"learning_rate": 3e-4, "table_rate": None, "decay": 0.0, "particles": 5, "analytic_kl": False}
+        length = {} if {"steps", "epochs"} & set(settings) else {"steps": 30_000}
+        return cls(**{**published, **length, **settings})
+
     def __post_init__(self) -> None:
         _convert(self, partial(whole, low=1), "steps", "epochs", "batch_size", "particles", "validate_every")
         _convert(self, partial(whole, low=0), "seed", "kl_warmup")
-        _convert(self, number, "learning_rate", "clip")
-        above(0, learning_rate=self.learning_rate, clip=self.clip)
-        _convert(self, partial(number, low=0), "weight_decay")
+        _convert(self, number, "learning_rate", "table_rate", "clip")
+        above(0, learning_rate=self.learning_rate, table_rate=self.table_rate, clip=self.clip)
+        _convert(self, partial(number, low=0), "weight_decay", "decay")
+        share(decay=self.decay)
         choose("objective", self.objective, ("elbo", "iwelbo"))
         choose("validation", self.validation, ("held_out", "as_published"))
         choose("keep", self.keep, ("best", "last"))
@@ -165,7 +188,7 @@ class FitConfig:
     def length(self, cells: int) -> tuple[int, int, int]:
         """Steps in an epoch of so many training cells, steps in all, and steps between validations."""
         epoch = -(-cells // self.batch_size)
-        steps = self.steps or (self.epochs * epoch if self.epochs else 30_000)
+        steps = self.steps or (self.epochs * epoch if self.epochs else min(max(100 * epoch, 1_500), 10_000))
         return epoch, steps, self.validate_every or max(epoch, -(-steps // 100))
 
 
@@ -223,10 +246,33 @@ class TrainingStep:
         self.model, self.config, self.counts = model, config, counts
         self.schedule = config.critic or Schedule()
         critic = dict(model.critic.named_parameters(prefix="critic")) if isinstance(model, Adversarial) else {}
-        adam = partial(torch.optim.Adam, lr=config.learning_rate, weight_decay=config.weight_decay)
-        self.optimizers = [adam([p for name, p in model.named_parameters() if name not in critic])]
-        if critic:
-            self.optimizers.append(adam(list(critic.values()), lr=self.schedule.rate or config.learning_rate))
+        rest = {name: parameter for name, parameter in model.named_parameters() if name not in critic}
+        rate, tables = config.learning_rate, _tables(rest.keys(), model)
+        networks = {"params": [parameter for name, parameter in rest.items() if name not in tables], "lr": rate}
+        rows = {"params": [rest[name] for name in tables], "lr": config.table_rate or rate}
+        readers = {"params": list(critic.values()), "lr": self.schedule.rate or rate}
+        adam = partial(torch.optim.Adam, weight_decay=config.weight_decay)
+        self.optimizers = [adam([networks, rows]), *([adam([readers])] if critic else [])]
+        for group in self._groups():
+            group["initial_lr"] = group["lr"]
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
+    def advance(self, progress: float) -> None:
+        """Bring the model's stage and the learning rates to where training stands.
+
+        Parameters
+        ----------
+        progress
+            Share of all steps that lie behind, from 0 to 1.
+        """
+        if self.model.advance(progress):
+            for optimizer in self.optimizers:
+                optimizer.state.clear()
+        left = min(1.0, (1 - progress) / self.config.decay) if self.config.decay else 1.0
+        for group in self._groups():
+            group["lr"] = left * group["initial_lr"]
 
     def __call__(self, batch: Batch, step: int = 0) -> dict[str, Tensor]:
         """Descend the gradient of the loss of a batch.
@@ -265,7 +311,9 @@ class TrainingStep:
         step
             Position in the training, for the weights that change with it.
         """
-        terms = log_weights(self.model, b, q, self.counts, self.config.analytic_kl)
+        analytic = self.config.analytic_kl
+        analytic = self.config.objective == "elbo" if analytic is None else analytic
+        terms = log_weights(self.model, b, q, self.counts, analytic)
         penalty = self.model.penalty(b, q)
         warm = min(1.0, step / self.config.kl_warmup) if self.config.kl_warmup else 1.0
         weighted = {name: warm * value for name, value in terms.items()}
@@ -278,8 +326,16 @@ class TrainingStep:
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if self.config.clip:
-            nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], self.config.clip)
+            every = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            nn.utils.clip_grad_norm_(every, self.config.clip)
         optimizer.step()
+
+
+def _tables(names: Iterable[str], model: Model) -> list[str]:
+    """Which of the parameters lie outside of networks: tables with a row a perturbation or target."""
+    layers = [name for name, part in model.named_modules() if isinstance(part, nn.Linear)]
+    inside = tuple(f"{name}." for name in (*layers, "decoder"))
+    return [name for name in names if not name.startswith(inside)]
 
 
 def fit(
@@ -327,7 +383,7 @@ def fit(
     epoch, steps, every = config.length(len(train))
     device, dtype = choose_device(config.device), next(model.parameters()).dtype
     step = TrainingStep(model.to(device), config, shared_counts(train, device, dtype))
-    state = TrainingState(model, step.optimizers, config.checkpoints, _fingerprint(model, train, val, config))
+    state = TrainingState(model, step.optimizers, config.checkpoints, _fingerprint(model, train, val, config, steps))
     state.resume()
     state.save()  # a folder that cannot be written is found out now, not after an hour
     batches = Batches(train, config.batch_size, config.seed)
@@ -335,6 +391,7 @@ def fit(
     with _seeds_restored(device), _deferred_interrupt() as interrupted, bar:
         model.train()
         while state.step < steps and not interrupted:
+            step.advance(state.step / steps)
             torch.manual_seed(step_seed(config.seed, state.step))
             state.count(step(batches(state.step, dtype).to(device), state.step))
             bar.advance()
@@ -365,7 +422,7 @@ def _log(
         row |= validate(model, val, config.particles, config.batch_size, counts)
     _stop_if_broken(row, state, config)
     row |= monitor(model) if monitor else {}
-    settled = (config.critic or Schedule()).weight(state.step) == 1
+    settled = model.settled and (config.critic or Schedule()).weight(state.step) == 1
     state.log(row, may_be_best=config.keep == "best" and settled)
     return row
 
@@ -415,6 +472,9 @@ def shared_counts(data: PerturbationData, device: torch.device, dtype: torch.dty
         Where the counts are to be, and of which type.
     """
     per_plate = {Plate.DOSE: data.n_treated, Plate.QC: (data.qc != 0).sum(0)}
+    if data.targets:  # a cell counts once for each guide of the target that it has
+        of = numbers(data.targets).numpy()
+        per_plate[Plate.TARGET] = np.bincount(of, data.n_treated)[of]
     return {plate: torch.as_tensor(n, device=device).to(dtype) for plate, n in per_plate.items()}
 
 
@@ -468,10 +528,14 @@ def _check(model: Model, train: PerturbationData, val: PerturbationData | None, 
     require(val is not None or config.validation != "as_published", text)
 
 
-def _fingerprint(model: Model, train: PerturbationData, val: PerturbationData | None, config: FitConfig) -> dict:
-    """What must agree for a checkpoint to be this run's: model, data, and all of the configuration but its length."""
+def _fingerprint(
+    model: Model, train: PerturbationData, val: PerturbationData | None, config: FitConfig, steps: int
+) -> dict:
+    """What must agree for a checkpoint to be this run's: model, data, and all of the configuration; its length only
+    where the steps depend on it."""
     free = ("steps", "epochs", "device", "progress", "checkpoints")
     same = {name: value for name, value in asdict(config).items() if name not in free}
+    same |= {"steps": steps} if config.decay or not model.settled else {}
     same["validate_every"] = config.validate_every or "by length"
     cells = {"training": train.digest(), "validation": {"cells": "none"} if val is None else val.digest()}
     data = {f"{part} {what}": value for part, digest in cells.items() for what, value in digest.items()}

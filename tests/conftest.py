@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,11 @@ VARIANTS: dict[str, dict] = {name: {} for name in sorted(samslib.MODELS)} | {
     "learned_sparsity beta": {"mask_posterior": "beta"},
     "learned_sparsity mean_field beta": {"posterior": "mean_field", "mask_posterior": "beta"},
     "learned_sparsity mean_field point": {"posterior": "mean_field"},
-    "sams_vae mean_field": {"posterior": "mean_field"},
+    "sams_vae mean_field": {"posterior": "mean_field", "dense_start": 0.0},
+    "sams_vae sparse": {"dense_start": 0.0, "direct": True},
+    "sams_vae guides": {"dense_start": 0.0, "direct": True},
+    "sams_vae paper": {**samslib.SAMSVAE.published, **SMALL},
+    "cpa_vae direct": {"direct": True},
     **dict.fromkeys(samslib.BASELINES, {}),
     "svae_plus original": {"cell_masks": True, "mask_initial_logit": 5.0, "embedding_initial_spread": 1.0},
 }
@@ -84,9 +89,12 @@ def make_data(
     return samslib.quality.with_twins(data) if quality else data
 
 
-def data_for(kind: type[samslib.model.Model], covariates: bool = False, genes: int = 12) -> samslib.PerturbationData:
-    """Small data that a model of this kind takes."""
-    return prepare(kind, make_data(genes=genes, quality="quality" in kind.uses, covariates=covariates))
+def data_for(variant: str, genes: int = 12) -> samslib.PerturbationData:
+    """Small data that a variant takes: of guides, A and B of one target, where it says so."""
+    kind = KINDS[variant.split()[0]]
+    cells = make_data(genes=genes, quality="quality" in kind.uses, covariates="covariates" in variant)
+    data = prepare(kind, cells)
+    return replace(data, targets=("first", "first", "second")) if "guides" in variant else data
 
 
 def make_model(variant: str, summary: samslib.DataSummary, **options) -> samslib.model.Model:
@@ -118,7 +126,7 @@ def data(request) -> samslib.PerturbationData:
     """Small data; for the models that take no combinations, with A+B as a perturbation of its own; with a quality flag
     for those that read one."""
     variant = getattr(request.node, "callspec", None) and request.node.callspec.params.get("model")
-    return data_for(KINDS[variant.split()[0]], "covariates" in variant) if variant else make_data()
+    return data_for(variant) if variant else make_data()
 
 
 @pytest.fixture

@@ -311,7 +311,7 @@ def test_no_argument_is_ignored():
     assert not ignored(
         samslib.latents, base | {"model": make_model("sams_vae", make_data().summary())}, particles=3, seed=1
     )
-    flagged = data_for(samslib.CRADLEVAE)
+    flagged = data_for("cradle_vae")
     base = {"model": make_model("cradle_vae", flagged.summary()), "data": flagged, "perturbation": "A"}
     assert not ignored(samslib.counterfactual, base, perturbation="B", particles=3, seed=1, qc=0)
     assert not ignored(samslib.counterfactual, base | {"qc": 0}, particles=3, seed=1, qc=1)

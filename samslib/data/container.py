@@ -53,6 +53,8 @@ class PerturbationData:
         Text between the names of a combination; None if names are never split.
     counts, unique
         Whether x holds counts, and whether a combination is a perturbation of its own (`encode_unique`).
+    targets
+        (T,) the target (gene) of each perturbation, where perturbations are guides; else empty.
     twin
         (n, G) reference expression of each cell (`samslib.data.quality.with_twins`), or None.
     """
@@ -76,6 +78,7 @@ class PerturbationData:
     unique: bool = False
     twin: Any = None
     controls: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.x, OnDisk) and self.x.dtype.kind in "biu":  # sums of bytes would wrap around
@@ -290,7 +293,7 @@ class PerturbationData:
             For training cells with other columns than the data or fewer than 2, and for the pseudobulk of real values.
         """
         train = self if train is None else check_data(train, "summary")
-        columns = ("genes", "perturbations", "covariates", "quality")
+        columns = ("genes", "perturbations", "targets", "covariates", "quality")
         if other := [name for name in columns if getattr(self, name) != getattr(train, name)]:
             raise DataError(f"The training cells have other {' and '.join(other)} than the data; take a part of them.")
         if len(train) < 2:

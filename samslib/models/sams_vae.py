@@ -1,33 +1,48 @@
 """SAMS-VAE: sparse additive mechanism shifts (Bereket & Karaletsos 2023, sections 3 and 4)."""
 
+import math
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from samslib.distributions import Bernoulli, Normal, StraightThroughBernoulli, standard_normal
-from samslib.model import Batch, Condition, DataSummary, Likelihood, Model, Plate, Trace
-from samslib.nets import CellEncoder, decoder, effect_posterior
-from samslib.validation import above
+from samslib.model import Batch, Condition, DataSummary, Likelihood, Plate, Trace
+from samslib.nets import CellEncoder, NormalTable, decoder, effect_posterior
+from samslib.sparsity import Additive, DirectEffects, numbers, spike_slab
+from samslib.validation import above, choose, require, share
 
 
-class SAMSVAE(Model):
+class SAMSVAE(Additive):
     """z = z_basal + D (E * M): a cell's state is its basal state plus masked perturbation effects.
 
     Generative model (paper, section 3): z_basal ~ N(0, I) for each cell; M ~ Bernoulli(mask_prior) and
     E ~ N(0, embedding_scale^2) for each perturbation and axis; x ~ likelihood(decoder(z), library).
-    Posterior (section 4): q(M) straight-through Bernoulli; q(E) a table ("mean_field") or a network of the sampled
-    mask ("correlated"); q(z_basal | x), which also sees the cell's sampled shift D (E * M) if `encoder_offset`.
+    Posterior (section 4): q(M) straight-through Bernoulli; q(E) as `posterior` says; q(z_basal | x), which also sees
+    the cell's sampled shift if `encoder_offset`.
+
+    The defaults are ours; `SAMSVAE.paper(summary)` is the published model. What they add, beyond the paper:
+
+    - "spike_slab": where M is 0, E is independent of the cells, and its best posterior is its prior.
+    - `dense_start`: the first part of the training has a mask prior of one half. Then latent space is turned to the
+      axes in which the shifts are sparsest, which changes no cell, and the strict prior takes over. `fit` does it.
+    - Targets: where perturbations are guides (`summary.targets`), M and E are of targets, and a guide has a strength
+      a with log a ~ N(0, strength_scale^2): z = z_basal + D (a E * M).
+    - `direct`: a perturbation also acts on few genes themselves, not through the axes: M_direct ~
+      Bernoulli(direct_prior) and O ~ N(0, direct_scale^2); the logits (means, of real values) move by
+      D (a O * M_direct).
 
     Parameters
     ----------
     summary
         Names and statistics of the training cells, `data.summary(train)`; they fix the sizes G, T, C and Q.
     latent
-        Number of latent axes, K.
+        Number of latent axes, K. Those that are not needed are switched off, if it is generous.
     likelihood
         Law of expression given the decoder's output: "negative_binomial", "zero_inflated_negative_binomial" or
         "poisson" for counts, "normal" or "normal_fixed_variance" for real values (`samslib.nets.DECODERS`).
     posterior
-        q(E): "correlated" is a network of the sampled mask, "mean_field" a table that does not see it.
+        q(E | M): "spike_slab" is a table where M is 1 and the prior where it is 0; "mean_field" a table that does not
+        see the mask; "correlated" a network of the sampled mask.
     mask_prior
         Prior probability that an entry of a mask is 1, strictly between 0 and 1.
     embedding_scale
@@ -48,51 +63,126 @@ class SAMSVAE(Model):
     mask_initial_logit
         Log-odds, at the start of training, that an entry of a mask is 1.
     embedding_initial_spread, embedding_initial_scale
-        A mean-field q(E) starts with means drawn from N(0, spread^2) and with this standard deviation.
+        The table of q(E) starts with means drawn from N(0, spread^2) and with this standard deviation.
+    dense_start
+        Share of the training, at its start, with a mask prior of one half; 0 for none, and no rotation.
+    direct, direct_prior, direct_scale
+        Whether perturbations act on genes directly too; the prior probability that one acts on a gene; and the
+        standard deviation of the prior of such an effect, in natural logarithms of expression for counts.
+    strength_scale
+        Standard deviation of the prior of the logarithm of a guide's strength.
     seed
         Of the initial weights; None draws them from the global random stream.
 
     Raises
     ------
     ValueError
-        For an unknown likelihood, posterior or normalization, or a `mask_prior` outside (0, 1).
+        For an unknown likelihood, posterior or normalization, a probability outside (0, 1), a scale that is not
+        positive, and a `dense_start` with the correlated posterior, whose effects cannot be turned.
     """
 
     exogenous = ("z_basal",)
     source = "arXiv:2311.02794, sections 3 and 4"
+    published = {
+        "latent": 100, "posterior": "correlated", "embedding_scale": 1.0, "dense_start": 0.0,
+        "encoder_width": 400, "decoder_width": 400,
+    }  # fmt: skip
 
     def __init__(
-        self, summary: DataSummary, latent: int = 100, likelihood: str = "negative_binomial",
-        posterior: str = "correlated", mask_prior: float = 0.01, embedding_scale: float = 1.0,
-        encoder_layers: int = 1, encoder_width: int = 400, decoder_layers: int = 1, decoder_width: int = 400,
+        self, summary: DataSummary, latent: int = 30, likelihood: str = "negative_binomial",
+        posterior: str = "spike_slab", mask_prior: float = 0.01, embedding_scale: float = 3.0,
+        encoder_layers: int = 1, encoder_width: int = 128, decoder_layers: int = 1, decoder_width: int = 128,
         embedding_layers: int = 2, embedding_width: int = 200, encoder_offset: bool = True, temperature: float = 1.0,
-        normalization: str | None = "log", mask_initial_logit: float = 0.0,
-        embedding_initial_spread: float = 0.0, embedding_initial_scale: float = 1.0, *, seed: int | None = None,
+        normalization: str | None = "log", mask_initial_logit: float = 0.0, embedding_initial_spread: float = 0.0,
+        embedding_initial_scale: float = 1.0, dense_start: float = 0.5, direct: bool = False,
+        direct_prior: float = 0.01, direct_scale: float = 1.0, strength_scale: float = 0.5, *, seed: int | None = None,
     ):  # fmt: skip
         super().__init__(summary, locals())
-        above(0, 1, mask_prior=mask_prior)
-        T = len(summary.perturbations)
+        above(0, 1, mask_prior=mask_prior, direct_prior=direct_prior)
+        above(0, embedding_scale=embedding_scale, direct_scale=direct_scale, strength_scale=strength_scale)
+        share(dense_start=dense_start)
+        text = "has no masks that could be set; choose posterior='spike_slab' or dense_start=0"
+        require(posterior != "correlated" or not dense_start, f"dense_start={dense_start}: a correlated q(E) {text}.")
+        T, R = len(summary.perturbations), len(summary.rows)
         self.mask_prior, self.embedding_scale, self.temperature = mask_prior, embedding_scale, temperature
-        self.mask_logits = nn.Parameter(torch.full((T, latent), float(mask_initial_logit)))
+        self.strength_scale, self.dense_start = strength_scale, dense_start
+        self.slab = choose("posterior", posterior, ("spike_slab", "mean_field", "correlated")) == "spike_slab"
+        if dense_start:
+            self.dense = nn.Buffer(torch.tensor(True))
+        self.targets = nn.Buffer(numbers(summary.targets), persistent=False) if summary.targets else None
+        self.plate = Plate.TARGET if summary.targets else Plate.DOSE
+        self.log_strength = NormalTable(T, 1, scale=0.1) if summary.targets else None
+        self.mask_logits = nn.Parameter(torch.full((R, latent), float(mask_initial_logit)))
         initial = embedding_initial_spread, embedding_initial_scale
-        self.embedding = effect_posterior(posterior, T, latent, embedding_width, embedding_layers, *initial)
+        kind = "mean_field" if self.slab else posterior
+        self.embedding = effect_posterior(kind, R, latent, embedding_width, embedding_layers, *initial)
+        self.direct = DirectEffects(R, len(summary.genes), direct_prior, direct_scale) if direct else None
         self.encoder_offset, extras = encoder_offset, (latent,) if encoder_offset else ()
         self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, *extras)
         self.decoder = decoder(likelihood, summary, latent, decoder_width, decoder_layers)
 
     def generate(self, t: Trace, c: Condition) -> Likelihood:
-        T, K = c.dose.shape[1], self.mask_logits.shape[1]
-        full = self.mask_logits.new_ones(T, K)
-        z_basal = t.sample("z_basal", standard_normal(len(c), K, full), Plate.CELL)
-        M = t.sample("M", Bernoulli(self.mask_prior * full, validate_args=False), Plate.DOSE)
-        E = t.sample("E", Normal(0 * full, self.embedding_scale * full), Plate.DOSE)
-        return self.decoder(z_basal + c.dose @ (E * M), c.library)
+        groups, one = self.groups(t), self.mask_logits.new_ones(c.dose.shape[1], 1)
+        full = one.expand(-1, self.mask_logits.shape[1])
+        mask_prior = self.mask_prior if self.settled else 0.5
+        z_basal = t.sample("z_basal", standard_normal(len(c), full.shape[1], full), Plate.CELL)
+        t.sample("M", Bernoulli(mask_prior * full, validate_args=False), self.plate, groups)
+        t.sample("E", Normal(0 * full, self.embedding_scale * full), self.plate, groups)
+        if self.log_strength is not None:
+            t.sample("log_strength", Normal(0 * one, self.strength_scale * one), Plate.DOSE)
+        z = z_basal + self.shift(t, c)
+        if self.direct is None:
+            return self.decoder(z, c.library)
+        effects = self.direct.generate(t, len(one), self.plate, groups)
+        return self.decoder(z, c.library, c.dose @ (self.strength(t) * effects))
 
     def infer_shared(self, t: Trace) -> None:
-        rows = t.rows(Plate.DOSE)
-        M = t.sample("M", StraightThroughBernoulli(self.mask_logits[rows], self.temperature), Plate.DOSE)
-        t.sample("E", self.embedding(rows, M), Plate.DOSE)
+        rows, groups = t.rows(Plate.DOSE), self.groups(t)
+        of = rows if groups is None else groups
+        if self.slab:
+            laws = self.mask_logits[of], self.embedding(of), self.embedding_scale
+            spike_slab(t, ("M", "E"), *laws, self.plate, groups, self.temperature)
+        else:
+            law = StraightThroughBernoulli(self.mask_logits[of], self.temperature)
+            t.sample("E", self.embedding(of, t.sample("M", law, self.plate, groups)), self.plate, groups)
+        if self.log_strength is not None:
+            t.sample("log_strength", self.log_strength(rows), Plate.DOSE)
+        if self.direct is not None:
+            self.direct.infer(t, of, self.plate, groups)
 
     def infer_cells(self, t: Trace, b: Batch) -> None:
-        offset = (b.condition.dose @ (t["E"] * t["M"]),) if self.encoder_offset else ()
+        offset = (self.shift(t, b.condition),) if self.encoder_offset else ()
         t.sample("z_basal", self.encoder(b.x, *offset), Plate.CELL)
+
+    def groups(self, t: Trace) -> Tensor | None:
+        """(rows,) number of the target of each perturbation that a pass draws; None where they have none."""
+        return None if self.targets is None else self.targets[t.rows(Plate.DOSE)]
+
+    def strength(self, t: Trace) -> Tensor | float:
+        """(P, rows, 1) strength a of each perturbation in a pass; 1 where they have no targets."""
+        return 1.0 if self.log_strength is None else t["log_strength"].exp()
+
+    def shift(self, t: Trace, c: Condition) -> Tensor:
+        """(P, n, K) shift of each cell in a pass, D (a E * M)."""
+        return c.dose @ (self.strength(t) * t["E"] * t["M"])
+
+    @property
+    def settled(self) -> bool:
+        return not (self.dense_start and self.dense)
+
+    def advance(self, progress: float) -> bool:
+        if self.settled or progress < self.dense_start:
+            return False
+        self.rotate()
+        self.dense.fill_(False)
+        return True
+
+    def shifts(self) -> Tensor:
+        return (self.mask_logits.sigmoid() * self.embedding.loc).detach()
+
+    def turn_shifts(self, rotation: Tensor) -> None:
+        """The masks start anew: probably on (log-odds 2) where |S R| is above one half, else probably off."""
+        S = self.shifts() @ rotation
+        self.embedding.loc.copy_(S)
+        self.embedding.log_scale.fill_(math.log(0.3))
+        self.mask_logits.copy_(torch.where(S.abs() > 0.5, 2.0, -2.0))
