@@ -150,7 +150,7 @@ def model(config: Mapping[str, Any], state: Mapping[str, Any], summary: DataSumm
     bias = _first(arrays, *(f"guide.{encoder}.mean_encoder.bias" for encoder in ENCODERS.values()))  # (K,)
     kind, options = _options(config, arrays)
     options["latent"] = len(bias)
-    built = kind(summary or _anonymous(arrays, len(bias)), **options).to(bias.dtype)
+    built = kind.paper(summary or _anonymous(arrays, len(bias)), **options).to(bias.dtype)
     names = parameter_names(built)
     missing = sorted(set(names.values()) - set(arrays))
     require(not missing, f"The state lacks {missing}; are the keywords those that the checkpoint was trained with?")

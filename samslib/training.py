@@ -100,7 +100,7 @@ class FitConfig:
         Of Adam; the weight decay is an L2 penalty on every parameter, as published.
     table_rate
         Learning rate of the tables, which have rows for perturbations or targets: a row meets few cells, and its
-        gradients are those of its own cells alone. None means `learning_rate`.
+        gradients are those of its own cells alone. None means ten times `learning_rate`.
     decay
         Share of all steps, at their end, over which learning rates fall linearly to zero; 0 keeps them.
     particles
@@ -142,7 +142,7 @@ class FitConfig:
     batch_size: int = 512
     learning_rate: float = 2e-3
     weight_decay: float = 1e-6
-    table_rate: float | None = 2e-2
+    table_rate: float | None = None
     decay: float = 1 / 3
     particles: int = 2
     clip: float | None = None
@@ -167,7 +167,8 @@ class FitConfig:
         **settings
             Those that differ from the published ones.
         """
-        published = {"learning_rate": 3e-4, "table_rate": None, "decay": 0.0, "particles": 5, "analytic_kl": False}
+        rate = settings.get("learning_rate", 3e-4)
+        published = {"learning_rate": rate, "table_rate": rate, "decay": 0.0, "particles": 5, "analytic_kl": False}
         length = {} if {"steps", "epochs"} & set(settings) else {"steps": 30_000}
         return cls(**{**published, **length, **settings})
 
@@ -249,7 +250,7 @@ class TrainingStep:
         rest = {name: parameter for name, parameter in model.named_parameters() if name not in critic}
         rate, tables = config.learning_rate, _tables(rest.keys(), model)
         networks = {"params": [parameter for name, parameter in rest.items() if name not in tables], "lr": rate}
-        rows = {"params": [rest[name] for name in tables], "lr": config.table_rate or rate}
+        rows = {"params": [rest[name] for name in tables], "lr": config.table_rate or 10 * rate}
         readers = {"params": list(critic.values()), "lr": self.schedule.rate or rate}
         adam = partial(torch.optim.Adam, weight_decay=config.weight_decay)
         self.optimizers = [adam([networks, rows]), *([adam([readers])] if critic else [])]

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import SMALL, LinearGaussian, make_data
+from torch import nn
 
 import samslib
 from samslib import FitConfig, Schedule, checkpoint, fit, training
@@ -16,11 +17,12 @@ from samslib.data.batches import STRETCH, Batches, Order, step_seed
 from samslib.distributions import Poisson
 
 QUICK = {"batch_size": 32, "progress": False, "learning_rate": 0.01}
+quick = FitConfig.paper  # constant rates, so that a run may be taken up with more steps
 
 
 def new_model(data, **options):
     torch.manual_seed(3)
-    return samslib.SAMSVAE(data.summary(), **SMALL, **options)
+    return samslib.SAMSVAE.paper(data.summary(), **SMALL, **options)
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ def same_weights(a, b):
 
 def test_history_has_every_term_by_name(split):
     model = new_model(split[0])
-    history = fit(model, *split, FitConfig(steps=12, validate_every=4, **QUICK), monitor=lambda m: {"answer": 42.0})
+    history = fit(model, *split, quick(steps=12, validate_every=4, **QUICK), monitor=lambda m: {"answer": 42.0})
     assert isinstance(history, pd.DataFrame) and list(history.index) == [4, 8, 12]
     terms = ["loss", "x", "z_basal", "M", "E"]
     assert set(history) >= {*terms, "val_loss", "val_x", "val_z_basal", "epoch", "seconds", "answer"}
@@ -45,7 +47,7 @@ def test_history_has_every_term_by_name(split):
 
 def test_a_step_on_its_own_is_that_of_fit(split):
     a, b = new_cpa(split[0]), new_cpa(split[0])
-    config = FitConfig(steps=4, kl_warmup=2, critic=Schedule(steps=2, pretrain=2), **QUICK)
+    config = quick(steps=4, kl_warmup=2, critic=Schedule(steps=2, pretrain=2), **QUICK)
     fit(a, split[0], None, config)
     counts = training.shared_counts(split[0], torch.device("cpu"), torch.float32)
     step, batches = training.TrainingStep(b, config, counts), Batches(split[0], 32, seed=0)
@@ -61,19 +63,19 @@ def test_a_step_on_its_own_is_that_of_fit(split):
 def test_training_learns(split):
     model = new_model(split[0])
     before = training.validate(model, split[1], 20)["val_loss"]
-    fit(model, *split, FitConfig(epochs=60, **QUICK))
+    fit(model, *split, quick(epochs=60, **QUICK))
     assert training.validate(model, split[1], 20)["val_loss"] < before - 5
 
 
 @pytest.mark.parametrize("stop", [1, 5, 7, 12])
 def test_stopped_and_resumed_is_bit_for_bit_the_run_that_was_not(split, tmp_path, stop):
     whole = new_model(split[0])
-    rows = fit(whole, *split, FitConfig(steps=14, validate_every=4, **QUICK))
+    rows = fit(whole, *split, quick(steps=14, validate_every=4, **QUICK))
     folder = tmp_path / str(stop)
-    fit(new_model(split[0]), *split, FitConfig(steps=stop, validate_every=4, checkpoints=folder, **QUICK))
+    fit(new_model(split[0]), *split, quick(steps=stop, validate_every=4, checkpoints=folder, **QUICK))
     torch.manual_seed(99)  # whatever the caller's random stream does in between
-    again = samslib.SAMSVAE(split[0].summary(), **SMALL)
-    resumed = fit(again, *split, FitConfig(steps=14, validate_every=4, checkpoints=folder, **QUICK))
+    again = samslib.SAMSVAE.paper(split[0].summary(), **SMALL)
+    resumed = fit(again, *split, quick(steps=14, validate_every=4, checkpoints=folder, **QUICK))
     assert same_weights(whole, again)
     pd.testing.assert_frame_equal(rows.drop(columns="seconds"), resumed.drop(columns="seconds"), check_exact=True)
 
@@ -84,9 +86,9 @@ def test_a_resumed_run_still_has_its_best_weights_and_its_time(split, tmp_path, 
     monkeypatch.setattr(checkpoint.time, "perf_counter", lambda: float(next(clock)))
     settings = {"validate_every": 2, **QUICK, "learning_rate": 0.1}
     whole, again = new_model(split[0]), new_model(split[0])
-    assert fit(whole, *split, FitConfig(steps=8, **settings)).attrs["best_step"] == 4, "the case needs it"
-    fit(new_model(split[0]), *split, FitConfig(steps=6, checkpoints=tmp_path, **settings))
-    history = fit(again, *split, FitConfig(steps=8, checkpoints=tmp_path, **settings))
+    assert fit(whole, *split, quick(steps=8, **settings)).attrs["best_step"] == 4, "the case needs it"
+    fit(new_model(split[0]), *split, quick(steps=6, checkpoints=tmp_path, **settings))
+    history = fit(again, *split, quick(steps=8, checkpoints=tmp_path, **settings))
     assert history.attrs["best_step"] == 4 and same_weights(whole, again)
     assert history["seconds"].is_monotonic_increasing and history["seconds"].iloc[0] > 0
 
@@ -107,28 +109,39 @@ def interrupt(model, times=1):
     return {}
 
 
+def interrupt_at(validation):
+    """A monitor that presses Ctrl-C at the n-th validation."""
+    seen = []
+
+    def monitor(model):
+        seen.append(model)
+        return interrupt(model) if len(seen) == validation else {}
+
+    return monitor
+
+
 def test_ctrl_c_returns_what_there_is_and_resumes(split, tmp_path, sigint):
-    config = FitConfig(steps=20, validate_every=8, checkpoints=tmp_path, **QUICK)
+    config = quick(steps=20, validate_every=8, checkpoints=tmp_path, **QUICK)
     stopped = new_model(split[0])
     history = fit(stopped, *split, config, monitor=interrupt)
     assert history.attrs["interrupted"] and list(history.index) == [8]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     whole, again = new_model(split[0]), new_model(split[0])
-    fit(whole, *split, FitConfig(steps=20, validate_every=8, **QUICK))
+    fit(whole, *split, quick(steps=20, validate_every=8, **QUICK))
     fit(again, *split, config)
     assert same_weights(whole, again)
 
 
 def test_a_second_ctrl_c_breaks_off(split, sigint):
     with pytest.raises(KeyboardInterrupt):
-        fit(new_model(split[0]), *split, FitConfig(steps=4, **QUICK), monitor=lambda model: interrupt(model, 2))
+        fit(new_model(split[0]), *split, quick(steps=4, **QUICK), monitor=lambda model: interrupt(model, 2))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_where_interrupts_are_ignored_they_stay_so(split, sigint):
     """As in a job that a script started in the background, which a Ctrl-C meant for another must not end."""
     sigint(signal.SIG_IGN)
-    history = fit(new_model(split[0]), *split, FitConfig(steps=4, validate_every=2, **QUICK), monitor=interrupt)
+    history = fit(new_model(split[0]), *split, quick(steps=4, validate_every=2, **QUICK), monitor=interrupt)
     assert list(history.index) == [2, 4] and not history.attrs["interrupted"]
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
@@ -136,7 +149,7 @@ def test_where_interrupts_are_ignored_they_stay_so(split, sigint):
 def test_a_handler_that_is_not_pythons_is_left_in_place(split, sigint, monkeypatch):
     """As in R, whose own one Python knows only as None and could not put back."""
     monkeypatch.setattr(signal, "getsignal", lambda number: None)
-    assert list(fit(new_model(split[0]), *split, FitConfig(steps=2, **QUICK)).index) == [2]
+    assert list(fit(new_model(split[0]), *split, quick(steps=2, **QUICK)).index) == [2]
 
 
 def test_the_best_weights_on_validation_are_kept(split):
@@ -150,7 +163,7 @@ def test_the_best_weights_on_validation_are_kept(split):
     history = fit(
         model,
         *split,
-        FitConfig(steps=300, validate_every=20, batch_size=32, progress=False, learning_rate=0.05),
+        quick(steps=300, validate_every=20, **QUICK | {"learning_rate": 0.05}),
         monitor=remember,
     )
     best = int(history["val_loss"].to_numpy().argmin())
@@ -164,10 +177,10 @@ def test_seeds_decide_and_the_callers_stream_is_left_alone(split):
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    fit(a, *split, FitConfig(steps=5, seed=1, **QUICK))
+    fit(a, *split, quick(steps=5, seed=1, **QUICK))
     assert torch.equal(torch.rand(3), expected)
-    fit(b, *split, FitConfig(steps=5, seed=1, **QUICK))
-    fit(c, *split, FitConfig(steps=5, seed=2, **QUICK))
+    fit(b, *split, quick(steps=5, seed=1, **QUICK))
+    fit(c, *split, quick(steps=5, seed=2, **QUICK))
     assert same_weights(a, b) and not same_weights(a, c)
 
 
@@ -189,8 +202,8 @@ def on_disk(data, tmp_path):
 
 def test_on_disk_with_room_for_all_is_bit_for_bit_in_memory(on_disk):
     a, b = (new_model(on_disk[0]) for _ in range(2))
-    fit(a, *(part.to_memory() for part in on_disk), FitConfig(steps=8, **QUICK))
-    fit(b, *on_disk, FitConfig(steps=8, **QUICK))
+    fit(a, *(part.to_memory() for part in on_disk), quick(steps=8, **QUICK))
+    fit(b, *on_disk, quick(steps=8, **QUICK))
     assert same_weights(a, b)
 
 
@@ -200,9 +213,9 @@ def test_on_disk_stopped_and_resumed_is_bit_for_bit_the_run_that_was_not(on_disk
     monkeypatch.setattr("samslib.data.disk.WINDOW", int((on_disk[0].x[:] != 0).sum() * 25 / 60))
     settings = QUICK | {"batch_size": 10, "validate_every": 5}
     whole, again = new_model(on_disk[0]), new_model(on_disk[0])
-    fit(whole, *on_disk, FitConfig(steps=16, **settings))
-    fit(new_model(on_disk[0]), *on_disk, FitConfig(steps=stop, checkpoints=tmp_path / "run", **settings))
-    fit(again, *on_disk, FitConfig(steps=16, checkpoints=tmp_path / "run", **settings))
+    fit(whole, *on_disk, quick(steps=16, **settings))
+    fit(new_model(on_disk[0]), *on_disk, quick(steps=stop, checkpoints=tmp_path / "run", **settings))
+    fit(again, *on_disk, quick(steps=16, checkpoints=tmp_path / "run", **settings))
     assert same_weights(whole, again)
 
 
@@ -256,12 +269,12 @@ def test_windows_mix_what_is_far_apart_and_part_what_is_near():
 def test_clip_iwelbo_and_published_validation(split):
     small = new_model(split[0])
     start = {k: v.clone() for k, v in small.state_dict().items()}
-    fit(small, split[0], None, FitConfig(steps=1, clip=1e-12, batch_size=32, progress=False, weight_decay=0.0))
+    fit(small, split[0], None, quick(steps=1, clip=1e-12, weight_decay=0.0, **QUICK))
     moved = max((v - start[k]).abs().max() for k, v in small.state_dict().items())
     assert moved < 3e-4  # Adam's first step is as long as its rate unless gradients drown in its epsilon
-    a = fit(new_model(split[0]), *split, FitConfig(steps=4, validation="as_published", **QUICK))
+    a = fit(new_model(split[0]), *split, quick(steps=4, validation="as_published", **QUICK))
     assert "val_E" in a
-    b = fit(new_model(split[0]), *split, FitConfig(steps=4, objective="iwelbo", **QUICK))
+    b = fit(new_model(split[0]), *split, quick(steps=4, objective="iwelbo", **QUICK))
     assert (b["loss"] < -b[["x", "z_basal", "M", "E"]].sum(axis=1)).all()
 
 
@@ -270,10 +283,12 @@ def test_weight_decay_and_rates_reach_their_own_parameters(split):
     gradient."""
     model = new_cpa(split[0])
     start = {k: v.clone() for k, v in model.named_parameters()}
-    rates = {"learning_rate": 0.01, "critic": Schedule(rate=0.002), "weight_decay": 1e9}
-    fit(model, split[0], None, FitConfig(steps=1, batch_size=60, progress=False, **rates))
+    rates = {"learning_rate": 0.01, "table_rate": 0.03, "critic": Schedule(rate=0.002), "weight_decay": 1e9}
+    fit(model, split[0], None, quick(steps=1, batch_size=60, progress=False, **rates))
     for name, value in model.named_parameters():
-        rate, ruled = 0.002 if name.startswith("critic") else 0.01, start[name] != 0
+        in_network = name.startswith("decoder.") or isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Linear)
+        rate = 0.002 if name.startswith("critic") else 0.01 if in_network else 0.03
+        ruled = start[name] != 0
         moved = (value - start[name])[ruled]
         torch.testing.assert_close(moved, -rate * start[name][ruled].sign(), atol=1e-5, rtol=0)
 
@@ -292,10 +307,13 @@ def test_lengths_that_are_not_asked_for(split, sigint):
     """Validation once an epoch, here of one step, but at most a hundred times; each run is stopped at its first."""
     settings = {"batch_size": 60, "progress": False}
     for config, steps, every in [
-        (FitConfig(validate_every=1, **settings), 30_000, 1),
-        (FitConfig(steps=50, **settings), 50, 1),
-        (FitConfig(steps=450, **settings), 450, 5),
-        (FitConfig(epochs=7, validate_every=1, **settings | {"batch_size": 32}), 14, 1),
+        (FitConfig(validate_every=1, **settings), 1_500, 1),
+        (FitConfig(validate_every=1, **settings | {"batch_size": 2}), 3_000, 1),
+        (FitConfig(validate_every=1, **settings | {"batch_size": 1}), 6_000, 1),
+        (FitConfig.paper(validate_every=1, **settings), 30_000, 1),
+        (quick(steps=50, **settings), 50, 1),
+        (quick(steps=450, **settings), 450, 5),
+        (quick(epochs=7, validate_every=1, **settings | {"batch_size": 32}), 14, 1),
     ]:
         used = fit(new_model(split[0]), split[0], None, config, monitor=interrupt).attrs["config"]
         assert (used["steps"], used["validate_every"]) == (steps, every)
@@ -310,22 +328,22 @@ def test_training_and_published_validation_each_charge_their_own_counts(data):
     prior = lambda: torch.distributions.Beta(1.0, 5.0).log_prob(model.mask_logits.sigmoid()).sum().item()  # noqa: E731
     settings = {"validation": "as_published", "keep": "last", **QUICK, "batch_size": len(train)}
     first = prior()
-    row = fit(model, train, val, FitConfig(steps=1, **settings)).iloc[0]
+    row = fit(model, train, val, quick(steps=1, **settings)).iloc[0]
     assert row["pi"] == pytest.approx(first / len(train), rel=1e-4)
     assert row["val_pi"] == pytest.approx(prior() / len(val), rel=1e-4) and first != prior()
 
 
 def test_analytic_terms_are_asked_for_and_no_other_changes(split):
-    rows = [fit(new_model(split[0]), split[0], None, FitConfig(steps=1, analytic_kl=a, **QUICK)) for a in (False, True)]
+    rows = [fit(new_model(split[0]), split[0], None, quick(steps=1, analytic_kl=a, **QUICK)) for a in (False, True)]
     sampled, analytic = (history.iloc[0] for history in rows)
-    assert (sampled[["x", "M"]] == analytic[["x", "M"]]).all()
-    assert (sampled[["z_basal", "E"]] != analytic[["z_basal", "E"]]).all()
+    assert sampled["x"] == analytic["x"]
+    assert (sampled[["z_basal", "M", "E"]] != analytic[["z_basal", "M", "E"]]).all()
 
 
 def test_warm_up_weighs_all_but_the_likelihood(split):
     """Step s of four weighs by s / 4; the columns of the terms stay as they are."""
     settings = {"validate_every": 1, "analytic_kl": True, **QUICK}
-    warm = fit(new_model(split[0]), split[0], None, FitConfig(steps=6, kl_warmup=4, **settings))
+    warm = fit(new_model(split[0]), split[0], None, quick(steps=6, kl_warmup=4, **settings))
     rest = warm[["z_basal", "M", "E"]].sum(axis=1)
     weight = np.array([0, 0.25, 0.5, 0.75, 1, 1])
     np.testing.assert_allclose(warm["loss"], -(warm["x"] + weight * rest), rtol=1e-5)
@@ -337,10 +355,10 @@ def test_real_values_train_with_a_normal_likelihood(data):
     adata = anndata.AnnData(np.random.default_rng(0).normal(size=(40, 6)).astype("float32"))
     adata.obs["perturbation"] = ["a", "b"] * 20
     real = samslib.PerturbationData.from_anndata(adata, control=None, counts=False)
-    model = samslib.SAMSVAE(real.summary(), **SMALL, likelihood="normal_fixed_variance", normalization="raw")
-    assert np.isfinite(fit(model, real, None, FitConfig(steps=3, **QUICK))["loss"]).all()
+    model = samslib.SAMSVAE.paper(real.summary(), **SMALL, likelihood="normal_fixed_variance", normalization="raw")
+    assert np.isfinite(fit(model, real, None, quick(steps=3, **QUICK))["loss"]).all()
     with pytest.raises(ValueError, match="real-valued.*normal"):
-        fit(samslib.SAMSVAE(real.summary(), **SMALL, normalization=None), real, None, FitConfig(steps=3, **QUICK))
+        fit(samslib.SAMSVAE.paper(real.summary(), **SMALL, normalization=None), real, None, quick(steps=3, **QUICK))
 
     class Rates(LinearGaussian):
         """One law, of counts, and so no option that names it."""
@@ -349,8 +367,8 @@ def test_real_values_train_with_a_normal_likelihood(data):
             return Poisson(super().generate(t, c).mean.exp())
 
     with pytest.raises(ValueError, match=r"real-valued, but the likelihood is of counts \(Poisson\)"):
-        fit(Rates(real.summary()), real, None, FitConfig(steps=3, **QUICK))
-    assert np.isfinite(fit(LinearGaussian(real.summary()), real, None, FitConfig(steps=3, **QUICK))["loss"]).all()
+        fit(Rates(real.summary()), real, None, quick(steps=3, **QUICK))
+    assert np.isfinite(fit(LinearGaussian(real.summary()), real, None, quick(steps=3, **QUICK))["loss"]).all()
 
 
 def test_bad_settings_and_data_are_refused(split, tmp_path):
@@ -365,25 +383,25 @@ def test_bad_settings_and_data_are_refused(split, tmp_path):
         ({"analytic_kl": True, "objective": "iwelbo"}, "analytic_kl needs objective='elbo'"),
     ]:
         with pytest.raises(ValueError, match=message):
-            FitConfig(**settings)
+            quick(**settings)
     model = new_model(split[0])
     with pytest.raises(ValueError, match="lack 7 of the model's 12 genes"):
-        fit(model, make_data(genes=5), None, FitConfig(steps=1, **QUICK))
+        fit(model, make_data(genes=5), None, quick(steps=1, **QUICK))
     with pytest.raises(ValueError, match="validation is 'as_published', but there are no cells to validate on"):
-        fit(model, split[0], None, FitConfig(steps=1, validation="as_published", **QUICK))
+        fit(model, split[0], None, quick(steps=1, validation="as_published", **QUICK))
     with pytest.raises(ValueError, match="cannot be used here"):
-        fit(model, *split, FitConfig(steps=1, device="cuda:7", **QUICK))
-    fit(model, *split, FitConfig(steps=2, checkpoints=tmp_path, **QUICK))
+        fit(model, *split, quick(steps=1, device="cuda:7", **QUICK))
+    fit(model, *split, quick(steps=2, checkpoints=tmp_path, **QUICK))
     with pytest.raises(ValueError, match="differs in config"):
-        fit(model, *split, FitConfig(steps=2, seed=5, checkpoints=tmp_path, **QUICK))
+        fit(model, *split, quick(steps=2, seed=5, checkpoints=tmp_path, **QUICK))
     with pytest.raises(ValueError, match="differs in options"):
-        fit(new_model(split[0], mask_prior=0.3), *split, FitConfig(steps=2, checkpoints=tmp_path, **QUICK))
+        fit(new_model(split[0], mask_prior=0.3), *split, quick(steps=2, checkpoints=tmp_path, **QUICK))
 
 
 def test_a_loss_that_breaks_is_said_and_the_best_weights_come_back(split):
     model = new_model(split[0])
     with pytest.raises(FloatingPointError, match="not finite at step.*learning_rate"):
-        fit(model, *split, FitConfig(steps=60, validate_every=2, batch_size=32, progress=False, learning_rate=1e18))
+        fit(model, *split, quick(steps=60, validate_every=2, **QUICK | {"learning_rate": 1e18}))
 
 
 def test_when_a_loss_breaks_late_the_weights_are_the_best_so_far(split):
@@ -397,7 +415,7 @@ def test_when_a_loss_breaks_late_the_weights_are_the_best_so_far(split):
         return {}
 
     model = new_model(split[0])
-    config = FitConfig(steps=20, validate_every=2, **QUICK | {"learning_rate": 0.1})
+    config = quick(steps=20, validate_every=2, **QUICK | {"learning_rate": 0.1})
     with pytest.raises(FloatingPointError, match="at step 8; .*those of step 4, the best so far"):
         fit(model, *split, config, monitor=poison)
     assert all(torch.equal(v, states[1][k]) for k, v in model.state_dict().items())
@@ -405,17 +423,17 @@ def test_when_a_loss_breaks_late_the_weights_are_the_best_so_far(split):
 
 def test_a_folder_holds_one_run_of_one_data_set_and_of_any_length(split, tmp_path):
     model = new_model(split[0])
-    fit(model, *split, FitConfig(steps=2, checkpoints=tmp_path, **QUICK))
-    assert list(fit(model, *split, FitConfig(steps=4, checkpoints=tmp_path, **QUICK)).index) == [2, 4]
+    fit(model, *split, quick(steps=2, checkpoints=tmp_path, **QUICK))
+    assert list(fit(model, *split, quick(steps=4, checkpoints=tmp_path, **QUICK)).index) == [2, 4]
     for other in ((split[0][::-1], split[1]), (split[0], split[1][:29])):
         with pytest.raises(ValueError, match="differs in"):
-            fit(model, *other, FitConfig(steps=4, checkpoints=tmp_path, **QUICK))
+            fit(model, *other, quick(steps=4, checkpoints=tmp_path, **QUICK))
 
 
 def test_a_folder_that_cannot_be_written_is_found_out_at_once(split, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match="file/runs.* cannot be written .*; choose a folder"):
-        fit(new_model(split[0]), *split, FitConfig(steps=2, checkpoints=tmp_path / "file" / "runs", **QUICK))
+        fit(new_model(split[0]), *split, quick(steps=2, checkpoints=tmp_path / "file" / "runs", **QUICK))
 
 
 def test_a_disk_that_fills_up_does_not_cost_the_training(split, tmp_path, monkeypatch):
@@ -429,7 +447,7 @@ def test_a_disk_that_fills_up_does_not_cost_the_training(split, tmp_path, monkey
 
     monkeypatch.setattr(checkpoint, "save_file", fills_up)
     with pytest.warns(UserWarning, match="goes on, but step 4 was not saved.*No space left"):
-        history = fit(new_model(split[0]), *split, FitConfig(steps=8, validate_every=4, checkpoints=tmp_path, **QUICK))
+        history = fit(new_model(split[0]), *split, quick(steps=8, validate_every=4, checkpoints=tmp_path, **QUICK))
     assert list(history.index) == [4, 8] and (tmp_path / "training.safetensors").exists()
 
 
@@ -452,9 +470,9 @@ def new_cpa(data, **options):
 def test_with_a_critic_too_resuming_is_bit_for_bit(split, tmp_path, schedule, stop):
     settings = {"validate_every": 4, **SCHEDULES[schedule], **QUICK}
     whole, again = new_cpa(split[0]), new_cpa(split[0])
-    rows = fit(whole, *split, FitConfig(steps=14, **settings))
-    fit(new_cpa(split[0]), *split, FitConfig(steps=stop, checkpoints=tmp_path, **settings))
-    resumed = fit(again, *split, FitConfig(steps=14, checkpoints=tmp_path, **settings))
+    rows = fit(whole, *split, quick(steps=14, **settings))
+    fit(new_cpa(split[0]), *split, quick(steps=stop, checkpoints=tmp_path, **settings))
+    resumed = fit(again, *split, quick(steps=14, checkpoints=tmp_path, **settings))
     assert same_weights(whole, again)
     pd.testing.assert_frame_equal(rows.drop(columns="seconds"), resumed.drop(columns="seconds"), check_exact=True)
 
@@ -472,22 +490,22 @@ def test_alternating_steps_move_one_part_at_a_time(split):
         return {}
 
     settings = {"steps": 6, "validate_every": 1, **QUICK}
-    history = fit(model, *split, FitConfig(critic=Schedule(steps=3), **settings), monitor=compare)
+    history = fit(model, *split, quick(critic=Schedule(steps=3), **settings), monitor=compare)
     assert moved == ["model", "critic", "critic", "model", "critic", "critic"]
     assert list(history["loss"].notna()) == [True, False, False, True, False, False]
     assert list(history["critic"].notna()) == [False, True, True, False, True, True]
     moved.clear()
-    fit(new_cpa(split[0]), *split, FitConfig(critic=Schedule(steps=3, pretrain=2), **settings), compare)
+    fit(new_cpa(split[0]), *split, quick(critic=Schedule(steps=3, pretrain=2), **settings), compare)
     assert moved == ["both", "both", "critic", "model", "critic", "critic"]
 
 
 def test_the_penalty_is_off_in_pre_training_and_then_warms_up(split):
-    config = FitConfig(steps=8, validate_every=1, critic=Schedule(pretrain=2, warm_up=4), **QUICK)
+    config = quick(steps=8, validate_every=1, critic=Schedule(pretrain=2, warm_up=4), **QUICK)
     rows = fit(new_cpa(split[0]), split[0], None, config)
     weight = (rows["loss"] + rows[["x", "z_basal", "E"]].sum(axis=1)) / rows["adversary"]
     np.testing.assert_allclose(weight, [0, 0, 0, 0.25, 0.5, 0.75, 1, 1], atol=1e-4)
     assert fit(new_cpa(split[0]), *split, config).attrs["best_step"] >= 6
-    rows = fit(new_cpa(split[0]), split[0], None, FitConfig(steps=3, validate_every=1, kl_warmup=2, **QUICK))
+    rows = fit(new_cpa(split[0]), split[0], None, quick(steps=3, validate_every=1, kl_warmup=2, **QUICK))
     warm = np.array([0, 0.5, 1])
     expected = -rows["x"] + warm * (rows["adversary"] - rows[["z_basal", "E"]].sum(axis=1))
     np.testing.assert_allclose(rows["loss"], expected, rtol=1e-5)
@@ -495,7 +513,7 @@ def test_the_penalty_is_off_in_pre_training_and_then_warms_up(split):
 
 def test_a_critic_asked_for_where_there_is_none_is_refused(split):
     with pytest.raises(ValueError, match="SAMSVAE has no critic, so the option critic would do nothing"):
-        fit(new_model(split[0]), *split, FitConfig(steps=1, critic=Schedule(), **QUICK))
+        fit(new_model(split[0]), *split, quick(steps=1, critic=Schedule(), **QUICK))
     for name, value in [("steps", 1), ("rate", 0.0), ("pretrain", -1), ("warm_up", -1)]:
         with pytest.raises(ValueError, match=f"{name} is {value}"):
             Schedule(**{name: value})
@@ -509,7 +527,7 @@ def test_settings_may_be_numpy_scalars_and_whole_floats(split, tmp_path):
     )  # fmt: skip
     assert config == FitConfig(2, None, 32, float(np.float32(0.01)), seed=1, progress=False, checkpoints=tmp_path)
     fit(new_model(split[0]), *split, config)
-    assert FitConfig(steps=3e3).steps == 3000
+    assert quick(steps=3e3).steps == 3000
     for settings, message in [
         ({"steps": 2.5}, "steps is 2.5; it must be a whole number"),
         ({"batch_size": None}, "batch_size is None; it must be a finite number"),
@@ -517,7 +535,7 @@ def test_settings_may_be_numpy_scalars_and_whole_floats(split, tmp_path):
         ({"seed": -1}, "seed is -1; it must be 0 or above"),
     ]:
         with pytest.raises(ValueError, match=message):
-            FitConfig(**settings)
+            quick(**settings)
 
 
 # --- the data as a model takes them -------------------------------------------------------------------------
@@ -532,3 +550,38 @@ def test_data_are_prepared_by_what_a_class_says():
     assert flagged.quality == ("fails",) and not flagged.qc.any() and flagged.perturbations == data.perturbations
     own = make_data(quality=True)
     assert training.prepare(samslib.CRADLEVAE, own) is own
+
+
+def test_rates_fall_at_the_end_and_tables_have_their_own(split):
+    """Constant for two thirds, then linear to zero; tables ten times as fast as networks."""
+    step = training.TrainingStep(new_model(split[0]), FitConfig(learning_rate=0.01), {})
+    rates = {}
+    for progress in (0.0, 0.6, 5 / 6, 1.0):
+        step.advance(progress)
+        rates[progress] = [group["lr"] for group in step.optimizers[0].param_groups]
+    assert rates == {0.0: [0.01, 0.1], 0.6: [0.01, 0.1], 5 / 6: pytest.approx([0.005, 0.05]), 1.0: [0.0, 0.0]}
+    tables = {id(p) for p in step.optimizers[0].param_groups[1]["params"]}
+    assert {name for name, p in step.model.named_parameters() if id(p) in tables} == {"mask_logits"}
+
+
+def test_a_run_whose_rates_depend_on_its_length_is_taken_up_at_that_length_only(split, tmp_path, sigint):
+    settings = {**QUICK, "decay": 0.5, "validate_every": 2}
+    whole = fit(new_model(split[0]), *split, FitConfig(steps=8, **settings))
+    again = new_model(split[0])
+    fit(again, *split, FitConfig(steps=8, checkpoints=tmp_path, **settings), monitor=interrupt_at(2))
+    with pytest.raises(ValueError, match="differs in config"):
+        fit(new_model(split[0]), *split, FitConfig(steps=10, checkpoints=tmp_path, **settings))
+    resumed = fit(new_model(split[0]), *split, FitConfig(steps=8, checkpoints=tmp_path, **settings))
+    assert list(resumed["val_loss"]) == list(whole["val_loss"])
+
+
+@pytest.mark.parametrize("stop", [2, 5, 6, 7])
+def test_a_staged_run_is_taken_up_bit_for_bit_before_and_after_it_turns(split, tmp_path, sigint, stop):
+    settings = {**QUICK, "steps": 10, "validate_every": 1}
+    whole, again = (samslib.SAMSVAE(split[0].summary(), **SMALL, seed=0) for _ in range(2))
+    fit(whole, *split, FitConfig(**settings))
+    stopped = fit(again, *split, FitConfig(checkpoints=tmp_path, **settings), monitor=interrupt_at(stop))
+    assert stopped.index[-1] == stop
+    again = samslib.SAMSVAE(split[0].summary(), **SMALL, seed=0)
+    fit(again, *split, FitConfig(checkpoints=tmp_path, **settings))
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in whole.state_dict().items())

@@ -1,6 +1,7 @@
 """SAMS-VAE: sparse additive mechanism shifts (Bereket & Karaletsos 2023, sections 3 and 4)."""
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -178,11 +179,14 @@ class SAMSVAE(Additive):
         return True
 
     def shifts(self) -> Tensor:
-        return (self.mask_logits.sigmoid() * self.embedding.loc).detach()
+        require(
+            isinstance(self.embedding, NormalTable), "A correlated q(E) has no axes to turn; choose another posterior."
+        )
+        return (self.mask_logits.sigmoid() * cast(NormalTable, self.embedding).loc).detach()
 
     def turn_shifts(self, rotation: Tensor) -> None:
         """The masks start anew: probably on (log-odds 2) where |S R| is above one half, else probably off."""
-        S = self.shifts() @ rotation
-        self.embedding.loc.copy_(S)
-        self.embedding.log_scale.fill_(math.log(0.3))
+        S, table = self.shifts() @ rotation, cast(NormalTable, self.embedding)
+        table.loc.copy_(S)
+        table.log_scale.fill_(math.log(0.3))
         self.mask_logits.copy_(torch.where(S.abs() > 0.5, 2.0, -2.0))
