@@ -20,11 +20,11 @@ from samslib.cells import DataSummary
 from samslib.model import Model
 from samslib.validation import require
 
-NAMES = tomllib.loads(Path(__file__).with_name("official.toml").read_text(encoding="utf-8"))
+PUBLISHED = tomllib.loads(Path(__file__).with_name("official.toml").read_text(encoding="utf-8"))
 
-LIKELIHOODS, KEYWORDS, CONSTANTS = (NAMES[name] for name in ("likelihoods", "keywords", "constants"))
+LIKELIHOODS, KEYWORDS = PUBLISHED["likelihoods"], PUBLISHED["keywords"]
 
-CLASSES = {(known["model"], known["guide"]): known for known in NAMES["classes"]}
+CLASSES = {(known["model"], known["guide"]): known for known in PUBLISHED["classes"]}
 
 NORMALIZATIONS = {"log_standardize": "log", "standardize": "raw", None: None}
 
@@ -49,7 +49,7 @@ def parameter_names(model: Model) -> dict[str, str]:
     names = {}
     for ours in model.state_dict():
         theirs = ours
-        for pattern, replacement in NAMES["parameters"]["names"]:
+        for pattern, replacement in PUBLISHED["parameters"]:
             theirs = re.sub(pattern, replacement, theirs)
         names[ours] = theirs.format(log=log, encoder=encoder)
     return names
@@ -86,7 +86,7 @@ def model(config: Mapping[str, Any], state: Mapping[str, Any], summary: DataSumm
     names = parameter_names(built)
     missing = sorted(set(names.values()) - set(arrays))
     require(not missing, f"The state lacks {missing}; are the keywords those that the checkpoint was trained with?")
-    extra = sorted(k for k in set(arrays) - set(names.values()) if not re.fullmatch(NAMES["parameters"]["ignored"], k))
+    extra = sorted(k for k in set(arrays) - set(names.values()) if not re.fullmatch(PUBLISHED["ignored"], k))
     require(not extra, f"The state has {extra}, for which {kind.__name__} with these keywords has no place.")
     values = {mine: arrays[theirs] for mine, theirs in names.items()}
     for mine in set(LOGARITHMS) & set(values):
@@ -116,7 +116,7 @@ def _options(config: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> tuple[t
             options[ours] = TRANSLATE[ours](value) if ours in TRANSLATE else value
     lacking = sorted(kind.accepted(dict.fromkeys(REQUIRED)).keys() - options)
     require(not lacking, f"model_kwargs says nothing of {lacking}; the published classes need these keywords.")
-    for name, option in CONSTANTS.items():
+    for name, option in PUBLISHED["constants"].items():
         if name in arrays:
             options[option] = _constant(name, arrays[name], options[option])
     if "guide.gs_temperature" in arrays:
