@@ -26,8 +26,6 @@ LIKELIHOODS, KEYWORDS = PUBLISHED["likelihoods"], PUBLISHED["keywords"]
 
 CLASSES = {(known["model"], known["guide"]): known for known in PUBLISHED["classes"]}
 
-NORMALIZATIONS = {"log_standardize": "log", "standardize": "raw", None: None}
-
 LOGARITHMS = ("mask_log_alpha", "mask_log_beta")  # kept as logarithms by us, as they are by the published code
 
 SIZES = ("n_latent", "n_treatments", "n_phenos", "x_normalization_stats")  # keywords that repeat what the state tells
@@ -37,7 +35,7 @@ REQUIRED = "likelihood decoder_layers decoder_width embedding_scale mask_prior m
 
 TRANSLATE: dict[str, Callable[[Any], Any]] = {  # our option -> its value from theirs
     "likelihood": lambda v: LIKELIHOODS.get(v, "negative_binomial"),  # any other key was a count likelihood
-    "normalization": NORMALIZATIONS.__getitem__,
+    "normalization": {"log_standardize": "log", "standardize": "raw", None: None}.__getitem__,
     "encoder_offset": lambda v: not v,
 }
 

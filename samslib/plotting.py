@@ -13,8 +13,6 @@ from pandas import DataFrame, Index, Series
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.stats import beta, t
 
-from samslib.validation import require
-
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D"]  # Okabe and Ito's, no yellow
 DIVERGING, SEQUENTIAL = "RdBu_r", "cividis"
 MARKERS = ["o", "s", "D", "^", "v", "P", "X"]
@@ -294,7 +292,8 @@ def effects_scatter(
     """
     ax = ax or axes(width=5.2, height=4.2)
     table = _with(frame, x, y)[[x, y]]
-    require(np.isfinite(table.to_numpy(float)).all(), f"{x!r} or {y!r} has missing values; drop these rows.")
+    if not np.isfinite(table.to_numpy(dtype=float)).all():
+        raise ValueError(f"{x!r} or {y!r} has missing values; drop these rows.")
     low, high = float(table.min().min()), float(table.max().max())
     margin = 0.04 * (high - low or 1)
     ends = (low - margin, high + margin)
@@ -384,7 +383,8 @@ def mask_map(
     frame = _frame(table, layer)
     if annotations is not None:
         groups = Series(annotations, dtype=object).reindex(frame.index)
-        require(groups.notna().any(), "No row is annotated; the annotations must have the names of the rows.")
+        if groups.isna().all():
+            raise ValueError("No row is annotated; the annotations must have the names of the rows.")
         groups = groups.sort_values(kind="stable").fillna("not annotated")
         frame = frame.loc[groups.index]
     weight = frame.to_numpy(dtype=float) ** 2
@@ -423,8 +423,8 @@ def calibration(frame: DataFrame, p: str = "p_two_sided", hue: str | None = "sum
     ValueError
         For values outside [0, 1], missing columns or a table without rows.
     """
-    possible = _with(frame, p, hue)[p].between(0, 1).all()
-    require(possible, f"Column {p!r} holds values that are no probabilities.")
+    if not _with(frame, p, hue)[p].between(0, 1).all():
+        raise ValueError(f"Column {p!r} holds values that are no probabilities.")
     ax = ax or axes(width=4.8, height=4.4)
     groups = _groups(frame, hue)
     n = max(len(group) for _, group, _, _ in groups)
@@ -592,7 +592,8 @@ def predictive(frame: DataFrame, ax: Axes | None = None, most: int = 30) -> Axes
     """
     columns = "perturbation summary genes observed standard_error replicated_low replicated_high p_two_sided".split()
     kinds = _with(frame, *columns)[["summary", "genes"]].drop_duplicates()
-    require(len(kinds) == 1, f"The table has {len(kinds)} pairs of summary and genes; choose the rows of one.")
+    if len(kinds) != 1:
+        raise ValueError(f"The table has {len(kinds)} pairs of summary and genes; choose the rows of one.")
     table = frame.sort_values("p_two_sided", kind="stable").head(most).assign(kind="observed, 2 standard errors")
     table["low"] = table["observed"] - 2 * table["standard_error"]
     table["high"] = table["observed"] + 2 * table["standard_error"]
@@ -608,19 +609,19 @@ def predictive(frame: DataFrame, ax: Axes | None = None, most: int = 30) -> Axes
 
 
 def _with(frame: DataFrame, *columns: str | None) -> DataFrame:
-    """The table, if it has rows and these columns."""
-    for name in columns:
-        known = name is None or name in frame
-        require(known, f"The table has no column {name!r}; its columns are {list(map(str, frame))}.")
-    require(len(frame), "The table has no rows; there is nothing to draw.")
+    """The table, if it has rows and these columns; else a ValueError that names the first missing one."""
+    if missing := [name for name in columns if name is not None and name not in frame]:
+        raise ValueError(f"The table has no column {missing[0]!r}; its columns are {list(map(str, frame))}.")
+    if not len(frame):
+        raise ValueError("The table has no rows; there is nothing to draw.")
     return frame
 
 
 def _frame(table: Any, layer: str | None) -> DataFrame:
     """A DataFrame as it is, an AnnData's X or layer as a DataFrame."""
     frame = table if isinstance(table, DataFrame) else table.to_df(layer)
-    complete = frame.size and np.isfinite(frame.to_numpy(float)).all()
-    require(complete, "The table is empty or has missing values; drop these rows.")
+    if not frame.size or not np.isfinite(frame.to_numpy(dtype=float)).all():
+        raise ValueError("The table is empty or has missing values; drop these rows.")
     return frame
 
 
