@@ -292,7 +292,7 @@ class PerturbationData:
         columns = ("genes", "perturbations", "covariates", "quality")
         if other := [name for name in columns if getattr(self, name) != getattr(train, name)]:
             raise DataError(f"The training cells have other {' and '.join(other)} than the data; take a part of them.")
-        require(len(train) > 1, f"The training split has {count_cells(len(train))}; 2 are needed.", DataError)
+        require(len(train) > 1, f"The training split has {count_cells(len(train))}; at least 2 are needed.", DataError)
         require(self.counts or not pseudobulk, "Real values have no pseudobulk; leave pseudobulk=False.", DataError)
         fields: dict[str, Any] = {name: getattr(self, name) for name in (*columns, "control", "counts", "unique")}
         fields |= gene_moments(train.x) | {"n_cells": len(train)}
@@ -439,6 +439,7 @@ def in_order(values: Any, names: Sequence[str] | np.ndarray, of: str) -> np.ndar
     index = values.index.astype(str)
     at = index.get_indexer(pd.Index(names)) if index.is_unique else np.full(len(names), -1)
     if (at < 0).any():
-        what = f"{len(names)} {of} {f'lacks {names[int(at.argmin())]!r}' if index.is_unique else 'has a name twice'}"
-        raise DataError(f"The index of a Series for {what}; index it by the names of the {of}, or give .to_numpy().")
+        what = f"lacks {names[int(at.argmin())]!r}" if index.is_unique else "has a name twice"
+        remedy = f"index it by the names of the {of}, or give the values in their order, .to_numpy()"
+        raise DataError(f"The index of a Series for {len(names)} {of} {what}; {remedy}.")
     return values.to_numpy()[at]

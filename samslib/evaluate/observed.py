@@ -216,11 +216,10 @@ def strata(data: PerturbationData, within: str | Sequence[str]) -> np.ndarray:
     DataError
         For a covariate that the data lack.
     """
-    within = [within] if isinstance(within, str) else within
     levels = np.array(data.covariates, dtype=object)
     names = np.array([level.split("=")[0] for level in data.covariates])
     texts = np.full(len(data), "", dtype=object)
-    for i, name in enumerate(within):
+    for i, name in enumerate([within] if isinstance(within, str) else within):
         if name not in names:
             known = sorted(set(names))
             hint = did_you_mean(name, known) or f"; its covariates are {', '.join(known) or 'none'}"
@@ -325,11 +324,8 @@ class _Cells:
         self.by_condition = sp.csr_matrix((np.ones(len(size)), (self.condition, np.arange(len(size)))))
         self.control = level[self.condition == 0].get_indexer(level)  # the controls' groups come first, one a level
         lone = " and ".join(level[self.control < 0].unique())
-        require(
-            not lone,
-            f"The perturbed cells of {lone} have no control cells; drop them, or do not compare within.",
-            DataError,
-        )
+        remedy = "leave them out, or do not compare within it"
+        require(not lone, f"The perturbed cells of {lone} have no control cells; {remedy}.", DataError)
 
     def moments(self, chosen: np.ndarray) -> Moments:
         """Moments by condition of the chosen cells, each counted as often as it is named."""
