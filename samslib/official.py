@@ -116,7 +116,9 @@ def _options(config: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> tuple[t
     require(not lacking, f"model_kwargs says nothing of {lacking}; the published classes need these keywords.")
     for name, option in PUBLISHED["constants"].items():
         if name in arrays:
-            options[option] = _constant(name, arrays[name], options[option])
+            said, options[option] = options[option], arrays[name].flatten()[0].item()
+            same = torch.isclose(arrays[name].double(), torch.tensor(said).double(), rtol=1e-6, atol=0).all()
+            require(same, f"{name} of the state is not the constant {said} that the keywords say.")
     if "guide.gs_temperature" in arrays:
         options["temperature"] = arrays["guide.gs_temperature"].item()
     return kind, options
@@ -139,13 +141,6 @@ def _first(arrays: Mapping[str, Tensor], *names: str) -> Tensor:
     found = [arrays[name] for name in names if name in arrays]
     require(found, f"The state lacks {' and '.join(map(repr, names))}; give a published model's state dict.")
     return found[0]
-
-
-def _constant(name: str, tensor: Tensor, option: float) -> float:
-    value = tensor.flatten()[0].item()
-    same = bool((tensor == value).all()) and abs(value - option) <= 1e-6 * abs(option)
-    require(same, f"{name} of the state is not the constant {option} that the keywords say.")
-    return value
 
 
 def _anonymous(arrays: Mapping[str, Tensor], latent: int) -> DataSummary:

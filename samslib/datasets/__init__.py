@@ -219,9 +219,9 @@ def _fetch(name: str, known: Dataset, file: File) -> Path:
 
 
 def _check_room(file: File, folder: Path) -> None:
-    if (free := shutil.disk_usage(folder).free / 1e9) < file.gigabytes:
-        need = f"{file.gigabytes:g} GB are needed and {free:.1f} GB are free"
-        raise DatasetError(f"The cache folder {folder} has no room for {file.name}: {need}; set SAMSLIB_CACHE.")
+    free = shutil.disk_usage(folder).free / 1e9
+    need = f"{file.gigabytes:g} GB are needed and {free:.1f} GB are free; set SAMSLIB_CACHE"
+    require(free >= file.gigabytes, f"The cache folder {folder} has no room for {file.name}: {need}.", DatasetError)
 
 
 def _download(file: File, by_hand: str, address: str, to: str, _: Any) -> None:
