@@ -5,6 +5,7 @@ What most people need can be had from here, such as `samslib.fit`. It is importe
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 __version__ = "0.1.0"
@@ -36,15 +37,11 @@ __all__ = sorted([*_MODULE_OF, *_MODULES, "data", "datasets", "evaluate", "model
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULE_OF:
-        value = getattr(import_module(f"samslib.{_MODULE_OF[name]}"), name)
-    else:
-        try:
-            value = import_module(f"samslib.{_MODULES.get(name, name)}")
-        except ModuleNotFoundError as error:
-            if error.name != f"samslib.{name}":
-                raise
-            raise AttributeError(f"module 'samslib' has no attribute {name!r}") from None
+    module = f"samslib.{_MODULE_OF.get(name) or _MODULES.get(name, name)}"
+    if find_spec(module) is None:
+        raise AttributeError(f"module 'samslib' has no attribute {name!r}")
+    value = import_module(module)
+    value = getattr(value, name) if name in _MODULE_OF else value
     globals()[name] = value
     return value
 

@@ -74,9 +74,8 @@ def matrix(frame: DataFrame, label: str, ax: Axes | None = None, centre: float |
     style |= {"linewidths": 0.2 if rows * columns < 2000 else 0, "linecolor": "white", "cbar_kws": {"label": label}}
     style |= {"xticklabels": columns <= 40, "yticklabels": rows <= 50, "rasterized": rows * columns > 2000}
     sns.heatmap(frame, ax=ax, **(style | options))
-    ax.tick_params(length=0, labelsize=8)
+    ax.tick_params(length=0, labelsize=8, rotation=0)
     ax.tick_params(axis="x", rotation=90 if columns > 12 else 0)
-    ax.tick_params(axis="y", rotation=0)
     ax.set(xlabel=_counted(frame.columns, 40), ylabel=_counted(frame.index, 50))
     return ax
 
@@ -141,8 +140,7 @@ def lines(
         The axes drawn in.
     """
     ax = ax or axes()
-    groups = frame[hue].nunique() if hue else 1
-    style = {"hue": hue, "style": hue, "markers": MARKERS[:groups], "dashes": True} if hue else {"marker": "o"}
+    style = {"hue": hue, "style": hue, "markers": MARKERS[: frame[hue].nunique()]} if hue else {"marker": "o"}
     sns.lineplot(frame, x=x, y=y, ax=ax, **({"markersize": 5, "seed": 0} | style | options))
     if log_x:
         ax.set_xscale("log")

@@ -197,7 +197,7 @@ class DataError(ValueError):
     """The input cannot be modelled as it is; the message says what to change."""
 
 
-def require(valid: object, message: str) -> None:
+def require(valid: object, message: str, error: type[ValueError] = ValueError) -> None:
     """Check a condition.
 
     Parameters
@@ -206,6 +206,8 @@ def require(valid: object, message: str) -> None:
         Whether it holds.
     message
         What to say if it does not.
+    error
+        What is raised then, such as `DataError`.
 
     Raises
     ------
@@ -213,4 +215,4 @@ def require(valid: object, message: str) -> None:
         With the message, unless it holds.
     """
     if not valid:
-        raise ValueError(message)
+        raise error(message)

@@ -22,7 +22,7 @@ from samslib.data.disk import OnDisk
 from samslib.data.messages import count_cells, did_you_mean, quoted
 from samslib.data.names import Conditions, Names, doubts, read_naming
 from samslib.data.statistics import condition_sums, digest, gene_moments, one_hot, row_blocks, row_totals
-from samslib.validation import DataError, at_least
+from samslib.validation import DataError, at_least, require
 
 LOG = logging.getLogger("samslib")
 
@@ -221,8 +221,7 @@ class PerturbationData:
 
     def levels_of(self, given: Sequence[str]) -> torch.Tensor:
         """(1, C) one-hot row of one level of every covariate, such as ["line=K562"]; DataError if they are not that."""
-        if isinstance(given, str):
-            raise DataError(f"The levels are one text, {given!r}; give a list of levels: [{given!r}].")
+        require(not isinstance(given, str), f"The levels are one text; give a list of levels: [{given!r}].", DataError)
         if unknown := [level for level in given if level not in self.covariates]:
             hint = did_you_mean(unknown[0], self.covariates) or f"; the levels are {quoted(self.covariates) or 'none'}."
             raise DataError(f"{unknown[0]!r} is no level of the data's covariates{hint}")
@@ -296,10 +295,8 @@ class PerturbationData:
         columns = ("genes", "perturbations", "targets", "covariates", "quality")
         if other := [name for name in columns if getattr(self, name) != getattr(train, name)]:
             raise DataError(f"The training cells have other {' and '.join(other)} than the data; take a part of them.")
-        if len(train) < 2:
-            raise DataError(f"The training split has {count_cells(len(train))}; at least 2 are needed.")
-        if pseudobulk and not self.counts:
-            raise DataError("Real values have no pseudobulk; make the data of counts, or leave pseudobulk=False.")
+        require(len(train) > 1, f"The training split has {count_cells(len(train))}; at least 2 are needed.", DataError)
+        require(self.counts or not pseudobulk, "Real values have no pseudobulk; leave pseudobulk=False.", DataError)
         fields: dict[str, Any] = {name: getattr(self, name) for name in (*columns, "control", "counts", "unique")}
         fields |= gene_moments(train.x) | {"n_cells": len(train)}
         treated, flagged = (tuple(map(int, counted)) for counted in (train.n_treated, train.qc.sum(0)))
@@ -321,9 +318,8 @@ Split: TypeAlias = Callable[[PerturbationData], np.ndarray] | Sequence[str] | np
 
 def check_data(value: Any, where: str) -> PerturbationData:
     """`value`, if it is a PerturbationData; else a DataError that says what `where` needs."""
-    if not isinstance(value, PerturbationData):
-        remedy = "samslib.PerturbationData.from_anndata(adata) makes one"
-        raise DataError(f"{where} needs a PerturbationData, not a {type(value).__name__}; {remedy}.")
+    needed = f"{where} needs a PerturbationData, not a {type(value).__name__}; PerturbationData.from_anndata makes one."
+    require(isinstance(value, PerturbationData), needed, DataError)
     return value
 
 
@@ -377,13 +373,14 @@ def positions(chosen: Any, names: Sequence[str] | np.ndarray, of: str) -> np.nda
     chosen = np.arange(size)[chosen] if isinstance(chosen, slice) else chosen
     mask = isinstance(chosen, pd.Series) and pd.api.types.is_bool_dtype(chosen)
     at = np.atleast_1d(in_order(chosen, names, of) if mask else np.asarray(chosen))
-    if at.dtype == bool and at.shape != (size,):
-        raise DataError(f"The mask has {len(at)} values for {size} {of}; it needs one each.")
-    if at.size and at.dtype.kind not in "biu" or at.ndim > 1:
-        raise DataError(f"The {of} are chosen by positions, a mask or a slice, not by {at.dtype} values.")
-    if at.dtype != bool and len(at) == size > 2 and at.min() >= 0 and at.max() <= 1:
+    if at.dtype == bool:
+        require(at.shape == (size,), f"The mask has {len(at)} values for {size} {of}; it needs one each.", DataError)
+        return np.flatnonzero(at)
+    whole = at.ndim == 1 and (at.dtype.kind in "iu" or not at.size)
+    require(whole, f"The {of} are chosen by positions, a mask or a slice, not by {at.dtype} values.", DataError)
+    if len(at) == size > 2 and at.min() >= 0 and at.max() <= 1:
         raise DataError(f"The {of} are given a 0 or 1 each, which would be positions; for a mask give values == 1.")
-    return np.arange(size)[at.astype(int) if not at.size else at]
+    return np.arange(size)[at.astype(int)]
 
 
 def gene_positions(chosen: Any, genes: tuple[str, ...]) -> np.ndarray:
@@ -408,10 +405,8 @@ def gene_positions(chosen: Any, genes: tuple[str, ...]) -> np.ndarray:
             hint = did_you_mean(unknown[0], genes) or "."
             raise DataError(f"{len(unknown)} of the genes are not in the data ({quoted(unknown, 3)}){hint}")
     at = positions(chosen, genes, "genes")
-    if not len(at):
-        raise DataError("No gene is selected; the mask is False everywhere.")
-    if len(set(at)) < len(at):
-        raise DataError(f"{len(at) - len(set(at))} genes are selected more than once; select each once.")
+    require(len(at), "No gene is selected; the mask is False everywhere.", DataError)
+    require(len(set(at)) == len(at), "Some genes are selected more than once; select each once.", DataError)
     return at
 
 

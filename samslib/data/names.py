@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from samslib.data.messages import did_you_mean, quoted
-from samslib.validation import DataError
+from samslib.validation import DataError, require
 
 NOTHING = {"", "nan", "none", "null", "<na>", "na", "n/a"}  # how a missing label looks once it has been through a file
 
@@ -146,12 +146,8 @@ class Names:
         str
             The label, perturbations sorted and those of dose 0 left out; the control's where all are 0.
         """
-        parts = [
-            name if amount == 1 else f"{name}={np.format_float_positional(np.float32(amount), trim='-')}"
-            for name, amount in sorted(doses.items())
-            if amount
-        ]
-        return self.joined(parts)
+        amounts = {name: np.format_float_positional(np.float32(dose), trim="-") for name, dose in doses.items() if dose}
+        return self.joined([f"{name}={amount}".removesuffix("=1") for name, amount in sorted(amounts.items())])
 
 
 def as_text(value: Any) -> str:
@@ -190,13 +186,11 @@ def read_naming(control: Any, separator: str | None) -> Names:
     DataError
         For an empty label, an empty sequence of them, or an empty separator.
     """
-    if separator == "":
-        raise DataError("The separator is an empty text; give the text between names, or None if there is none.")
-    if control is None:
-        return Names((), separator)
-    controls = tuple(dict.fromkeys(as_text(label).strip() for label in np.atleast_1d(control).tolist()))
-    if not controls or "" in controls:
-        raise DataError("The control label is empty; give the label of the control cells, or None if there are none.")
+    require(separator != "", "The separator is an empty text; give the text between names, or None.", DataError)
+    given = [] if control is None else np.atleast_1d(control).tolist()
+    controls = tuple(dict.fromkeys(as_text(label).strip() for label in given))
+    named = control is None or controls and "" not in controls
+    require(named, "The control label is empty; give that of the control cells, or None without any.", DataError)
     return Names(controls, separator)
 
 
@@ -225,9 +219,8 @@ def check_controls(names: Names, kinds: Sequence[str], where: str) -> None:
         hint = f"; it stands only inside names such as {inside[0]!r}."
     elif likely:
         hint = f"; did you mean {repr(likely[0]) if len(likely) == 1 else f'control=[{quoted(likely, 12)}]'}?"
-    labels, remedy = " or ".join(map(repr, names.controls)), "pass control=None if the experiment has none"
-    found = f"Labels found: {quoted(kinds)}; {remedy}."
-    raise DataError(f"There are no control cells: no cell in {where} is labelled {labels}{hint} {found}")
+    none = f"There are no control cells: no cell in {where} is labelled {' or '.join(map(repr, names.controls))}{hint}"
+    raise DataError(f"{none} Labels found: {quoted(kinds)}; pass control=None if the experiment has none.")
 
 
 def doubts(names: Names, report: pd.DataFrame) -> Iterator[str]:
@@ -333,8 +326,7 @@ class Conditions:
         parts = self.naming.perturbations(name)
         read = [self._read_part(part, label) for part in ([name] if self.unique and parts else parts)]
         doses = dict(read)
-        if len(doses) < len(read):
-            raise DataError(f"{label!r} names a perturbation twice; name it once.")
+        require(len(doses) == len(read), f"{label!r} names a perturbation twice; name it once.", DataError)
         row[0, [self.columns[p] for p in doses]] = self._amounts(name, doses)
         return row
 
@@ -344,7 +336,7 @@ class Conditions:
         if part in self.columns:
             return part, None
         if name not in self.columns:
-            hint = did_you_mean(part, list(self.columns)) or "."
+            hint = did_you_mean(part, self.columns) or "."
             raise DataError(f"{part!r} in {label!r} is not one of data.perturbations{hint}")
         dose = pd.to_numeric(amount, errors="coerce")
         if not 0 < dose < np.inf:

@@ -19,7 +19,7 @@ import torch
 
 from samslib.data.container import PerturbationData, check_data
 from samslib.data.reading import check_anndata, read_matrix
-from samslib.validation import DataError, above, at_least, left_out
+from samslib.validation import DataError, above, at_least, left_out, require
 
 LOG = logging.getLogger("samslib")
 
@@ -53,9 +53,8 @@ def measure(adata: Any, layer: str | None = None) -> pd.DataFrame:
     symbols = adata.var_names.astype(str).str
     members = pd.DataFrame({name: symbols.match(start) for name, start in CLASSES.items()})
     missing = [name.removeprefix("percent_") for name in members.columns[~members.any()]]
-    if len(missing) == len(CLASSES):
-        remedy = f"in place of {adata.var_names[0]!r} and so on, name all genes by gene symbols such as 'MT-CO1'"
-        raise DataError(f"No gene is mitochondrial, ribosomal or haemoglobin; {remedy}.")
+    remedy = f"in place of {adata.var_names[0]!r} and so on, name all genes by gene symbols such as 'MT-CO1'"
+    require(members.any(axis=None), f"No gene is mitochondrial, ribosomal or haemoglobin; {remedy}.", DataError)
     if missing:
         LOG.warning("no %s genes among these %d, so no cell can fail by them", " and no ".join(missing), len(members))
     stored, total = read_matrix(adata, layer, counts=True)
@@ -177,8 +176,7 @@ def with_twins(
     ValueError
         For `most` below 1, or without `as_published`.
     """
-    if not check_data(data, "with_twins").quality:
-        raise DataError("Twins need a quality flag; make the data with from_anndata(..., quality=<column of obs>).")
+    require(check_data(data, "with_twins").quality, "Twins need a quality flag; see from_anndata(quality=).", DataError)
     if not as_published:
         left_out("only as_published draws cells", most=most)
     most = 50 if most is None else most

@@ -17,7 +17,7 @@ from samslib.data import statistics
 from samslib.data.disk import OnDisk, canonical
 from samslib.data.messages import count_cells, did_you_mean, quoted
 from samslib.data.names import NOTHING, Names, as_text, check_controls
-from samslib.validation import DataError
+from samslib.validation import DataError, require
 
 LOG = logging.getLogger("samslib")
 
@@ -64,10 +64,9 @@ def column_of(adata: Any, name: str) -> pd.Series:
         If there is no such column, with the nearest name, or more than one.
     """
     columns = list(adata.obs.columns)
-    if name not in columns:
-        raise DataError(f"adata.obs has no column {name!r}{_instead(name, columns)}")
-    if (times := columns.count(name)) > 1:
-        raise DataError(f"adata.obs has {times} columns named {name!r}; rename or drop all but one.")
+    require(name in columns, f"adata.obs has no column {name!r}{_instead(name, columns)}", DataError)
+    twice = f"adata.obs has {columns.count(name)} columns named {name!r}; rename or drop all but one."
+    require(columns.count(name) == 1, twice, DataError)
     return adata.obs[name]
 
 
@@ -191,8 +190,7 @@ def read_names(adata: Any, names: Names, column: str, dose: str | None) -> dict[
         raise DataError(f"{count_cells(n)} have no perturbation in {where} (empty, NaN, none); name or drop the cells.")
     check_controls(names, sorted(set(raw)), where)
     amounts = pd.Series(1.0, raw.index) if dose is None else column_of(adata, dose)
-    controls = {"control": next(iter(names.controls), None), "controls": names.controls}
-    return encode_names(names, raw, amounts) | controls
+    return encode_names(names, raw, amounts) | {"control": next(iter(names.controls), None), "controls": names.controls}
 
 
 def encode_names(names: Names, raw: pd.Series, amounts: pd.Series) -> dict[str, Any]:
@@ -229,8 +227,7 @@ def encode_names(names: Names, raw: pd.Series, amounts: pd.Series) -> dict[str, 
         _check_name(names, name, where)
         found.append(_read_doses(names, name, amount, f"The dose {amount!r} in adata.obs[{amounts.name!r}] of {where}"))
     rows = [(kind, *item) for kind, doses in enumerate(found) for item in doses.items()]
-    if not rows:
-        raise DataError(f"Every cell in adata.obs[{raw.name!r}] is a control; at least one perturbation is needed.")
+    require(rows, f"Every cell in adata.obs[{raw.name!r}] is a control; a perturbation is needed.", DataError)
     long = pd.DataFrame(rows, columns=["kind", "name", "dose"])
     columns, perturbations = pd.factorize(long["name"], sort=True)
     table = sp.csr_matrix((np.float32(long["dose"]), (long["kind"], columns)), (len(found), len(perturbations)))
@@ -256,9 +253,9 @@ def _read_doses(names: Names, name: str, amount: Any, what: str) -> dict[str, fl
     texts = names.cut(amount) if isinstance(amount, str) else [amount] * len(parts)
     doses = {part: pd.to_numeric(text, errors="coerce") for part, text in zip(parts, texts, strict=False)}
     used = {part: doses.get(part, np.nan) for part in names.perturbations(name)}
-    if used and len(texts) != len(parts) or not all(0 < dose < np.inf for dose in used.values()):
-        remedy = "a cell that did not receive a perturbation should not be named after it"
-        raise DataError(f"{what} is not a number for each of {len(parts)} part(s), finite and above zero; {remedy}.")
+    valid = all(0 < dose < np.inf for dose in used.values()) and (not used or len(texts) == len(parts))
+    wrong = f"{what} is not a number for each of {len(parts)} part(s), finite and above zero"
+    require(valid, f"{wrong}; a cell without a perturbation should not be named after it.", DataError)
     return used
 
 
@@ -293,17 +290,15 @@ def read_covariates(adata: Any, given: str | Sequence[str]) -> dict[str, Any]:
 def _read_levels(name: str, values: pd.Series) -> pd.Series:
     """(n,) levels of a covariate as text."""
     spelt = texts_of(values)
-    texts, cells = spelt.str.strip(), count_cells(len(values))
+    texts = spelt.str.strip()
     if missing := int(texts.str.lower().isin(["", "nan", "<na>", "na"]).sum()):
         raise DataError(f"The covariate adata.obs[{name!r}] is missing in {count_cells(missing)}; fill or drop them.")
-    if "=" in name:
-        raise DataError(f"The covariate {name!r} has a '=' in its name, which is for levels; rename the column.")
+    require("=" not in name, f"The covariate {name!r} has a '=' in its name, a mark of levels; rename it.", DataError)
     numeric = values.dtype.kind in "iuf"
     continuous, levels = numeric and (values % 1 != 0).any(), texts.nunique()
-    if continuous or levels > min(LEVELS, max(20, len(texts) // (10 if numeric else 2))):
-        what = "is continuous" if continuous else f"has {levels} levels in {cells}"
-        remedy = "cut it into levels, with pd.cut for one" if numeric else "give a column with few levels"
-        raise DataError(f"The covariate adata.obs[{name!r}] {what}; {remedy}.")
+    few = not continuous and levels <= min(LEVELS, max(20, len(texts) // (10 if numeric else 2)))
+    what = "is continuous" if continuous else f"has {levels} levels in {count_cells(len(texts))}"
+    require(few, f"The covariate adata.obs[{name!r}] {what}; give few levels, of numbers with pd.cut.", DataError)
     if merged := spelt.nunique() - levels:
         LOG.warning("%d levels of adata.obs[%r] differ from others only in blanks and are the same", merged, name)
     return texts
@@ -408,8 +403,7 @@ def _stored_matrix(adata: Any, layer: str | None) -> Any:
     if layer is not None and layer not in adata.layers:
         raise DataError(f"adata.layers has no {layer!r}{_instead(layer, list(adata.layers))} layer=None is adata.X.")
     stored = adata.X if layer is None else adata.layers[layer]
-    if stored is None:
-        raise DataError("adata.X is empty; name the layer that holds the counts with layer=.")
+    require(stored is not None, "adata.X is empty; name the layer that holds the counts with layer=.", DataError)
     if adata.isbacked and layer is None and not isinstance(stored, CSRDataset):
         LOG.warning("adata.X is read into memory; a CSR matrix in a file, and no view of it, would stay on disk")
     stored = stored.to_memory() if isinstance(stored, CSCDataset) else stored
@@ -434,10 +428,9 @@ def _why_refused(adata: Any, layer: str | None, kind: str, cells: int, counts: b
     if kind in ("NaN", "infinite", "too large"):
         return f"{what}; float32 must hold them, counts at most 2**24: mend these cells, or drop them."
     others = {f"layer={name!r}": adata.layers[name] for name in adata.layers if name != layer}
-    others |= {} if layer is None else {"layer=None (adata.X)": adata.X}
+    others |= {"layer=None (adata.X)": None if layer is None else adata.X}
+    others |= {"adata.raw.to_adata() in place of adata": getattr(adata.raw, "X", None)}
     looks = [name for name, matrix in others.items() if _looks_raw(matrix)]
-    if adata.raw is not None and _looks_raw(adata.raw.X):
-        looks.append("adata.raw.to_adata() in place of adata")
     remedy = f"raw seems {looks[0]}: pass that" if looks else "no other layer looks raw: read the file of raw counts"
     return f"{what}, but raw counts are needed (counts=False: real values, Normal likelihood); {remedy}."
 

@@ -27,6 +27,7 @@ from samslib.datasets.readers import DatasetError
 from samslib.datasets.registry import DATASETS, Dataset, File
 from samslib.datasets.registry import SOURCES as SOURCES
 from samslib.progress import download_bar
+from samslib.validation import require
 
 LOG = logging.getLogger("samslib")
 
@@ -72,16 +73,14 @@ def load(name: str, path: str | Path | None = None) -> AnnData:
     DatasetError
         For an unknown name, and for files that are missing, damaged or cannot be fetched.
     """
-    if name not in DATASETS:
-        hint = did_you_mean(str(name), list(DATASETS)) or "."
-        raise DatasetError(f"There is no data set {name!r}{hint} Known: {', '.join(DATASETS)}.")
+    hint = did_you_mean(str(name), list(DATASETS)) or "."
+    require(name in DATASETS, f"There is no data set {name!r}{hint} Known: {', '.join(DATASETS)}.", DatasetError)
     known = DATASETS[name]
     own = None if path is None else Path(path).expanduser()
     place = own or _here(known)
     if not known.files:
-        if not place.is_file():
-            remedy = f"run `{REGENERATE}` in the repository, or set SAMSLIB_DATA to the folder that holds it"
-            raise DatasetError(f"The data set {name!r} has no file {place}; {remedy}.")
+        remedy = f"run `{REGENERATE}` in the repository, or set SAMSLIB_DATA to the folder that holds it"
+        require(place.is_file(), f"The data set {name!r} has no file {place}; {remedy}.", DatasetError)
         return _read(read_h5ad, place, remedy=f"run `{REGENERATE}` to write it again")
     if place == _cache() / known.kept:
         return _read(read_h5ad, place, remedy="delete it and load again")
@@ -126,12 +125,9 @@ def _from_files(name: str, known: Dataset, own: Path | None) -> AnnData:
     """Real cells from the published file or one's own, and what else their reader needs, which is fetched."""
     first, *more = known.files
     home = f"the file of {name!r} is had from {first.address}"
-    if own is not None:
-        _check_own(name, first, own)
-    for file in more if own else known.files:
-        _fetch(name, known, file)
-    place, *others = (_cache() / file.name for file in known.files)
-    adata = _read(known.read, own or place, *others, remedy=home if own else f"delete it and load again; {home}")
+    place = _own(name, first, own) if own else _fetch(name, known, first)
+    others = [_fetch(name, known, file) for file in more]
+    adata = _read(known.read, place, *others, remedy=home if own else f"delete it and load again; {home}")
     source = {"address": first.address, "sha256": first.sha256, "licence": known.licence, "origin": known.origin}
     adata.uns["source"] = {key: value for key, value in source.items() if value}
     if known.kept and adata.shape == (known.cells, known.genes):
@@ -179,18 +175,18 @@ def _write(adata: AnnData, place: Path, **options: Any) -> None:
         raise DatasetError(f"{place} cannot be written ({error}); give another folder.") from error
 
 
-def _check_own(name: str, file: File, path: Path) -> None:
-    """A file of the user's is of the published schema, and of the published size or said not to be."""
-    if not path.is_file():
-        raise DatasetError(f"There is no file {path}; the file of {name!r} is had from {file.address}.")
+def _own(name: str, file: File, path: Path) -> Path:
+    """A file of the user's, which is of the published schema, and of the published size or said not to be."""
+    require(path.is_file(), f"There is no file {path}; the file of {name!r} is had from {file.address}.", DatasetError)
     if problem := file.problem(path, own=True):
         raise DatasetError(f"{path} is not the file of {name!r}: it {problem}; get it from {file.address}.")
     if problem := file.problem(path):
         LOG.warning("%s %s; it is read all the same", path, problem)
+    return path
 
 
-def _fetch(name: str, known: Dataset, file: File) -> None:
-    """Bring a file into the cache, unless it is there unharmed; it gets its name only once it is whole and checked.
+def _fetch(name: str, known: Dataset, file: File) -> Path:
+    """Where a file lies in the cache, brought there unless it is unharmed; it gets its name once whole and checked.
 
     A damaged file in the cache is fetched again if its sha256 is known; else it may be half of a download by hand, and
     is left alone.
@@ -202,13 +198,14 @@ def _fetch(name: str, known: Dataset, file: File) -> None:
     problem = ""
     try:
         if place.is_file() and not (problem := file.problem(place)):
-            return
+            return place
         if problem and not file.sha256:
             raise DatasetError(f"{place} {problem}; delete it and load again, or go on {by_hand}.")
         place.parent.mkdir(parents=True, exist_ok=True)
         _check_room(file, place.parent)
         download = partial(_download, file, by_hand)
         pooch.retrieve(file.address, file.sha256 or None, place.name, place.parent, downloader=download)
+        return place
     except OSError as error:
         if error.errno is not None or isinstance(error, PermissionError):  # of the disk: the network's have none
             reason = error.strerror or _reason(error)
@@ -222,9 +219,9 @@ def _fetch(name: str, known: Dataset, file: File) -> None:
 
 
 def _check_room(file: File, folder: Path) -> None:
-    if (free := shutil.disk_usage(folder).free / 1e9) < file.gigabytes:
-        need = f"{file.gigabytes:g} GB are needed and {free:.1f} GB are free"
-        raise DatasetError(f"The cache folder {folder} has no room for {file.name}: {need}; set SAMSLIB_CACHE.")
+    free = shutil.disk_usage(folder).free / 1e9
+    need = f"{file.gigabytes:g} GB are needed and {free:.1f} GB are free; set SAMSLIB_CACHE"
+    require(free >= file.gigabytes, f"The cache folder {folder} has no room for {file.name}: {need}.", DatasetError)
 
 
 def _download(file: File, by_hand: str, address: str, to: str, _: Any) -> None:

@@ -27,7 +27,7 @@ from anndata.io import read_elem
 
 from samslib.data.statistics import BLOCK
 from samslib.progress import Progress
-from samslib.validation import DataError
+from samslib.validation import DataError, require
 
 LOG = logging.getLogger("samslib")
 
@@ -85,11 +85,10 @@ def _name(adata: AnnData, names: Any) -> AnnData:
 
 def _name_by_columns(adata: AnnData, columns: Mapping[str, str]) -> AnnData:
     """Names from 0/1 columns of obs, each with the name it stands for: "A+B", or "control" where all are 0."""
-    if not columns:
-        raise DatasetError("has no column of obs that says 0 or 1 for a perturbation")
+    require(columns, "has no column of obs that says 0 or 1 for a perturbation", DatasetError)
     on = adata.obs[list(columns)].astype(float)
-    if len(wrong := on.columns[~on.isin([0, 1]).all()]):
-        raise DatasetError(f"has other values than 0 and 1 in the column obs[{wrong[0]!r}] of a perturbation")
+    for name, valid in on.isin([0, 1]).all().items():
+        require(valid, f"has other values than 0 and 1 in the column obs[{name!r}] of a perturbation", DatasetError)
     labels = on.astype(bool).dot(pd.Series(columns) + "+")
     return _name(adata, labels.str.removesuffix("+").replace("", "control"))
 
@@ -256,8 +255,7 @@ def _counts(adata: AnnData, smallest_is_one: bool) -> sp.csr_matrix:
     least = 1.0 if smallest_is_one else np.rint(smallest * adata.obs["ncounts"].to_numpy() / 1e4)
     exact = scaled.data / np.repeat(smallest / least, np.diff(scaled.indptr))
     counts = np.rint(exact)
-    if not np.abs(exact - counts).max() < 1e-6:
-        raise DatasetError("has counts that are not whole numbers; it is not the file that was checked")
+    require(np.abs(exact - counts).max() < 1e-6, "has counts that are not whole numbers", DatasetError)
     return sp.csr_matrix((counts.astype(np.float32), scaled.indices, scaled.indptr), shape=scaled.shape)
 
 
@@ -287,9 +285,9 @@ def published_lists(notebook: Path) -> tuple[list[str], list[str], dict[str, lis
     found = {fingerprint(names): list(dict.fromkeys(names)) for source in sources for names in _literals(source)}
 
     def get(what: str, start: str) -> list[str]:
-        if matching := [names for key, names in found.items() if key.startswith(start)]:
-            return matching[0]
-        raise DatasetError(f"has no list of {what} with the published sum {start}")
+        matching = [names for key, names in found.items() if key.startswith(start)]
+        require(matching, f"has no list of {what} with the published sum {start}", DatasetError)
+        return matching[0]
 
     pathways = {name: get(name, start) for name, start in PATHWAYS.items()}
     return get("targets", TARGETS), get("genes", GENES), pathways
@@ -309,9 +307,9 @@ def _literals(source: str) -> list[list[str]]:
 def _with_pathways(adata: AnnData, pathways: Mapping[str, Iterable[str]]) -> AnnData:
     """Guide pairs as names; obs["pathway"] of each cell's target and uns["pathways"], whose sums are checked."""
     lists = {name: [str(gene) for gene in genes] for name, genes in pathways.items()}
-    wrong = [name for name, start in PATHWAYS.items() if not fingerprint(lists.get(name, ())).startswith(start)]
-    if wrong:
-        raise DatasetError(f"has not the published list of genes in uns['pathways'][{wrong[0]!r}]")
+    for name, start in PATHWAYS.items():
+        as_published = fingerprint(lists.get(name, ())).startswith(start)
+        require(as_published, f"has not the published list of genes in uns['pathways'][{name!r}]", DatasetError)
     guides = adata.obs["sgID_AB"].astype(str)
     adata = _name(adata, guides.where(~guides.str.contains("non-targeting"), "control"))
     pathway = {gene: name for name, genes in lists.items() for gene in genes}

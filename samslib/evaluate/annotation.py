@@ -79,9 +79,9 @@ def effect_clusters(
     require(len(values) > 2, f"The table has {len(values)} perturbations; clusters need three at least.")
     out = table.copy()
     out.obsm["X_clustered"] = values.to_numpy()
-    close, settings = min(neighbors, len(values) - 1), {"flavor": "igraph", "n_iterations": -1, "directed": False}
-    sc.pp.neighbors(out, n_neighbors=close, use_rep="X_clustered", method="gauss", random_state=seed)
-    sc.tl.leiden(out, resolution, key_added="cluster", random_state=seed, **settings)
+    igraph = {"flavor": "igraph", "n_iterations": -1, "directed": False}
+    sc.pp.neighbors(out, min(neighbors, len(out) - 1), use_rep="X_clustered", method="gauss", random_state=seed)
+    sc.tl.leiden(out, resolution, key_added="cluster", random_state=seed, **igraph)
     return out
 
 
@@ -207,8 +207,7 @@ def pathway_prediction(
         told = [model_selection.cross_val_predict(classifier, values.to_numpy(), y, **folded) for y in truths]
         score, *null = map(_balanced, truths, told)
         drawn = _balanced(truths[0], told[0], times[:, group])
-        p = _p_value(score, null) if permutations else np.nan
-        rows += [(name, "observed", score, *np.quantile(drawn, TAILS), p)]
+        rows += [(name, "observed", score, *np.quantile(drawn, TAILS), _p_value(score, null) if null else np.nan)]
         if permutations:
             rows += [(name, "permuted", np.mean(null), *np.quantile(null, TAILS), np.nan)]
     columns = ["classifier", "labels", "balanced_accuracy", "low", "high", "p_value"]

@@ -19,7 +19,7 @@ from samslib.evaluate.streams import evaluating, portions
 from samslib.evaluate.tables import READOUTS
 from samslib.model import Model
 from samslib.trace import Trace
-from samslib.validation import DataError, choose, whole
+from samslib.validation import DataError, choose, require, whole
 
 MOST = 64  # replicates held at once
 Summary = Callable[[Tensor, Tensor], Tensor]
@@ -240,15 +240,13 @@ def calibration(table: pd.DataFrame, p: str = "p_two_sided", level: float = 0.05
 
 def _gene_sets(data: PerturbationData, genes: Mapping[str, Sequence[str]] | Sequence[str] | None) -> dict:
     """name -> columns of its genes."""
-    if isinstance(genes, str):
-        raise ValueError(f"genes is {genes!r}; give a list of genes, such as [{genes!r}].")
+    require(not isinstance(genes, str), f"genes is {genes!r}; give a list of genes, such as [{genes!r}].")
     if genes is None:
         return {"all": slice(None)}
     sets = genes if isinstance(genes, Mapping) else {name: [name] for name in genes}
     known = pd.Index(data.genes)
     for name, members in sets.items():
-        if not len(members):
-            raise DataError(f"The gene set {name!r} is empty; give it at least one gene.")
+        require(len(members), f"The gene set {name!r} is empty; give it at least one gene.", DataError)
         if unknown := [g for g in members if g not in known]:
             raise DataError(f"{unknown[0]!r} is no gene of the data{did_you_mean(unknown[0], data.genes) or '.'}")
     return {name: known.get_indexer(list(members)) for name, members in sets.items()}

@@ -21,7 +21,7 @@ from samslib.evaluate.streams import draw_shared, encode, evaluating, portions, 
 from samslib.evaluate.tables import Named, arms, choose_readout, effect_table
 from samslib.model import Model
 from samslib.trace import Trace
-from samslib.validation import left_out, whole
+from samslib.validation import left_out, require, whole
 
 Lent = tuple[Tensor, Tensor]  # libraries and covariates of control cells
 ARMS = 32  # of a tile: fixed, so that no number depends on how the work is cut
@@ -203,8 +203,7 @@ def posterior_effects(
     data, obs, dose = requested_arms(model, data, perturbations)
     read = choose_readout(readout, data)
     draws, cells = whole("draws", draws, 2), whole("cells", cells, 2)
-    if cells % 2:
-        raise ValueError(f"cells is {cells}; give an even number: half of them for each of two estimates.")
+    require(cells % 2 == 0, f"cells is {cells}; give an even number: half of them for each of two estimates.")
     sums, halves = torch.zeros(2, 3, len(dose), len(data.genes), dtype=torch.float64), torch.zeros(())
     with evaluating(model, seed) as like:
         lent = _lent(model, data, library, covariates)

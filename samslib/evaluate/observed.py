@@ -83,11 +83,9 @@ def reference_cells(
     untreated = data.n_perturbations == 0
     asked = np.where(untreated, controls, reference)
     kept = (asked == "all cells") | (asked == labels)
-    if not (kept & untreated).any():
-        remedy = "choose controls='val' or 'all cells'" if data.control is not None else "effects need a control label"
-        raise DataError(f"There are no control cells ({controls}) to compare with; {remedy}.")
-    if not (kept & ~untreated).any():
-        raise DataError(f"There are no perturbed cells ({reference}); choose another reference.")
+    remedy = "choose controls='val' or 'all cells'" if data.control is not None else "effects need a control label"
+    require((kept & untreated).any(), f"There are no control cells ({controls}) to compare with; {remedy}.", DataError)
+    require((kept & ~untreated).any(), f"There are no perturbed cells ({reference}); choose others.", DataError)
     return data[kept]
 
 
@@ -171,13 +169,11 @@ def readouts(data: PerturbationData, readout: str = "perturbseq") -> Any:
         For an unknown readout, or "perturbseq" of real values.
     """
     choose_readout(readout, check_data(data, "readouts"))
-    if isinstance(data.x, OnDisk):
-        raise DataError("The readouts of all cells are held in memory; choose cells, and read them with to_memory().")
+    require(not isinstance(data.x, OnDisk), "Readouts are held in memory; choose cells, then .to_memory().", DataError)
     if readout == "mean":
         return data.x.astype(np.float64)
     total = np.asarray(data.x.sum(1), dtype=np.float64).ravel()
-    if empty := int((total == 0).sum()):
-        raise DataError(f"{empty} of {len(data)} cells have no counts, so they have no readout; drop them first.")
+    require(total.all(), f"{(total == 0).sum()} of {len(data)} cells have no counts; drop them first.", DataError)
     shares = sp.diags_array(1e4 / total) @ sp.csr_matrix(data.x, dtype=np.float64)
     return shares.log1p() / np.log(2)
 
@@ -220,11 +216,10 @@ def strata(data: PerturbationData, within: str | Sequence[str]) -> np.ndarray:
     DataError
         For a covariate that the data lack.
     """
-    within = [within] if isinstance(within, str) else within
     levels = np.array(data.covariates, dtype=object)
     names = np.array([level.split("=")[0] for level in data.covariates])
     texts = np.full(len(data), "", dtype=object)
-    for i, name in enumerate(within):
+    for i, name in enumerate([within] if isinstance(within, str) else within):
         if name not in names:
             known = sorted(set(names))
             hint = did_you_mean(name, known) or f"; its covariates are {', '.join(known) or 'none'}"
@@ -247,8 +242,8 @@ def _warn_of_confounding(data: PerturbationData, within: Sequence[str]) -> None:
             found[name] = names[1 + int(p.argmin())]
     if found:
         what = " and ".join(f"{name!r} (most for {condition!r})" for name, condition in found.items())
-        text = f"Controls and perturbed cells differ in {what}, and so does their difference; compare cells within "
-        warnings.warn(f"{text}levels, with within={[*within, *found]}.", stacklevel=3)
+        remedy = f"compare them within levels, with within={[*within, *found]}"
+        warnings.warn(f"Controls and perturbed cells differ in {what}; {remedy}.", stacklevel=3)
 
 
 def replicates(
@@ -328,10 +323,9 @@ class _Cells:
         self.order = np.argsort(self.group, kind="stable")
         self.by_condition = sp.csr_matrix((np.ones(len(size)), (self.condition, np.arange(len(size)))))
         self.control = level[self.condition == 0].get_indexer(level)  # the controls' groups come first, one a level
-        if (lone := self.control < 0).any():
-            what, remedy = level[lone][0], "leave them out, or do not compare within it"
-            cells = self.size[level == what].sum()
-            raise DataError(f"The {cells} perturbed cells of {what} have no control cells to compare with; {remedy}.")
+        lone = " and ".join(level[self.control < 0].unique())
+        remedy = "leave them out, or do not compare within it"
+        require(not lone, f"The perturbed cells of {lone} have no control cells; {remedy}.", DataError)
 
     def moments(self, chosen: np.ndarray) -> Moments:
         """Moments by condition of the chosen cells, each counted as often as it is named."""

@@ -11,7 +11,7 @@ import pandas as pd
 from samslib.data.container import PerturbationData, check_data
 from samslib.evaluate.observed import data_effects
 from samslib.evaluate.tables import Groups, arms, effect_table, groups_of
-from samslib.validation import DataError
+from samslib.validation import DataError, require
 
 
 def predictors(
@@ -67,20 +67,16 @@ def predictors(
         name with a part that `data` do not know, and for a guide without a gene.
     """
     train, val, data = (check_data(part, "predictors") for part in (train, val, data))
-    if not data.genes == train.genes == val.genes:
-        raise DataError("Training, validation and all cells have different genes; give parts of the same data.")
+    require(data.genes == train.genes == val.genes, "The parts have different genes; split the same data.", DataError)
     seen, held = (data_effects(part, readout, within=within) for part in (train, val))
     x, cells, known = np.asarray(seen.X), seen.obs["cells"].to_numpy(float)[:, None], seen.obs_names
     low, rank = _low_rank(x, cells, known, held)
     labels, _ = arms(data, perturbations)
     parts = [[label] if label in known else data.naming.perturbations(label) for label in labels]
     seen_parts = np.array([known.isin(names) for names in parts], dtype=float)
-    effects = {
-        "training cells": seen_parts @ x,
-        "mean effect": np.tile(x.mean(0), (len(labels), 1)),
-        "shrunken": seen_parts @ _shrunken(x, cells, seen.layers["variance"]),
-        "low rank": seen_parts @ low,
-    }
+    effects = {"training cells": seen_parts @ x, "mean effect": np.tile(x.mean(0), (len(labels), 1))}
+    effects["shrunken"] = seen_parts @ _shrunken(x, cells, seen.layers["variance"])
+    effects["low rank"] = seen_parts @ low
     genes = groups_of(known, gene_of, "gene")
     if genes.duplicated().any():
         sums = pd.DataFrame(np.hstack([cells, cells * x])).groupby(genes.to_numpy()).transform("sum").to_numpy()

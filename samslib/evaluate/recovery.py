@@ -51,13 +51,12 @@ def shared_latents(model: Model, particles: int = 100, *, seed: int = 0) -> annd
         sites = {"M": t.sites.get("M", t.sites.get("pi")), "E": t.sites.get("E")}
         found = {name: site for name, site in sites.items() if site}
         require(found, f"{type(model).__name__} shares no latents between cells; use average_effects.")
-        layers = {n: site.distribution.mean.expand(site.value.shape).mean(0) for n, site in found.items()}
+        means = {name: site.distribution.mean.expand(site.value.shape).mean(0) for name, site in found.items()}
         product = torch.stack([site.value for site in found.values()]).prod(0).mean(0)
-        if len(found) == 2:
-            layers["E_given_M"] = product / found["M"].value.mean(0)
+        given = {"E_given_M": product / found["M"].value.mean(0)} if len(found) == 2 else {}
     names, axes = model.summary.perturbations, [f"axis_{k}" for k in range(product.shape[1])]
     obs, var = pd.Index(names, name="perturbation").to_frame(), pd.Index(axes, name="axis").to_frame()
-    arrays = {name: value.cpu().numpy() for name, value in layers.items()}
+    arrays = {name: value.cpu().numpy() for name, value in (means | given).items()}
     settings = {"model": type(model).__name__, "particles": particles, "seed": seed}
     return anndata.AnnData(product.cpu().numpy(), obs[[]], var[[]], layers=arrays, uns={"samslib": settings})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 
 import anndata
 import numpy as np
@@ -383,11 +384,8 @@ def cell_scores(
     basis = TruncatedSVD(min(components, g.shape[1] - 1, g.shape[0] - 1), random_state=0).fit(g)
     observed, simulated = basis.transform(g), basis.transform(drawn)
     rng = np.random.default_rng(seed)
-    each = []
-    for name in names:
-        both = observed[cells.labels == name], simulated[labels[kept] == name]
-        x, y = (rng.permutation(of)[:max_cells] for of in both)
-        each.append(_distances(x, y, resamples, rng))
+    pairs = ((observed[cells.labels == name], simulated[labels[kept] == name]) for name in names)
+    each = [_distances([rng.permutation(of)[:max_cells] for of in pair], resamples, rng) for pair in pairs]
     scores = np.stack([*each, np.nanmean(each, 0), np.nanmedian(each, 0)])
     keys = pd.MultiIndex.from_product([(*names, POOLED, MEDIAN), ("energy", "mmd")], names=["perturbation", "score"])
     return _with_intervals(pd.DataFrame(scores.reshape(len(keys), -1), keys), level)
@@ -423,8 +421,7 @@ def _chosen(predicted: anndata.AnnData, observed: anndata.AnnData, perturbations
     asked = both if perturbations is None else perturbations
     for what, table in {"predicted": predicted, "observed": observed}.items():
         if unknown := [name for name in asked if name not in table.obs_names]:
-            hint = did_you_mean(unknown[0], list(table.obs_names))
-            raise ValueError(f"There is no {what} effect of {unknown[0]!r}{hint}")
+            raise ValueError(f"There is no {what} effect of {unknown[0]!r}{did_you_mean(unknown[0], table.obs_names)}")
     require(len(asked), "Predicted and observed effects share no perturbation.")
     return list(both[both.isin(asked)])
 
@@ -479,13 +476,11 @@ def _scorer(predicted, observed, perturbations) -> Callable[[Moments, Moments], 
 
 def _scores_of_effects(u: np.ndarray, w: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """score -> (T,) by perturbation; and the scores that are pooled over all entries at once."""
-    each: dict[str, np.ndarray] = {}
-    flat: dict[str, np.ndarray] = {}
     places = [np.argsort(np.argsort(-np.abs(of))) for of in (u, w)]  # of each gene, by size
-    for suffix, kept in {"": np.inf, "_top20": 20}.items():
-        a, b = (of[places[1] < kept].reshape(len(of), -1) for of in (u, w))
-        for name, score in {"pearson": _pearson, "r2": _r2}.items():
-            each[name + suffix], flat[name + suffix] = score(a, b), score(a.ravel(), b.ravel())
+    cuts = {"": [u, w], "_top20": [of[places[1] < 20].reshape(len(of), -1) for of in (u, w)]}
+    kinds = {"pearson": _pearson, "r2": _r2}
+    each = {name + cut: kinds[name](*cuts[cut]) for cut, name in product(cuts, kinds)}
+    flat = {name + cut: kinds[name](*map(np.ravel, cuts[cut])) for cut, name in product(cuts, kinds)}
     each |= {"cosine": _cosine(u, w), "rmse": _rmse(u, w)}
     for k in (20, 50):
         a, b = (place < k for place in places)
@@ -518,8 +513,7 @@ def _unit(a: np.ndarray) -> np.ndarray:
 
 @np.errstate(invalid="ignore", divide="ignore")
 def _r2(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    total = ((truth - truth.mean(-1, keepdims=True)) ** 2).sum(-1)
-    return 1 - ((truth - predicted) ** 2).sum(-1) / total
+    return 1 - ((truth - predicted) ** 2).sum(-1) / ((truth - truth.mean(-1, keepdims=True)) ** 2).sum(-1)
 
 
 def _rmse(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -541,13 +535,13 @@ def _with_intervals(scores: pd.DataFrame, level: float) -> pd.DataFrame:
     return pd.DataFrame({"value": value, "low": low, "high": high}).reset_index()
 
 
-def _distances(x: np.ndarray, y: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
+def _distances(samples: list[np.ndarray], resamples: int, rng: np.random.Generator) -> np.ndarray:
     """(2, 1 + resamples) energy distance and mmd of two samples, and then both without bias, of resampled cells."""
-    if min(len(x), len(y)) < 2:
+    if min(map(len, samples)) < 2:
         return np.full((2, 1 + resamples), np.nan)
-    equal = [np.full((1, len(a)), 1 / len(a)) for a in (x, y)]
+    equal = [np.full((1, len(a)), 1 / len(a)) for a in samples]
     weights = [np.vstack([of, rng.multinomial(of.size, of[0], resamples) / of.size]) for of in equal]
-    distances = [cdist(a, b) for a, b in ((x, x), (y, y), (x, y))]
+    distances = [cdist(samples[i], samples[j]) for i, j in ((0, 0), (1, 1), (0, 1))]
     kernels = [sum(np.exp(-(d**2) / (2 * a)) for a in BANDWIDTHS) for d in distances]
     (_, energy), (biased, mmd) = (_contrasts(blocks, weights) for blocks in (distances, kernels))
     return np.stack([-energy, np.r_[biased[:1], mmd[1:]]])

@@ -121,8 +121,7 @@ def effect_table(
         Perturbations x genes.
     """
     obs = obs if isinstance(obs, pd.DataFrame) else pd.DataFrame(index=pd.Index(obs, name="perturbation"))
-    columns = {name: np.asarray(of) for name, of in zip(("control", "control_variance"), control, strict=True)}
-    var = pd.DataFrame(columns, index=pd.Index(data.genes, name="gene"))
+    var = pd.DataFrame(np.stack(control, 1), pd.Index(data.genes, name="gene"), ["control", "control_variance"])
     uns = {"samslib": dict(settings) | {"separator": data.separator or ""}}
     layers = {name: np.asarray(layer) for name, layer in layers.items()}
     return anndata.AnnData(np.asarray(effect, dtype=np.float64), obs=obs, var=var, layers=layers, uns=uns)
@@ -152,6 +151,5 @@ def groups_of(names: pd.Index, groups: Groups, what: str) -> pd.Series:
     """
     found = names.to_series().map(str if groups is None else groups)
     if len(wrong := names[found.isna()]):
-        few = ", ".join(wrong[:3])
-        raise DataError(f"{len(wrong)} perturbations have no {what} ({few}); give each of them one.")
+        raise DataError(f"{len(wrong)} perturbations have no {what} ({', '.join(wrong[:3])}); give each of them one.")
     return found.astype(str)
