@@ -30,6 +30,10 @@ from samslib.datasets.registry import sha256
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "data" / "perturbench-devel.h5ad"
+TAPSEQ = {
+    "tapseq-counts.csv": REAL.parent / "public" / "gene_expression_counts.csv",
+    "tapseq-guides.h5ad": REAL.parent / "public" / "gRNA_counts.h5ad",
+}
 FILE = "perturbench-devel.h5ad"
 DEVEL = DATASETS["norman-devel"].files[0]
 OFFLINE = "http://127.0.0.1:9/"
@@ -40,6 +44,8 @@ WRITERS = {  # name -> what writes a small file of the schema
     "replogle-raw": small.replogle_raw_file,
     "adamson": partial(small.scperturb_file, perturbation=["62(mod)_pBA581", "SPI1_pDS255"], cells=25),
     "dixit": lambda path: small.write(path, small.counts(2, 5), {"EGR1": [0, 1], "combined_guides": ["", "EGR1"]}),
+    "tapseq": small.tapseq_files,
+    "tapseq-multiplets": small.tapseq_files,
     "kang": lambda path: small.write(path, small.counts(2, 5), {"label": ["ctrl", "stim"], "cell_type": "B"}),
     **{
         name: partial(
@@ -49,6 +55,10 @@ WRITERS = {  # name -> what writes a small file of the schema
     },
 }
 needs_real = pytest.mark.skipif(not REAL.is_file(), reason=f"the file of the real cells is not at {REAL}")
+needs_tapseq = pytest.mark.skipif(
+    not all(path.is_file() for path in TAPSEQ.values()),
+    reason=f"the files of TAP-seq are not in {REAL.parent / 'public'}",
+)
 
 
 @pytest.fixture
@@ -315,11 +325,10 @@ def published(server, small_files, monkeypatch, sums):  # noqa: F811
     """The small files on the server, with the size and sum that are known of each."""
     shutil.copytree(small_files, server, dirs_exist_ok=True)
     for name in WRITERS:
-        file = DATASETS[name].files[0]
-        path = server / file.name
-        known = {"sha256": sha256(path)} if file.sha256 else {}
-        known |= {"shape": ad.read_h5ad(path).shape} if file.shape else {}
-        move(monkeypatch, name, file.address.removesuffix(file.name), gigabytes=0, **known)
+        files = [replace(f, sha256=f.sha256 and sha256(server / f.name)) for f in DATASETS[name].files]
+        monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], files=files))
+        known = {"shape": ad.read_h5ad(server / files[0].name).shape} if files[0].shape else {}
+        move(monkeypatch, name, files[0].address.removesuffix(files[0].name), gigabytes=0, **known)
     return server
 
 
@@ -342,7 +351,7 @@ def test_a_public_set_is_fetched_once_checked_and_read_again_offline(name, cache
     assert datasets.sha256(name) == hashlib.sha256((cache / known.files[0].name).read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", [name for name in WRITERS if DATASETS[name].files[0].needs])
 def test_every_public_set_takes_a_file_of_ones_own(name, cache, published, tmp_path, monkeypatch, caplog):
     own = shutil.copy(published / DATASETS[name].files[0].name, tmp_path / "mine.h5ad")
     refused("There is no file", tmp_path / "no.h5ad", name=name, path=tmp_path / "no.h5ad")
@@ -453,6 +462,29 @@ def test_both_studies_of_the_development_file_have_whole_counts(cache):
     assert (len(data.perturbations), len(data.conditions())) == (row["perturbations"], row["conditions"])
     smallest = np.minimum.reduceat(adata.X.data, adata.X.indptr[:-1])
     assert (smallest == 1).all()
+
+
+@needs_tapseq
+def test_tapseq_has_one_guide_a_cell_or_with_multiplets_several(cache):
+    cache.mkdir()
+    for name, path in TAPSEQ.items():
+        (cache / name).symlink_to(path)
+    calls = {"umis": 5, "none": 662, "one": 19_060, "several": 2255}
+    for name in ("tapseq", "tapseq-multiplets"):
+        adata, row = datasets.load(name), datasets.describe().loc[name]
+        data = PerturbationData.from_anndata(adata, **row["arguments"])
+        assert data.shape == (row["cells"], row["genes"]) and adata.uns["guide_calls"] == calls
+        assert (len(data.perturbations), len(data.conditions())) == (row["perturbations"], row["conditions"])
+    one = adata[adata.obs["n_guides"] == 1].obs
+    assert (one["perturbation"] == "control").sum() == 7760 and one["guide_umis"].min() >= 5
+    guides = one["guide"].astype(str).value_counts()
+    assert (len(guides), guides.median(), guides.min()) == (86, 218.5, 14)
+    targeting = one[one["perturbation"] != "control"].astype({"target": str, "guide": str})
+    assert targeting.groupby("target")["guide"].nunique().tolist() == [4] * 14
+    assert set(one["guide"][one["perturbation"] == "control"].str[17:-6]) == {"non-targeting"}
+    assert set(adata.obs["batch"]) == {"TAP1", "TAP2"}
+    means = adata.to_df().groupby(adata.obs["target"], observed=True).mean()
+    assert all(means.loc[gene, gene] < 0.6 * means.loc["control", gene] for gene in ("CCNE2", "DSCC1", "RIPK2", "UBR5"))
 
 
 def test_describe_lists_every_set_with_size_terms_and_address():

@@ -19,6 +19,8 @@ from samslib.datasets.registry import SOURCES
 TARGETS = ["SNRPD3", "MED10", "EXOSC1", "RPL4"]
 PATHWAYS = {"EXOSOME": ["EXOSC1"], "SPLICEOSOME": ["SNRPD3", "SNRPD3"]}
 GENES = ["G1", "G3", "G4"]
+GUIDES = "CCNE2_+_95907328.23-P1P2 CCNE2_-_95907017.23-P1P2 GATA1-A non-targeting_00000 non-targeting_00001".split()
+GUIDES = [f"CROPseq_dCas9_DS_{guide}" for guide in GUIDES]
 
 
 def counts(cells, genes, seed=0):
@@ -69,6 +71,17 @@ def replogle_raw_file(path, cells=300):
     """The genome-wide file: dense float32, more targets and genes than are chosen, one symbol twice."""
     target = np.random.default_rng(1).choice([*TARGETS, "OTHER", "non-targeting"], cells)
     return write(path, counts(cells, 6), replogle_obs(target), {"gene_name": ["G0", "G1", "G2", "G3", "G4", "G1"]})
+
+
+def tapseq_files(path):
+    """Counts as a table, and beside it the guides: cells of none, of one each, then of two."""
+    umis = [[4, 0, 0, 4, 0], [5, 4, 0, 0, 0], [0, 0, 9, 0, 0], [0, 0, 0, 7, 0]]
+    umis += [[0, 0, 0, 7, 6], [5, 5, 0, 0, 0], [0, 0, 9, 5, 0], [6, 0, 8, 0, 0]]
+    cells = [f"TAP{1 + (i > 5)}-AAAC{i}" for i in range(8)]
+    pd.DataFrame(counts(8, 3).astype(int), pd.Index(cells, name="gene"), ["CCNE2", "GATA1", "MYC"]).to_csv(path)
+    obs, var = pd.DataFrame({"batch": 1}, cells), pd.DataFrame(index=pd.Index(GUIDES, name="gRNA"))
+    ad.AnnData(sp.csr_matrix(np.array(umis)), obs=obs, var=var).write_h5ad(path.with_name("tapseq-guides.h5ad"))
+    return path, path.with_name("tapseq-guides.h5ad")
 
 
 def lists_file(path):
@@ -186,6 +199,36 @@ def test_kang(tmp_path):
     adata, data = read("kang", write(tmp_path / "k.h5ad", counts(3, 5), obs, {"name": list("abcde")}))
     assert list(adata.obs["perturbation"]) == ["control", "stim", "stim"]
     assert data.covariates == ("cell_type=B", "cell_type=NK")
+
+
+def test_tapseq_names_cells_by_the_one_guide_that_they_have(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        adata, data = read("tapseq", *tapseq_files(tmp_path / "tapseq-counts.csv"))
+    assert list(adata.obs["perturbation"]) == [GUIDES[0], GUIDES[2], "control"]
+    assert list(adata.obs["target"]) == ["CCNE2", "GATA1", "control"]
+    assert list(adata.obs["guide"]) == [GUIDES[0], GUIDES[2], GUIDES[3]]
+    assert list(adata.obs["guide_umis"]) == [9, 9, 7] and list(adata.obs["n_guides"]) == [1, 1, 1]
+    np.testing.assert_array_equal(adata.X.toarray(), counts(8, 3)[1:4])
+    assert list(adata.var_names) == ["CCNE2", "GATA1", "MYC"] and list(data.n_perturbations) == [1, 1, 0]
+    assert adata.uns["guide_calls"] == {"umis": 5, "none": 1, "one": 3, "several": 4}
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["1 of 8 cells dropped: no guide with 5 UMIs", "4 of 7 cells dropped: several guides"]
+
+
+def test_tapseq_keeps_multiplets_when_asked(tmp_path):
+    adata, data = read("tapseq-multiplets", *tapseq_files(tmp_path / "tapseq-counts.csv"))
+    both = ["control", "|".join(GUIDES[:2]), GUIDES[2], f"{GUIDES[0]}|{GUIDES[2]}"]
+    assert list(adata.obs["perturbation"][3:]) == both and list(data.n_perturbations) == [1, 1, 0, 0, 2, 1, 2]
+    assert list(adata.obs["target"][3:]) == ["control", "CCNE2", "GATA1", "CCNE2|GATA1"]
+    assert adata.obs["guide"].iloc[5] == "|".join(GUIDES[2:4]) and list(adata.obs["n_guides"][3:]) == [2] * 4
+    assert list(adata.obs["batch"]) == ["TAP1"] * 5 + ["TAP2"] * 2
+
+
+def test_tapseq_of_other_cells_is_refused(tmp_path):
+    table, guides = tapseq_files(tmp_path / "tapseq-counts.csv")
+    pd.read_csv(table, index_col=0)[::-1].to_csv(table)
+    with pytest.raises(DatasetError, match="has not the cells of tapseq-guides.h5ad in their order"):
+        SOURCES["tapseq"].read(table, guides)
 
 
 @pytest.mark.filterwarnings("ignore:.*names are not unique")

@@ -37,6 +37,8 @@ TARGETS, GENES, PATHWAYS = (REGISTRY["lists"][name] for name in ("targets", "gen
 
 CONTROLS_KEPT = 2000  # of the genome-wide screen's 75,328 non-targeting cells
 
+TAPSEQ_TARGET = r"_DS_([A-Z0-9]+)(?:_[+-]_|-[A-D]$)"  # CCNE2 by strand and position, GATA1-A by its enhancer
+
 
 class DatasetError(DataError):
     """A data set cannot be had; the message says which file is missing or wrong and what to do."""
@@ -89,8 +91,12 @@ def _name_by_columns(adata: AnnData, columns: Mapping[str, str]) -> AnnData:
     on = adata.obs[list(columns)].astype(float)
     for name, valid in on.isin([0, 1]).all().items():
         require(valid, f"has other values than 0 and 1 in the column obs[{name!r}] of a perturbation", DatasetError)
-    labels = on.astype(bool).dot(pd.Series(columns) + "+")
-    return _name(adata, labels.str.removesuffix("+").replace("", "control"))
+    return _name(adata, _join(on.astype(bool).rename(columns=columns), "+"))
+
+
+def _join(on: pd.DataFrame, separator: str) -> pd.Series:
+    """The columns that are true in each row, in one name; "control" where none is."""
+    return on.dot(on.columns + separator).str.removesuffix(separator).replace("", "control")
 
 
 def norman(path: Path) -> AnnData:
@@ -257,6 +263,53 @@ def _counts(adata: AnnData, smallest_is_one: bool) -> sp.csr_matrix:
     counts = np.rint(exact)
     require(np.abs(exact - counts).max() < 1e-6, "has counts that are not whole numbers", DatasetError)
     return sp.csr_matrix((counts.astype(np.float32), scaled.indices, scaled.indptr), shape=scaled.shape)
+
+
+def tapseq(counts: Path, guides: Path, umis: int, multiplets: bool) -> AnnData:
+    """Schraivogel et al. as in crispat: a name is a guide, and cells with non-targeting guides only are controls.
+
+    Cells without a guide are left out, and those with several too unless they are asked for: their names are joined by
+    "|", non-targeting guides left out.
+
+    Parameters
+    ----------
+    counts
+        Counts of the panel's genes in each cell, comma-separated.
+    guides
+        UMIs of the guides in the same cells, HDF5.
+    umis
+        A cell has a guide of which it has at least as many UMIs.
+    multiplets
+        Whether cells with several guides are kept.
+
+    Returns
+    -------
+    AnnData
+        Cells x genes: X the counts (CSR); obs "perturbation", "target" (as the guide's name has it),
+        "guide" (with non-targeting ones), "n_guides", "guide_umis" (of all guides) and "batch" (TAP1 or TAP2, from the
+        cell's name; the file's own column is 1 throughout); uns "guide_calls", the numbers of cells with no guide, one
+        and several, before any are left out.
+
+    Raises
+    ------
+    DatasetError
+        If the two files have not the same cells.
+    """
+    table, found = pd.read_csv(counts, index_col=0), _table(guides)
+    if not table.index.equals(found.obs_names):
+        raise DatasetError(f"has not the cells of {guides.name} in their order")
+    has = pd.DataFrame(found.X.toarray() >= umis, found.obs_names, found.var_names)
+    target = has.columns.to_series().str.extract(TAPSEQ_TARGET)[0].dropna()
+    targets = has[target.index].T.groupby(target).any().T
+    parts = {"perturbation": has[target.index], "target": targets, "guide": has}
+    obs = pd.DataFrame({column: _join(on, "|") for column, on in parts.items()}, dtype="category")
+    obs["batch"] = pd.Categorical(obs.index.str.split("-").str[0])
+    obs["n_guides"], obs["guide_umis"] = has.sum(axis=1), found.X.sum(axis=1).astype(int)
+    adata = AnnData(sp.csr_matrix(table, dtype=np.float32), obs=obs, var=pd.DataFrame(index=table.columns))
+    cells = obs["n_guides"].clip(upper=2).value_counts().reindex(range(3), fill_value=0).tolist()
+    adata.uns["guide_calls"] = {"umis": umis, **dict(zip(("none", "one", "several"), cells, strict=True))}
+    adata = _keep(adata, obs["n_guides"] > 0, f"no guide with {umis} UMIs")
+    return adata if multiplets else _keep(adata, adata.obs["n_guides"] == 1, "several guides")
 
 
 def published_lists(notebook: Path) -> tuple[list[str], list[str], dict[str, list[str]]]:

@@ -18,7 +18,7 @@ from samslib.datasets.readers import DatasetError
 
 @dataclass(frozen=True)
 class File:
-    """A published file: cells in HDF5, or the notebook that holds lists of names.
+    """A published file: cells in HDF5, the notebook that holds lists of names, or anything that has a sha256.
 
     Parameters
     ----------

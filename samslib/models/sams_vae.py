@@ -85,13 +85,13 @@ class SAMSVAE(Additive):
     exogenous = ("z_basal",)
     source = "arXiv:2311.02794, sections 3 and 4"
     published = {
-        "latent": 100, "posterior": "correlated", "embedding_scale": 1.0, "dense_start": 0.0,
+        "latent": 100, "posterior": "correlated", "dense_start": 0.0,
         "encoder_width": 400, "decoder_width": 400,
     }  # fmt: skip
 
     def __init__(
         self, summary: DataSummary, latent: int = 30, likelihood: str = "negative_binomial",
-        posterior: str = "spike_slab", mask_prior: float = 0.01, embedding_scale: float = 3.0,
+        posterior: str = "spike_slab", mask_prior: float = 0.01, embedding_scale: float = 1.0,
         encoder_layers: int = 1, encoder_width: int = 128, decoder_layers: int = 1, decoder_width: int = 128,
         embedding_layers: int = 2, embedding_width: int = 200, encoder_offset: bool = True, temperature: float = 1.0,
         normalization: str | None = "log", mask_initial_logit: float = 0.0, embedding_initial_spread: float = 0.0,
