@@ -288,7 +288,7 @@ def _replicate(model: Model, conditions, read, summarise: Summary, replicates: i
     for part in portions(replicates, cells * len(model.summary.genes), MOST):
         shared = Trace(part.stop - part.start, active={Plate.DOSE: active})
         model.infer_shared(shared)
-        values = (read(draw(model, c, shared)[1]) for c in conditions)
+        values = (read(draw(model, c, shared)[1].x) for c in conditions)
         y0 = next(values)
         parts.append(torch.cat([summarise(y, y0) for y in values], -1))
     return torch.cat(parts).cpu().numpy()
