@@ -127,7 +127,8 @@ def predictive_check(
 
     One replicate is one draw of the shared latents from the posterior; with it, every observed cell of a condition
     and every control is drawn anew: its own latents from the prior under its condition, its library size, doses,
-    covariates and flags as observed. So T is computed on as many cells, at the same depth, as it is in the data.
+    covariates and flags as observed. So T is computed on as many cells, at the same depth, as it is in the data. The
+    noise of counting belongs to its law, so nothing of it is taken away here, as control variates do in effects.
 
     For a model fitted to these same cells the p-values are conservative, drawn to 1/2. Rows share their controls and,
     where names have parts in common, latents. Held at once: a block of replicates of one condition and the controls.
