@@ -1,5 +1,5 @@
 # One target an artefact. Each makes .venv when it is missing, and does not redo what is done.
-.PHONY: book test lint bench bench-scale probes scores cost paper serve clean
+.PHONY: book test lint bench bench-scale probes noise scores cost paper serve clean
 .DEFAULT_GOAL := book
 .DELETE_ON_ERROR:
 
@@ -42,6 +42,10 @@ bench-scale: $(READY)
 
 probes: $(READY)
 	$(BIN)/python -m samsbook.probes
+
+# Particles against the standard error of average effects, plain and with control variates.
+noise: $(READY)
+	$(BIN)/python -m samsbook.noise
 
 # Every model, baseline and data-only predictor on the bundled pairs, with intervals and ceiling.
 scores: $(READY)

@@ -118,12 +118,13 @@ def test_variances_are_unbiased_at_two_draws():
 
     error = lambda run: 2 * run.layers["standard_error"] ** 2  # noqa: E731
     control = lambda run: run.var["control_variance"].to_numpy()  # noqa: E731
-    runs = [samslib.average_effects(model, data, ["A", "B"], 2, "mean", seed=seed) for seed in range(200)]
+    plain = {"control_variates": False}
+    runs = [samslib.average_effects(model, data, ["A", "B"], 2, "mean", **plain, seed=seed) for seed in range(200)]
     assert ratio(runs, lambda run: run.layers["variance"], shared + cell + noise) == pytest.approx(1, abs=0.2)
     assert ratio(runs, error, shared + 2 * noise) == pytest.approx(1, abs=0.2)
     assert ratio(runs, control, cell + noise) == pytest.approx(1, abs=0.2)
     ask = samslib.evaluate.effects.posterior_effects
-    runs = [ask(model, data, ["A", "B"], 2, 2, "mean", seed=seed) for seed in range(200)]
+    runs = [ask(model, data, ["A", "B"], 2, 2, "mean", **plain, seed=seed) for seed in range(200)]
     assert ratio(runs, lambda run: run.layers["posterior_variance"], shared) == pytest.approx(1, abs=0.3)
     assert ratio(runs, error, shared + noise) == pytest.approx(1, abs=0.2)
     assert ratio(runs, control, cell + noise) == pytest.approx(1, abs=0.12)
@@ -178,10 +179,11 @@ def test_control_mean_and_variances_are_the_arms_own():
 def test_as_published_is_a_library_of_10000_without_holding(trained):
     model, data = trained
     published = samslib.average_effects(model, data, ["A"], particles=50, as_published=True)
-    same = samslib.average_effects(model, data, ["A"], particles=50, library=1e4, hold=False)
+    asked = {"library": 1e4, "hold": False, "control_variates": False}
+    same = samslib.average_effects(model, data, ["A"], particles=50, **asked)
     np.testing.assert_array_equal(published.X, same.X)
     assert published.uns["samslib"]["median_library"] == 1e4 and not published.uns["samslib"]["hold"]
-    agreeing = {"as_published": True, "library": 10_000, "hold": False}
+    agreeing = asked | {"as_published": True}
     again = samslib.average_effects(model, data, ["A"], particles=50, **agreeing)
     np.testing.assert_array_equal(published.X, again.X)
     for name, value in (("library", 500), ("library", "data"), ("hold", True)):
@@ -303,10 +305,11 @@ def test_no_argument_is_ignored():
     base = {"model": make_model("cpa covariates", data.summary()), "data": data}
     levels = ["line=x", "plate=1"]
     same = {"perturbations": ["A"], "library": 50, "covariates": levels, "seed": 1}
-    asked = {"particles": 6, "readout": "mean", "hold": False, "as_published": True}
-    assert not ignored(samslib.average_effects, base | {"particles": 4}, **same, **asked)
-    few = base | {"draws": 3, "cells": 2}
-    assert not ignored(samslib.posterior_effects, few, **same, draws=4, cells=4, readout="mean")
+    asked = {"particles": 60, "readout": "mean", "hold": False, "as_published": True, "control_variates": False}
+    assert not ignored(samslib.average_effects, base | {"particles": 50}, **same, **asked)
+    few = base | {"draws": 50, "cells": 2}
+    asked = {"draws": 60, "cells": 4, "readout": "mean", "control_variates": False}
+    assert not ignored(samslib.posterior_effects, few, **same, **asked)
     assert not ignored(samslib.sample_cells, base | {"cells": 3}, **same, cells=4)
     assert not ignored(
         samslib.latents, base | {"model": make_model("sams_vae", make_data().summary())}, particles=3, seed=1

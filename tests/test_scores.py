@@ -296,6 +296,23 @@ def test_a_table_has_both_references_and_the_data_only_rows():
     assert (pooled["low"] < pooled["value"]).all() and table.attrs["controls"] == "test"
 
 
+def test_a_table_says_how_much_of_a_prediction_is_its_own_noise():
+    """A standard error of 0.5 everywhere, against the variance of the predicted effects over genes."""
+    data = screen(3, 400)
+    made = data_effects(data)
+    noisy, sure = made.copy(), made.copy()
+    noisy.layers["standard_error"] = np.full(made.shape, 0.5)
+    del sure.layers["standard_error"]
+    asked = {"noisy": noisy, "sure": sure}, data, samslib.splits.random(seed=0)
+    table = score_table(*asked, resamples=2, data_only=False)
+    assert table.query("model == 'sure'")["noise"].isna().all()
+    found = table.query("model == 'noisy'").groupby("perturbation")["noise"].agg(["min", "max"])
+    expected = {name: 0.25 / made[name].X.var() for name in made.obs_names}
+    expected |= {"median": np.median(list(expected.values())), "pooled": 0.25 / made.X.var()}
+    for name, value in expected.items():
+        np.testing.assert_allclose(found.loc[name], value)
+
+
 def test_the_reference_of_all_cells_leaks_and_controls_may_be_of_validation():
     data = screen(3, 400)
     split = samslib.splits.combinations(0.0, seed=0, test=1.0)

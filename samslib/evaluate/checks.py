@@ -128,7 +128,8 @@ def predictive_check(
 
     One replicate is one draw of the shared latents from the posterior; with it, every observed cell of a condition
     and every control is drawn anew: its own latents from the prior under its condition, its library size, doses,
-    covariates and flags as observed. So T is computed on as many cells, at the same depth, as it is in the data.
+    covariates and flags as observed. So T is computed on as many cells, at the same depth, as it is in the data. The
+    noise of counting belongs to its law, so nothing of it is taken away here, as control variates do in effects.
 
     For a model fitted to these same cells the p-values are conservative, drawn to 1/2. Rows share their controls and,
     where names have parts in common, latents. Held at once: a block of replicates of one condition and the controls.
@@ -287,7 +288,7 @@ def _replicate(model: Model, conditions, read, summarise: Summary, replicates: i
     for part in portions(replicates, cells * len(model.summary.genes), MOST):
         shared = Trace(part.stop - part.start, active={Plate.DOSE: active})
         model.infer_shared(shared)
-        values = (read(draw(model, c, shared)[1]) for c in conditions)
+        values = (read(draw(model, c, shared)[1].x) for c in conditions)
         y0 = next(values)
         parts.append(torch.cat([summarise(y, y0) for y in values], -1))
     return torch.cat(parts).cpu().numpy()

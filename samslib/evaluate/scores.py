@@ -201,8 +201,9 @@ def score_table(
     Returns
     -------
     DataFrame
-        The columns of `effect_scores` with reference, model and the `noise_ceiling`; attrs["controls"] says whose
-        controls were used.
+        The columns of `effect_scores` with reference, model and the `noise_ceiling`; "noise", the share of a predicted
+        effect's variance over genes that is its own error (a model's is that of simulation, and falls with particles),
+        missing for tables without one; attrs["controls"] says whose controls were used.
 
     Raises
     ------
@@ -228,8 +229,22 @@ def score_table(
         ceiling = noise_ceiling(cells, readout, names, seed=seed, within=within)
         parts[reference] = scored.merge(ceiling, how="left", on=["perturbation", "score"])
     table = pd.concat(parts, names=["reference", None]).reset_index(0).reset_index(drop=True)
+    table = table.merge(_noise(tables, names), how="left", on=["model", "perturbation"])
     table.attrs["controls"] = part if controls == "same" else controls
     return table
+
+
+def _noise(predicted: Mapping[str, anndata.AnnData], names: Sequence[str]) -> pd.DataFrame:
+    """Columns model, perturbation and noise, see `score_table`."""
+    rows = []
+    for model, table in predicted.items():
+        if "standard_error" in table.layers:
+            at = table.obs_names.isin(names)
+            error, effect = np.asarray(table.layers["standard_error"])[at] ** 2, np.asarray(table.X)[at]
+            each = dict(zip(table.obs_names[at], error.mean(1) / effect.var(1), strict=True))
+            each |= {POOLED: error.mean() / effect.var(), MEDIAN: np.median(list(each.values()))}
+            rows += [(model, name, share) for name, share in each.items()]
+    return pd.DataFrame(rows, columns=["model", "perturbation", "noise"])
 
 
 def interactions(effects: anndata.AnnData) -> anndata.AnnData:
