@@ -192,7 +192,7 @@ def compare(model, batch: Batch, counts: torch.Tensor, steps: int) -> tuple[floa
     tuple
         Seconds of the textbook step, and of ours.
     """
-    config = FitConfig(particles=PARTICLES)
+    config = FitConfig.paper(particles=PARTICLES)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
 
     def textbook(batch):
@@ -221,7 +221,7 @@ def main() -> None:
     for name in ("sams_vae", "cpa_vae"):  # those that the textbook step is written for
         kind = MODELS[name]
         torch.manual_seed(1)
-        model = kind(summary, **dict[str, Any](latent=LATENT)).to(options.device)
+        model = kind.paper(summary, latent=LATENT).to(options.device)
         plain, ours = compare(model, batch, counts, options.steps)
         print(f"{name:<12}{plain:>12.3f}{ours:>12.3f}{ours / plain:>8.2f}")
 

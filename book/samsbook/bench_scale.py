@@ -124,8 +124,10 @@ def train(path: Path, steps: int) -> None:
     say(f"summary of {len(parts[0]):,} training cells")
     latent, width, particles = SIZES["the paper's"]
     torch.manual_seed(1)
-    model = samslib.SAMSVAE(summary, latent=latent, encoder_width=width, decoder_width=width)
-    config = samslib.FitConfig(steps=steps, particles=particles, validate_every=steps, progress=False, device="cpu")
+    model = samslib.SAMSVAE.paper(summary, latent=latent, encoder_width=width, decoder_width=width)
+    config = samslib.FitConfig.paper(
+        steps=steps, particles=particles, validate_every=steps, progress=False, device="cpu"
+    )
     samslib.fit(model, parts[0], parts[1], config)
     say(f"{steps} steps and validation on {len(parts[1]):,} cells")
 
@@ -156,9 +158,9 @@ def compare(path: Path, subset: int) -> None:
     print(f"{'model':<14}{'in memory s':>12}{'on disk s':>12}{'ratio':>8}{'a window cold':>16}{'warm s':>8}")
     for name, (latent, width, particles) in SIZES.items():
         torch.manual_seed(1)
-        model = samslib.SAMSVAE(summary, latent=latent, encoder_width=width, decoder_width=width)
+        model = samslib.SAMSVAE.paper(summary, latent=latent, encoder_width=width, decoder_width=width)
         counts = shared_counts(memory, torch.device("cpu"), torch.float32)
-        train = TrainingStep(model, samslib.FitConfig(particles=particles), counts)
+        train = TrainingStep(model, samslib.FitConfig.paper(particles=particles), counts)
         sources = {kind: Batches(part, 512, 0) for kind, part in (("memory", memory), ("disk", disk))}
         steps = sources["disk"].order.window // 512
         took: dict[str, list[float]] = {kind: [] for kind in sources}

@@ -67,8 +67,8 @@ def train_one(
     if "twins" in kind.uses:
         train, val = quality.with_twins(train), quality.with_twins(val)
     torch.manual_seed(seed)
-    model = kind(data.summary(train, pseudobulk="pseudobulk" in kind.needs), **kind.accepted(SMALL))
-    config = FitConfig(
+    model = kind.paper(data.summary(train, pseudobulk="pseudobulk" in kind.needs), **kind.accepted(SMALL))
+    config = FitConfig.paper(
         steps=steps, batch_size=128, learning_rate=0.01, particles=2, clip=10.0, seed=seed,
         validate_every=max(1, steps // 5), progress=False,
     )  # fmt: skip

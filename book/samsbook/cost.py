@@ -67,8 +67,8 @@ def seconds_a_step(p: dict[str, Any], shape: tuple[int, int], device: str, steps
     sizes |= {name: p["width"] for name in ("encoder_width", "decoder_width")}
     sizes |= {"embedding_width": p.get("embedding_width", p["width"])}
     torch.manual_seed(0)
-    model = kind(summary, **(kind.accepted(sizes) | options)).to(device)
-    step = TrainingStep(model, FitConfig(particles=p["particles"]), {Plate.DOSE: counts})
+    model = kind.paper(summary, **(kind.accepted(sizes) | options)).to(device)
+    step = TrainingStep(model, FitConfig.paper(particles=p["particles"]), {Plate.DOSE: counts})
     clock = time.perf_counter if device.startswith("cuda") else time.process_time
     times = []
     for _ in range(steps + 2):  # two to warm up

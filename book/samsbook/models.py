@@ -37,7 +37,7 @@ def example(kind: type[Model]) -> Model:
     flags = ("fails",) if "quality" in kind.needs else ()
     n_cells, n_treated, n_flagged = 0, (0,) * PERTURBATIONS, (0,) * len(flags)
     summary = DataSummary(*names, (), flags, n_cells, n_treated, n_flagged, zero, one, zero, one, None, bulk)
-    return kind(summary, **kind.accepted({"latent": LATENT}))
+    return kind.paper(summary, **kind.accepted({"latent": LATENT}))
 
 
 def sites_and_law(model: Model) -> tuple[str, str]:

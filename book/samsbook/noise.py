@@ -43,10 +43,10 @@ def fitted(depth: float, genes: int = 200, steps: int = 1500, *, seed: int = 0) 
     """
     screen = samslib.simulate.perturb_seq(20, 5, 80, 400, genes, latent=10, library=(depth, 0.4), seed=seed)
     parts = PerturbationData.from_anndata(screen).split(samslib.splits.random(seed=seed))
-    model = samslib.SAMSVAE(
+    model = samslib.SAMSVAE.paper(
         parts[0].summary(), latent=15, encoder_width=64, decoder_width=64, posterior="mean_field", seed=seed
     )
-    config = FitConfig(steps=steps, learning_rate=3e-3, particles=2, batch_size=128, seed=seed, progress=False)
+    config = FitConfig.paper(steps=steps, learning_rate=3e-3, particles=2, batch_size=128, seed=seed, progress=False)
     fit(model, parts[0], None, config)
     return model, parts
 

@@ -130,7 +130,7 @@ def perturbation_probe(seed: int, adversary_weight: float, held_out: int = 1000)
     train, test = data[:400], data[400:]
     torch.manual_seed(seed)
     model = samslib.CPA(train.summary(), adversary_weight=adversary_weight, adversary_layers=2, **CPA)
-    config = FitConfig(
+    config = FitConfig.paper(
         steps=300, critic=Schedule(pretrain=60, warm_up=60), learning_rate=5e-3, batch_size=200, particles=1, seed=seed,
         progress=False, device="cpu",
     )  # fmt: skip
@@ -168,7 +168,7 @@ def trained(
     """
     torch.manual_seed(seed)
     model = kind(train.summary(), **CRADLE, **options)
-    config = FitConfig(
+    config = FitConfig.paper(
         steps=steps, seed=seed, particles=particles, batch_size=128, learning_rate=5e-3, progress=False, device="cpu"
     )
     fit(model, train, None, config)
