@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -22,7 +23,9 @@ from samslib.cells import Batch, Plate
 from samslib.checkpoint import TrainingState
 from samslib.data.batches import Batches, step_seed
 from samslib.data.container import PerturbationData
+from samslib.data.disk import OnDisk
 from samslib.model import Adversarial, Model
+from samslib.models.baselines import ControlMean
 from samslib.objective import elbo, iwelbo, log_weights, posterior, present
 from samslib.progress import Progress
 from samslib.sparsity import numbers
@@ -206,8 +209,33 @@ class History(pd.DataFrame):
 
     Columns are epoch, seconds, the training loss and every term of it by name (means since the last row, nats a cell),
     a model's penalties, "val_..." of the bound and its terms on the validation cells, and what a monitor reported.
-    `attrs` holds best_step, interrupted, device, seconds and the configuration.
+    `attrs` holds best_step, interrupted, device, seconds, the configuration, and control_mean: the validation bound, in
+    nats a cell, of a model in which no perturbation does anything (None for real values or without controls).
     """
+
+    ENOUGH = 1e-3  # of the bound: what the last quarter of the steps at constant rates may still gain
+
+    def verdict(self) -> str:
+        """Whether the model is trained, in a sentence that starts with "Trained" if it is.
+
+        It is not where the validation bound is below that of the mean of control cells, and where the bound still rose,
+        by more than a thousandth of itself, between the two halves of the last quarter of the steps before the learning
+        rates fell. Too few validations for that: where the last was the best.
+        """
+        config, best = self.attrs["config"], self.attrs["best_step"]
+        if "val_loss" not in self or best not in self.index:
+            return "Whether it is trained cannot be told without validation cells that it was kept by; give val."
+        bound, control = -self["val_loss"][best], self.attrs["control_mean"]
+        end = config["steps"] * (1 - config["decay"])
+        stands = f"best at step {best} of {config['steps']}, with a bound of {bound:.2f} nats a cell"
+        if control is not None and bound < control:
+            return f"Worse than the mean of control cells ({control:.2f} nats a cell): {stands}; train longer or anew."
+        last = self["val_loss"][(self.index > 0.75 * end) & (self.index <= end)].to_numpy()
+        half = len(last) // 2
+        gain = last[:half].mean() - last[-half:].mean() if half > 1 else 0.0
+        if gain > self.ENOUGH * abs(bound) or (half < 2 and best == self.index[-1]):
+            return f"Not trained to its end: {stands}, and it was still rising; take more steps."
+        return f"Trained: {stands}."
 
 
 def prepare(kind: type[Model], data: PerturbationData) -> PerturbationData:
@@ -367,7 +395,7 @@ def fit(
 
     Returns
     -------
-    The `History`, a row a validation.
+    The `History`, a row a validation. Its `verdict` is a warning too where the model is not trained.
 
     Raises
     ------
@@ -408,7 +436,17 @@ def fit(
     history = History(pd.DataFrame(state.rows or {"step": []}).set_index("step"))
     history.attrs = {"best_step": best, "seconds": state.seconds, "interrupted": bool(interrupted)}
     history.attrs |= {"device": str(device), "config": asdict(config) | {"steps": steps, "validate_every": every}}
+    history.attrs["control_mean"] = _control_mean(train, val)
+    if val and not interrupted and not (verdict := history.verdict()).startswith("Trained"):
+        warnings.warn(verdict, stacklevel=2)
     return history
+
+
+def _control_mean(train: PerturbationData, val: PerturbationData | None) -> float | None:
+    """The bound of cells to validate on, if no perturbation did anything; None where there is nothing to tell it by."""
+    if val is None or not train.counts or not (train.n_perturbations == 0).any() or isinstance(train.x, OnDisk):
+        return None
+    return -validate(ControlMean(train.summary(pseudobulk=True)), val, 1)["val_loss"]
 
 
 def _log(

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import itertools
+import re
 import signal
+import warnings
+from dataclasses import replace
 
 import anndata as ad
 import numpy as np
@@ -585,3 +588,41 @@ def test_a_staged_run_is_taken_up_bit_for_bit_before_and_after_it_turns(split, t
     again = samslib.SAMSVAE(split[0].summary(), **SMALL, seed=0)
     fit(again, *split, FitConfig(checkpoints=tmp_path, **settings))
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in whole.state_dict().items())
+
+
+@pytest.fixture
+def strong():
+    """Three hundred cells, whose perturbations quadruple a gene each; for training and for validation."""
+    data = make_data(cells=300)
+    return data[:200], data[200:]
+
+
+def test_a_history_says_in_a_sentence_whether_the_model_is_trained(strong):
+    """Three verdicts of three trainings of one model: too short, too slow, and long enough."""
+    for settings, said in [
+        (
+            {"steps": 1, "learning_rate": 1e-6},
+            r"Worse than the mean of control cells \(-\d+.\d\d nats a cell\)",
+        ),
+        ({"steps": 60, "learning_rate": 3e-3, "validate_every": 2}, "Not trained to its end: .* still rising"),
+    ]:
+        with pytest.warns(UserWarning, match=said):
+            fit(new_model(strong[0]), *strong, FitConfig(**settings, progress=False, batch_size=64))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        enough = FitConfig(steps=1500, learning_rate=0.01, progress=False, batch_size=64)
+        history = fit(new_model(strong[0]), *strong, enough)
+    said = r"Trained: best at step \d+ of 1500, with a bound of -\d+\.\d\d nats a cell\."
+    assert re.fullmatch(said, history.verdict())
+    nobody = fit(new_model(strong[0]), strong[0], None, FitConfig(steps=2, progress=False))
+    assert "give val" in nobody.verdict()
+
+
+def test_the_control_mean_of_a_history_is_that_of_the_baseline(strong):
+    history = fit(new_model(strong[0]), *strong, quick(steps=1, **QUICK))
+    model = samslib.BASELINES["control_mean"](strong[0].summary(pseudobulk=True))
+    expected = samslib.held_out_iwelbo(model, strong[1], particles=1)["iwelbo"].mean()
+    assert history.attrs["control_mean"] == pytest.approx(expected, rel=1e-5)
+    real = replace(strong[0], counts=False)
+    normal = samslib.SAMSVAE.paper(real.summary(), **SMALL, likelihood="normal", normalization="raw")
+    assert fit(normal, real, real, quick(steps=1, **QUICK)).attrs["control_mean"] is None

@@ -9,6 +9,7 @@ import json
 import math
 import re
 import tokenize
+import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -96,6 +97,8 @@ def check_parameters(namespace: dict[str, Any], **bounds: Bounds) -> dict[str, A
         For an unknown name (the message has the nearest known one), a value of the wrong type (a whole number
         is a float, a bool is not a number), and a number that is not finite or out of bounds.
     """
+    # The pages' own runs are short on purpose, and show their curves.
+    warnings.filterwarnings("ignore", "Not trained to its end|Worse than the mean of control", UserWarning)
     annotations = {
         name: _evaluated(kind) for name, kind in namespace.get("__annotations__", {}).items() if name in namespace
     }
