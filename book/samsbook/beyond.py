@@ -3,6 +3,7 @@
 python -m samsbook.beyond sparsity     F1 of the masks on six simulated screens, without and with tuning
 python -m samsbook.beyond training     bound against seconds on the real screen tapseq, published settings and defaults
 python -m samsbook.beyond settings     one setting of the training changed at a time, on a simulated screen
+python -m samsbook.beyond direct       which effects are found where, on screens with effects on axes and on genes
 python -m samsbook.beyond effects      effects of the real screen tapseq, with and without guides and direct effects
 
 Each writes `data/results/beyond-<name>.csv` with its provenance. The screens are fitted in two processes of one thread.
@@ -19,7 +20,9 @@ from functools import partial
 from typing import Any
 
 import anndata
+import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 import torch
 from scipy.stats import t as student
 
@@ -212,6 +215,94 @@ def settings(seeds: int) -> pd.DataFrame:
     return table.reset_index()
 
 
+LEFT = 0.2  # of a gene's counts, where a perturbation knocks it down
+
+
+def knocked_down(adata: anndata.AnnData, *, seed: int) -> np.ndarray:
+    """Let each perturbation of a simulated screen knock one gene down, in place, by thinning its counts.
+
+    Parameters
+    ----------
+    adata
+        A screen of `simulate.perturb_seq`.
+    seed
+        Seed of the genes and of the thinning.
+
+    Returns
+    -------
+    ndarray
+        (T, G) 0/1 truth of the direct effects, in the order of uns["truth"]["perturbations"]; genes are drawn among the
+        half with the most counts.
+    """
+    rng, names = np.random.default_rng(seed), list(adata.uns["truth"]["perturbations"])
+    x = np.asarray(adata.X.todense()).astype(int)
+    often = np.argsort(-x.sum(0))[: x.shape[1] // 2]
+    genes = rng.choice(often, len(names))
+    for name, gene in zip(names, genes, strict=True):
+        cells = adata.obs["perturbation"].to_numpy() == name
+        x[cells, gene] = rng.binomial(x[cells, gene], LEFT)
+    adata.X = sp.csr_matrix(x.astype(np.float32))
+    return np.eye(x.shape[1])[genes]
+
+
+def both_kinds(way: str, screen: str, *, seed: int) -> dict[str, Any]:
+    """One fit to a screen whose perturbations act on axes and on a gene each.
+
+    Parameters
+    ----------
+    way
+        "latent" or "latent and direct", the effects that the model has.
+    screen
+        A name in `SCREENS`.
+    seed
+        Seed of the screen, the weights and the training.
+
+    Returns
+    -------
+    dict
+        Names, seed, F1 of the masks of axes (matched) and of genes, genes on a perturbation, the correlation of the
+        effects with those of held-out cells, the validation bound and seconds.
+    """
+    torch.set_num_threads(1)
+    changed = dict(SCREENS[screen])
+    axes = changed.pop("axes")
+    adata = samslib.simulate.perturb_seq(**{**COMMON, **changed}, seed=seed)
+    knocked = knocked_down(adata, seed=seed)
+    data = PerturbationData.from_anndata(adata)
+    order = [list(adata.uns["truth"]["perturbations"]).index(name) for name in data.perturbations]
+    train, val, test = data.split(samslib.splits.random(seed=seed))
+    model = samslib.SAMSVAE(data.summary(train), latent=axes, direct=way != "latent", seed=seed)
+    history = samslib.fit(model, train, val, FitConfig(seed=seed, progress=False))
+    row = {"way": way, "seed": seed, "bound": -_settled(history).min(), "seconds": history.attrs["seconds"]}
+    on = model.mask_logits.detach().sigmoid().numpy()
+    row["f1 of axes"] = mask_recovery(adata.uns["truth"]["M"][order], on)["f1"].item()
+    if model.direct is not None:
+        found = model.direct.logits.detach().numpy() > 0
+        row["genes on"] = found.sum(1).mean()
+        row["f1 of genes"] = 2 * (found & (knocked[order] > 0)).sum() / (found.sum() + len(order))
+    observed = samslib.data_effects(test)
+    effects = samslib.average_effects(model, data, list(observed.obs_names), seed=seed)
+    row["correlation"] = np.corrcoef(np.ravel(effects.X), np.ravel(observed.X))[0, 1]
+    return row
+
+
+def direct(seeds: int) -> pd.DataFrame:
+    """Both ways on the screen "mid", whose perturbations knock a gene down each too.
+
+    Parameters
+    ----------
+    seeds
+        Number of screens.
+
+    Returns
+    -------
+    DataFrame
+        A row a way and screen.
+    """
+    ways = ("latent", "latent and direct")
+    return _in_processes(both_kinds, [(way, "mid", seed) for seed in range(seeds) for way in ways])
+
+
 EFFECTS: dict[str, tuple[type[Any], bool, dict[str, Any]]] = {  # model, whether it knows the targets, options
     "conditional VAE": (samslib.ConditionalVAE, False, {"encoder_width": 128, "decoder_width": 128, "latent": 30}),
     "CPA-VAE": (samslib.CPAVAE, False, {"encoder_width": 128, "decoder_width": 128, "latent": 30}),
@@ -305,13 +396,13 @@ def effects(seeds: int) -> pd.DataFrame:
 def main() -> None:
     """Read the command line, run what it names, and write and print its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("sparsity", "training", "settings", "effects"))
+    parser.add_argument("what", choices=("sparsity", "training", "settings", "direct", "effects"))
     parser.add_argument("--seeds", type=int, default=5, help="screens or splits, 3 or more")
     asked = parser.parse_args()
     if asked.seeds < 3:
         parser.error(f"--seeds is {asked.seeds}; give 3 or more.")
     start = time.perf_counter()
-    of_seeds = {"sparsity": sparsity, "settings": settings, "effects": effects}
+    of_seeds = {"sparsity": sparsity, "settings": settings, "direct": direct, "effects": effects}
     table = of_seeds[asked.what](asked.seeds) if asked.what in of_seeds else training()
     parameters = {"seed": 0, "seeds": asked.seeds if asked.what != "training" else 1}
     path = write_results(f"beyond-{asked.what}", table, parameters, seconds=time.perf_counter() - start)
