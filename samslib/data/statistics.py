@@ -143,6 +143,7 @@ def digest(data: Any) -> dict[str, str]:
         "cells": _hash(len(data), data.cells),
         "genes": _hash(len(data.genes), data.genes),
         "perturbations": _hash(len(data.perturbations), data.perturbations),
+        "targets": _hash(len(set(data.targets)), data.targets),
         "covariates": _hash(len(data.covariates), data.covariates, data.covariate),
         "quality flags": _hash(len(data.quality), data.quality, data.qc),
         "doses": _hash(doses.nnz, doses.indptr.astype(np.int64), doses.indices.astype(np.int64), doses.data),
