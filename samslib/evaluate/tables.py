@@ -172,8 +172,8 @@ def by_target(effects: anndata.AnnData, targets: PerturbationData | Labels | Cal
     Returns
     -------
     AnnData
-        Targets x genes, in the same form, for all functions that take tables. Layers as far as the table has them:
-        "variance", that of g between all cells of a target, what differs between guides included; "standard_error".
+        Targets x genes, in the same form, for all functions that take tables. Layers as far as the table has them for
+        all guides: "variance", that of g between all cells of a target, so also between guides; "standard_error".
         Errors of guides are correlated, for they share their control, and in a model draws of latents. Observed effects
         not taken within levels share the control cells alone, which is reckoned with. For all others it is the weighted
         mean of the guides' errors, as if these were one and the same: a bound from above. obs: "guides", their number;
