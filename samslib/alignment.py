@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from samslib.cells import DataSummary
 from samslib.data.container import PerturbationData, check_data
 from samslib.data.messages import quoted
 from samslib.data.statistics import one_hot
@@ -28,7 +29,8 @@ def align(data: PerturbationData, model: Model) -> PerturbationData:
     Every function that feeds cells to a model calls this, so no column is ever read as another one. Columns are matched
     by name: another order is put right, genes that the model does not have are left out (libraries are counted again),
     and perturbations or levels of which there are no cells get a column of zeros. What was changed is logged; align
-    once, ahead of many calls, to be told once. Covariates and flags that the model does not read stay as they are.
+    once, ahead of many calls, to be told once. Covariates and flags that the model does not read stay as they are, and
+    so do targets of a model without any, unless its perturbations are others.
 
     Parameters
     ----------
@@ -45,8 +47,9 @@ def align(data: PerturbationData, model: Model) -> PerturbationData:
     ------
     DataError
         For genes of the model that the data lack; for cells with a perturbation, covariate level or covariate that the
-        model does not know, or without a flag that it reads; for combinations encoded in the other of the two ways; and
-        for real values where the model was made for counts, or counts where it was made for real values.
+        model does not know, or without a flag that it reads; for combinations encoded in the other of the two ways; for
+        a perturbation that has another target than in the model, or none; and for real values where the model was made
+        for counts, or counts where it was made for real values.
     """
     check_data(data, "align")
     summary, name = model.summary, type(model).__name__
@@ -66,11 +69,24 @@ def align(data: PerturbationData, model: Model) -> PerturbationData:
         if kind in {"perturbations", *model.uses} and getattr(data, kind) != getattr(summary, kind):
             columns = _columns(getattr(data, field), getattr(data, kind), getattr(summary, kind), kind, name)
             aligned = replace(aligned, **{kind: getattr(summary, kind), field: columns})
+    if summary.targets or aligned.perturbations != data.perturbations:
+        _check_targets(data, summary, name)
+        aligned = aligned if aligned.targets == summary.targets else replace(aligned, targets=summary.targets)
     if changed := [kind for kind in ("genes", *COLUMNS) if getattr(aligned, kind) != getattr(data, kind)]:
         extra = len(data.genes) - len(aligned.genes)
         left_out = f" ({extra} genes that it does not have left out, libraries counted again)" if extra else ""
         LOG.warning("Put into the order of the %s by name: %s%s", name, ", ".join(changed), left_out)
     return aligned
+
+
+def _check_targets(data: PerturbationData, summary: DataSummary, name: str) -> None:
+    """Raises DataError for the first perturbation of the model whose target is another one in the data."""
+    targets = dict(zip(data.perturbations, data.targets or [None] * len(data.perturbations), strict=True))
+    for guide, target in zip(summary.perturbations, summary.targets, strict=False):
+        if targets.get(guide, target) != target:
+            there = f"of {targets[guide]!r}" if data.targets else "without targets"
+            remedy = "give from_anndata(target=) what the model was made with"
+            raise DataError(f"{guide!r} is a guide of {target!r} in {name}, and {there} in the data; {remedy}.")
 
 
 def _columns(values: Any, given: Sequence[str], wanted: Sequence[str], kind: str, name: str) -> Any:

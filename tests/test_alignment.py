@@ -147,7 +147,7 @@ def test_training_cells_are_told_and_their_lack_is_marked(data, recwarn):
             READERS[reader](model, data)
 
 
-@pytest.mark.parametrize("what", ["genes", "perturbations", "values", "doses", "cells"])
+@pytest.mark.parametrize("what", ["genes", "perturbations", "values", "doses", "cells", "targets"])
 def test_a_folder_of_other_data_is_not_resumed(data, tmp_path, what):
     """Data with the same sums and first cell, and each time one other thing that differs."""
     model = make_model("sams_vae", data.summary())
@@ -160,6 +160,7 @@ def test_a_folder_of_other_data_is_not_resumed(data, tmp_path, what):
         "values": replace(data, x=data.x[:, np.r_[1, 0, 2:12]]),
         "doses": replace(data, dose=data.dose[swap]),
         "cells": replace(data, cells=data.cells[swap]),
+        "targets": replace(data, targets=("first", "second", "first")),
     }
     other = make_model("sams_vae", others[what].summary())
     with pytest.raises(ValueError, match=f"differs in training {what}"):
@@ -172,6 +173,25 @@ def test_a_digest_is_of_the_cells_and_not_of_where_they_lie(data, tmp_path):
     adata.write_h5ad(tmp_path / "cells.h5ad")
     backed = PerturbationData.from_anndata(anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r"))
     assert backed.digest() == data.digest() and backed.to_memory().digest() == data.digest()
+
+
+def test_targets_are_those_of_the_model_or_refused(data, caplog):
+    """They follow their perturbations into the model's order; a model without any takes data with some."""
+    targets = ("first", "second", "first")
+    guides = replace(data, targets=targets)
+    model, plain = (make_model("sams_vae sparse", of.summary()) for of in (guides, data))
+    assert align(guides, model) is guides and align(guides, plain) is guides
+    order = [2, 0]
+    fewer = guides[~np.isin(guides.labels, ["B", "A+B"])]
+    fewer = replace(fewer, perturbations=("C", "A"), dose=fewer.dose[:, order].tocsr(), targets=("first", "first"))
+    again = align(fewer, model)
+    assert again.targets == targets and again.perturbations == ("A", "B", "C")
+    assert (again.dose.toarray()[:, order] == fewer.dose.toarray()).all()
+    assert align(fewer, plain).targets == ()
+    with pytest.raises(DataError, match="'A' is a guide of 'first' in SAMSVAE, and without targets in the data"):
+        align(data, model)
+    with pytest.raises(DataError, match="'C' is a guide of 'first' in SAMSVAE, and of 'third' in the data"):
+        align(replace(data, targets=("first", "second", "third")), model)
 
 
 def graded_data(cells: int = 120) -> PerturbationData:

@@ -16,7 +16,7 @@ def test_summary_and_types_survive(model, tmp_path):
     model.double()
     again = load(save(model, tmp_path / "m.safetensors"))
     assert next(again.parameters()).dtype == torch.float64
-    for name in ("genes", "perturbations", "n_treated", "control"):
+    for name in ("genes", "perturbations", "n_treated", "control", "targets"):
         assert getattr(again.summary, name) == getattr(model.summary, name)
     assert torch.equal(again.summary.log_mean, model.summary.log_mean)
 

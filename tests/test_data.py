@@ -500,6 +500,50 @@ def test_unique_encoding_has_a_column_a_condition():
     assert graded.dose_of("B=2+A=2").tolist() == [[0, 0, 1]] and graded.dose_of("A").tolist() == [[1, 0, 0]]
 
 
+GENE_OF = {"A": "first", "B": "second", "C": "first"}
+OF_CELLS = [GENE_OF.get(label.strip(" +").replace("control", "").strip("+"), "x") for label in LABELS]  # pairs: any
+
+
+@pytest.mark.parametrize("form", ["column", "categories", "mapping", "series", "function"])
+def test_targets_are_of_a_column_or_a_mapping_and_stay(form):
+    """Those of controls and of cells with several guides do not count; every other form of the data has them too."""
+    adata = counts()
+    adata.obs["gene"] = pd.Categorical(OF_CELLS) if form == "categories" else OF_CELLS
+    given = {"mapping": GENE_OF, "series": pd.Series(GENE_OF), "function": GENE_OF.get}.get(form, "gene")
+    data = PerturbationData.from_anndata(adata, target=given)
+    expected = ("first", "second", "first")
+    assert data.targets == expected and data.summary().targets == expected and data.summary().rows == expected[:2]
+    shown = "3 guides of 2 targets in 5 conditions, 3 cells of control"
+    assert repr(data) == f"PerturbationData: 12 cells x 7 genes, {shown}"
+    parts = data.split(np.array(["train", "val", "test"] * 4))
+    assert all(part.targets == expected for part in (data[3:9], *parts, data.select_genes([0, 2]), data.to_memory()))
+    assert data.target_of("C+A") == "first+first" and data.target_of("B+A") == "first+second"
+    assert data.target_of({"A": 0.5, "B": 1}) == "first=0.5+second" and data.target_of("control") == "control"
+    unique, plain = data.encode_unique(), PerturbationData.from_anndata(adata)
+    assert unique.targets == plain.targets == ()
+    assert {what for what, of in data.digest().items() if plain.digest()[what] != of} == {"targets"}
+    with pytest.raises(DataError, match="no targets; give them to from_anndata"):
+        plain.target_of("A")
+
+
+def test_targets_that_say_too_little_are_refused():
+    adata = counts()
+    adata.obs["gene"] = [*OF_CELLS[:8], "second", *OF_CELLS[9:]]
+    refused(["'C'", "'second'", "'first'", "adata.obs['gene']", "mapping"], adata, target="gene")
+    adata.obs["gene"] = [*OF_CELLS[:8], None, None, *OF_CELLS[10:]]
+    refused(["2 cells have no target", "'C'", "mapping"], adata, target="gene")
+    adata.obs["gene"] = [None, None, *OF_CELLS[2:]]
+    assert PerturbationData.from_anndata(adata, target="gene").targets == ("first", "second", "first")
+    refused(["no column 'genes'", "did you mean 'gene'?"], adata, target="genes")
+    refused(["2 perturbations have no target ('B', 'C')"], adata, target={"A": "first", "C": " "})
+    refused(["3 perturbations have no target"], adata, target=lambda name: None)
+    refused(["target is a list"], adata, target=["first", "second", "first"])
+    paired = counts(["control", "A", "B+C", "A"])
+    paired.obs["gene"] = ["", "first", "second", "first"]
+    refused(["2 perturbations are alone in no cell", "'B', 'C'", "mapping"], paired, target="gene")
+    assert PerturbationData.from_anndata(paired, target=GENE_OF).targets == ("first", "second", "first")
+
+
 def test_rows_batches_and_genes():
     adata = counts()
     adata.obs["batch"], adata.obs["bad"] = ["x", "y"] * 6, [True, False, False] * 4

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import anndata
 import numpy as np
 import pandas as pd
@@ -72,6 +74,57 @@ def test_formulas(options):
     rank = int(np.argmin(errors))
     assert tables["low rank"].uns["samslib"]["rank"] == rank
     np.testing.assert_allclose(tables["low rank"].X, take(left[:, :rank] * size[:rank] @ right[:rank] / np.sqrt(n)))
+
+
+def test_two_levels_are_the_best_linear_prediction(made):
+    """m + C (C + noise)^-1 (x - m), with C the covariance of the effects of guides that their two variances say."""
+    tables, _, train, *_ = made
+    seen = data_effects(train)
+    x, n = seen.X, seen.obs["cells"].to_numpy()[:, None]
+    noise = ((n - 1) * seen.layers["variance"]).sum(0) / (n - 1).sum() / n
+    same = np.equal.outer(*[[gene(name) for name in seen.obs_names]] * 2)
+    pairs = x.reshape(-1, 2, x.shape[1])  # of two guides, in the order of names
+    own = (pairs.var(1, ddof=1).mean(0) - noise.mean(0)).clip(0)
+    common = (pairs.mean(1).var(0, ddof=1) - own / 2 - noise.mean(0) / 2).clip(0)
+    assert (own == 0).any() and (own > 0).any() and (common == 0).any()
+    expected = [
+        of.mean() + (C := a * same + b * np.eye(len(of))) @ np.linalg.solve(C + np.diag(v), of - of.mean())
+        for of, a, b, v in zip(x.T, common, own, noise.T, strict=True)
+    ]
+    np.testing.assert_allclose(tables["guides pooled and shrunken"][seen.obs_names].X, np.transpose(expected))
+
+
+def test_two_levels_are_nearer_than_their_parents():
+    """On simulated guides of unequal strength, with 20 training cells each. In trials of five kinds of screens (10 to
+    50 cells, two to four guides a target, strengths from 0.05, 0.2 or 0.4) it was so in 60 of 60."""
+    for seed in range(6):
+        options = {"strength": (0.05, 1.0)} if seed % 2 else {}
+        adata = samslib.simulate.guide_screen(cells=220, controls=2000, **options, seed=seed)
+        data = samslib.PerturbationData.from_anndata(adata, target="gene")
+        place = pd.Series(data.labels).groupby(data.labels).cumcount().to_numpy()
+        few = np.where(data.n_perturbations, 20, 400)
+        train, val, rest = (data[kept] for kept in (place < few, (place >= few) & (place < 2 * few), place >= 2 * few))
+        truth = data_effects(rest)
+        tables = predictors(train, val, data)
+        error = {name: np.sqrt(((of[truth.obs_names].X - truth.X) ** 2).mean()) for name, of in tables.items()}
+        assert error["guides pooled and shrunken"] < 0.98 * min(error["guides pooled"], error["shrunken"])
+
+
+def test_targets_of_the_data_say_which_guides_are_pooled(made):
+    """Also those of pairs and of doses, which are pooled with their like; a gene_of that is given goes first."""
+    tables, data, train, val, _ = made
+    parts = [replace(of, targets=tuple(map(gene, data.perturbations))) for of in (train, val, data)]
+    for name, table in predictors(*parts).items():
+        np.testing.assert_array_equal(table.X, tables[name].X)
+    assert "guides pooled" not in predictors(*parts, gene_of=str)
+    rng = np.random.default_rng(0)
+    labels = np.array(["control", "P0_a", "P0_b", "P0_a+P1_a", "P1_a+P0_b"])[np.arange(200) % 5]
+    obs = pd.DataFrame({"perturbation": labels}, index=[f"c{i}" for i in range(200)])
+    adata = anndata.AnnData(rng.poisson(5.0, (200, 8)).astype(np.float32), obs=obs)
+    pairs = samslib.PerturbationData.from_anndata(adata, target=gene)
+    pooled = predictors(pairs[::2], pairs[1::2], pairs)["guides pooled"]
+    assert (pooled["P0_a"].X == pooled["P0_b"].X).all() and (pooled["P0_a+P1_a"].X == pooled["P0_b+P1_a"].X).all()
+    assert (pooled["P0_a"].X != pooled["P0_a+P1_a"].X).all()
 
 
 def test_no_argument_is_ignored(made):

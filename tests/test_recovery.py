@@ -174,3 +174,54 @@ def test_cradle_vae_recovers_the_artifact_and_clean_effects():
         p = p_value(correlation, a, b)
         print("CRADLE-VAE", what, correlation(a, b), "p", p)
         assert p <= 0.001, what
+
+
+def knock_downs(cells: int = 100, seed: int = 0) -> samslib.PerturbationData:
+    """Guides a and b of P1 and P2, each of which takes a gene of its own down, to a fifth and to 45%: strengths 1 and
+    one half. Other genes answer to no guide."""
+    rng = np.random.default_rng(seed)
+    strength = {"control": 0, "P1_a": 1, "P1_b": 0.5, "P2_a": 1, "P2_b": 0.5}
+    labels = np.array(list(strength)).repeat(cells)
+    rate = np.full((len(labels), 20), 10.0)
+    for gene, target in enumerate(("P1", "P2")):
+        rate[:, gene] *= 0.2 ** np.where(np.char.startswith(labels, target), [strength[of] for of in labels], 0)
+    obs = pd.DataFrame({"perturbation": labels}, index=[f"c{i}" for i in range(len(labels))])
+    adata = anndata.AnnData(rng.poisson(rate).astype(np.float32), obs, pd.DataFrame(index=[f"g{i}" for i in range(20)]))
+    return samslib.PerturbationData.from_anndata(adata, target=lambda name: name.split("_")[0])
+
+
+def test_knocked_down_genes_are_listed_with_the_strengths_of_guides():
+    """The two genes and no other; effects times strengths are the logarithms of 0.2 and 0.45 within 0.25 in all of 20
+    trials with other cells and weights."""
+    data = knock_downs()
+    model = samslib.SAMSVAE(data.summary(), latent=2, encoder_width=8, decoder_width=8, direct=True, seed=0)
+    fit(model, data, None, FitConfig(steps=500, batch_size=128, progress=False))
+    found, guides = samslib.direct_effects(model), samslib.guide_strengths(model)
+    assert found[["target", "gene"]].to_numpy().tolist() == [["P1", "g0"], ["P2", "g1"]]
+    assert guides["guide"].tolist() == list(data.perturbations) and guides["target"].tolist() == list(data.targets)
+    product = guides.merge(found, on="target").eval("strength * effect")
+    np.testing.assert_allclose(product, np.log([0.2, 0.2**0.5] * 2), atol=0.25)
+    assert (found["probability"] > 0.9).all() and found["sd"].between(0.01, 0.3).all()
+    assert (guides["low"] < guides["strength"]).all() and (guides["strength"] < guides["high"]).all()
+    assert (guides["high"][1] < guides["low"][0]) and (guides["high"][3] < guides["low"][2])
+    narrow = samslib.guide_strengths(model, level=0.5)
+    assert (narrow["low"] > guides["low"]).all() and (narrow["strength"] == guides["strength"]).all()
+    every = samslib.direct_effects(model, threshold=0)
+    assert len(every) == 40 and every["target"].tolist() == ["P1"] * 20 + ["P2"] * 20 and every["gene"][0] == "g0"
+    assert (every.groupby("target")["probability"].diff().dropna() <= 0).all()
+
+
+def test_models_without_direct_effects_or_strengths_say_so():
+    data = knock_downs(cells=4)
+    small = {"latent": 2, "encoder_width": 8, "decoder_width": 8}
+    each = samslib.CPAVAE(data.summary(), **small, direct=True)
+    assert set(samslib.direct_effects(each, 0)["target"]) == set(data.perturbations), "which have no rows for targets"
+    for model in (samslib.CPAVAE(data.summary(), **small), samslib.SAMSVAE(data.summary(), **small)):
+        with pytest.raises(ValueError, match="has no direct effects; make a SAMSVAE or CPAVAE with direct=True"):
+            samslib.direct_effects(model)
+    with pytest.raises(ValueError, match="CPAVAE has no strengths of guides; make a SAMSVAE of data with targets"):
+        samslib.guide_strengths(each)
+    with pytest.raises(ValueError, match="threshold"):
+        samslib.direct_effects(each, threshold=2)
+    with pytest.raises(ValueError, match="level"):
+        samslib.guide_strengths(each, level=1)

@@ -96,6 +96,7 @@ class PerturbationData:
         dose: str | None = None,
         quality: str | Sequence[str] | None = None,
         counts: bool = True,
+        target: str | Mapping[str, str] | pd.Series | Callable[[str], str] | None = None,
     ) -> PerturbationData:
         """Read and check an AnnData; likely mistakes in names are logged as warnings.
 
@@ -122,6 +123,10 @@ class PerturbationData:
             Columns of 0/1 flags; 1 marks a cell of poor quality.
         counts
             False for real values (Normal likelihood), which only have to be finite.
+        target
+            The target (gene) of each perturbation, where perturbations are guides: a mapping (dict or Series) or
+            function from guide to target; or a column of obs, of which the cells with a single perturbation count. None
+            where they have none.
 
         Raises
         ------
@@ -132,6 +137,7 @@ class PerturbationData:
         names = read_naming(control, separator)
         fields = reading.read_axes(adata) | reading.read_names(adata, names, perturbation, dose)
         fields |= reading.read_covariates(adata, covariates) | reading.read_flags(adata, quality)
+        fields |= reading.read_targets(adata, target, fields)
         x, library = reading.read_matrix(adata, layer, counts)
         kept = f"np.asarray({reading.matrix_name(layer)}.sum(1)).ravel() > 0"
         _check_library(library, "", f"drop them: adata = adata[{kept}].copy()")
@@ -150,7 +156,8 @@ class PerturbationData:
 
     def __repr__(self) -> str:
         controls = "no" if self.control is None else f"{count_cells(int((self.n_perturbations == 0).sum()))} of"
-        known = f"{len(self.perturbations)} perturbations in {len(self.conditions())} conditions"
+        kinds = f"guides of {len(set(self.targets))} targets" if self.targets else "perturbations"
+        known = f"{len(self.perturbations)} {kinds} in {len(self.conditions())} conditions"
         return f"PerturbationData: {len(self)} cells x {len(self.genes)} genes, {known}, {controls} control"
 
     @property
@@ -237,13 +244,22 @@ class PerturbationData:
         chosen = [level for level, on in zip(self.covariates, levels, strict=False) if on]
         return f"{name} [{', '.join(chosen)}]" if chosen else name
 
+    def target_of(self, label: str | Mapping[str, float]) -> str:
+        """The condition of targets that a condition of guides is: "P1_a+P2_b=2" is "P1+P2=2", as `dose_of` reads it.
+        Raises DataError where perturbations have no targets, and for what is no condition."""
+        if not self.targets:
+            raise DataError("The perturbations have no targets; give them to from_anndata(target=).")
+        doses = zip(self.targets, self.dose_of(label)[0].tolist(), strict=True)
+        return self.naming.joined(sorted(self.naming.condition({target: dose}) for target, dose in doses if dose))
+
     def encode_unique(self) -> PerturbationData:
         """The same cells with a column for each distinct label, so that a combination is a perturbation of its own,
-        as published for the non-compositional encoding. Encode before splitting: then all parts share columns."""
+        as published for the non-compositional encoding. Encode before splitting: then all parts share columns. Targets
+        are dropped, for a combination has several."""
         if self.unique:
             return self
         codes, labels = pd.factorize(pd.Series(self.labels).where(self.n_perturbations > 0), sort=True)
-        return replace(self, perturbations=tuple(labels), dose=one_hot(codes, len(labels)), unique=True)
+        return replace(self, perturbations=tuple(labels), dose=one_hot(codes, len(labels)), unique=True, targets=())
 
     def genes_seen(self, cells: int = 3) -> np.ndarray:
         """(G,) which genes have a non-zero value in at least `cells` cells."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -257,6 +257,62 @@ def _read_doses(names: Names, name: str, amount: Any, what: str) -> dict[str, fl
     wrong = f"{what} is not a number for each of {len(parts)} part(s), finite and above zero"
     require(valid, f"{wrong}; a cell without a perturbation should not be named after it.", DataError)
     return used
+
+
+def read_targets(adata: Any, given: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The target of each perturbation, where perturbations are guides.
+
+    Parameters
+    ----------
+    adata
+        An AnnData of n cells.
+    given
+        A mapping, Series or function from guide to target; or a column of obs, of which the cells with a single
+        perturbation count; None for no targets.
+    fields
+        What `encode_names` returned of the same cells.
+
+    Returns
+    -------
+    dict
+        "targets", (T,) texts; empty without targets.
+
+    Raises
+    ------
+    DataError
+        For an absent column, a guide without a target or with two in the column, and one that is alone in no cell, of
+        which a column cannot tell the target.
+    """
+    if given is None:
+        return {"targets": ()}
+    if not (isinstance(given, str | Mapping | pd.Series) or callable(given)):
+        what = "a column of obs, a mapping from guide to target, or a function"
+        raise DataError(f"target is a {type(given).__name__}; give {what}.")
+    guides = pd.Index(fields["perturbations"])
+    table = _targets_of_cells(adata, given, guides, fields) if isinstance(given, str) else given
+    found = guides.to_series().map(table)
+    texts = found.astype(str).str.strip()
+    if len(wrong := guides[found.isna() | texts.str.lower().isin(NOTHING)]):
+        raise DataError(f"{len(wrong)} perturbations have no target ({quoted(wrong, 3)}); give each of them one.")
+    return {"targets": tuple(texts)}
+
+
+def _targets_of_cells(adata: Any, column: str, guides: pd.Index, fields: Mapping[str, Any]) -> pd.Series:
+    """The target of each guide in the cells that have it alone."""
+    where, remedy = f"adata.obs[{column!r}]", "mend the column, or give target= a mapping from guide to target"
+    alone, texts = fields["n_perturbations"] == 1, texts_of(column_of(adata, column)).str.strip()
+    table = pd.DataFrame({"guide": guides[fields["dose"][alone].indices], "target": texts[alone]})
+    if len(lacking := table["guide"][table["target"].str.lower().isin(NOTHING)]):
+        raise DataError(
+            f"{count_cells(len(lacking))} have no target in {where}, such as {lacking.iloc[0]!r}; {remedy}."
+        )
+    found = table.drop_duplicates().set_index("guide")["target"]
+    for guide in found.index[found.index.duplicated()]:
+        raise DataError(f"Cells of {guide!r} have the targets {quoted(found[guide].tolist())} in {where}; {remedy}.")
+    if len(absent := guides.difference(found.index)):
+        why = "whose cells do not say which target is whose; give target= a mapping from guide to target"
+        raise DataError(f"{len(absent)} perturbations are alone in no cell of {where} ({quoted(absent, 3)}), {why}.")
+    return found
 
 
 def read_covariates(adata: Any, given: str | Sequence[str]) -> dict[str, Any]:

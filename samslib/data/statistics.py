@@ -140,7 +140,11 @@ def digest(data: Any) -> dict[str, str]:
     sums = row_product(sp.csr_matrix(np.ones((1, len(data)))), data.x).astype(np.float32)
     doses = data.dose.tocsr().sorted_indices()
     parts = {"cells": [data.cells], "genes": [data.genes], "perturbations": [data.perturbations]}
-    parts |= {"covariates": [data.covariates, data.covariate], "quality flags": [data.quality, data.qc]}
+    parts |= {
+        "targets": [data.targets],
+        "covariates": [data.covariates, data.covariate],
+        "quality flags": [data.quality, data.qc],
+    }
     found = {kind: _hash(len(names), names, *values) for kind, (names, *values) in parts.items()}
     entries = _hash(doses.nnz, doses.indptr.astype(np.int64), doses.indices.astype(np.int64), doses.data)
     return found | {"doses": entries, "values": _hash(data.x.shape[1], sums, data.library.astype(np.float32))}

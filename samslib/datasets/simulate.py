@@ -411,9 +411,9 @@ def guide_screen(
 
     Returns
     -------
-    X is (n, G) CSR float32. obs also has "gene" (the target; "non-targeting" for controls) and "pathway" ("none"), and
-    uns["pathways"] lists the targets of each pathway, as in the screen of Replogle et al.; in uns["truth"],
-    perturbations are guides.
+    X is (n, G) CSR float32. obs also has "gene" (the target, for `PerturbationData.from_anndata(adata, target="gene")`;
+    "non-targeting" for controls) and "pathway" ("none"), and uns["pathways"] lists the targets of each pathway, as in
+    the screen of Replogle et al.; in uns["truth"], perturbations are guides.
 
     Raises
     ------

@@ -5,6 +5,8 @@ A function of a single score returns it as a float, as those of scikit-learn do;
 
 from __future__ import annotations
 
+from typing import Any
+
 import anndata
 import numpy as np
 import pandas as pd
@@ -17,7 +19,7 @@ from sklearn.ensemble import RandomForestRegressor
 from samslib.evaluate.streams import evaluating
 from samslib.model import Model
 from samslib.trace import Trace
-from samslib.validation import choose, require
+from samslib.validation import above, choose, require, share
 
 
 def shared_latents(model: Model, particles: int = 100, *, seed: int = 0) -> anndata.AnnData:
@@ -59,6 +61,78 @@ def shared_latents(model: Model, particles: int = 100, *, seed: int = 0) -> annd
     arrays = {name: value.cpu().numpy() for name, value in (means | given).items()}
     settings = {"model": type(model).__name__, "particles": particles, "seed": seed}
     return anndata.AnnData(product.cpu().numpy(), obs[[]], var[[]], layers=arrays, uns={"samslib": settings})
+
+
+@torch.no_grad()
+def direct_effects(model: Model, threshold: float = 0.5) -> pd.DataFrame:
+    """The genes that each target acts on itself and not through the latent axes.
+
+    Parameters
+    ----------
+    model
+        A trained model with the option `direct`.
+    threshold
+        Probability above which an effect is listed, between 0 (all) and 1.
+
+    Returns
+    -------
+    DataFrame
+        A row an effect, targets in their order and the most probable first: "target", which is the perturbation itself
+        in a model without targets; "gene"; "probability", that M_direct is 1; "effect" and "sd", mean and standard
+        deviation of O if it is, on the scale of natural logarithms of expression for counts. A guide of strength a has
+        a times the effect.
+
+    Raises
+    ------
+    ValueError
+        For a model without direct effects, and for a threshold outside 0 to 1.
+    """
+    share(threshold=threshold)
+    part: Any = getattr(model, "direct", None)
+    require(
+        part is not None, f"{type(model).__name__} has no direct effects; make a SAMSVAE or CPAVAE with direct=True."
+    )
+    law, probability, summary = part.slab(slice(None)), part.logits.sigmoid(), model.summary
+    names = summary.rows if len(law.loc) == len(summary.rows) else summary.perturbations
+    keys = pd.MultiIndex.from_product([range(len(names)), summary.genes], names=["target", "gene"])
+    columns = {"probability": probability, "effect": law.loc, "sd": law.scale}
+    table = pd.DataFrame({name: of.flatten().cpu().numpy() for name, of in columns.items()}, keys).reset_index()
+    table = table[table["probability"] > threshold].sort_values(["target", "probability"], ascending=[True, False])
+    return table.assign(target=np.array(names, dtype=object)[table["target"]]).reset_index(drop=True)
+
+
+@torch.no_grad()
+def guide_strengths(model: Model, level: float = 0.95) -> pd.DataFrame:
+    """How strong each guide of a target is.
+
+    A target's effects and the strengths of its guides are known as products only; the prior of a strength, whose median
+    is 1, sets the scale. So compare guides of one target.
+
+    Parameters
+    ----------
+    model
+        A trained SAMSVAE of data with targets.
+    level
+        Coverage of the interval, between 0 and 1.
+
+    Returns
+    -------
+    DataFrame
+        A row a guide: "guide", "target", "strength" (median of the posterior), "low" and "high" (its quantiles).
+
+    Raises
+    ------
+    ValueError
+        For a model without strengths, and for a level outside 0 to 1.
+    """
+    above(0, 1, level=level)
+    part: Any = getattr(model, "log_strength", None)
+    remedy = "make a SAMSVAE of data with targets, from_anndata(target=)"
+    require(part is not None, f"{type(model).__name__} has no strengths of guides; {remedy}.")
+    law, names = part(slice(None)), {"guide": model.summary.perturbations, "target": model.summary.targets}
+    quantiles = {"strength": 0.5, "low": (1 - level) / 2, "high": (1 + level) / 2}
+    values = {name: law.icdf(law.loc.new_tensor(at)).exp().flatten().cpu() for name, at in quantiles.items()}
+    return pd.DataFrame({**names, **values})
 
 
 def mask_recovery(truth: np.ndarray, inferred: np.ndarray) -> pd.DataFrame:

@@ -191,8 +191,8 @@ def score_table(
         "all cells": the effects of all cells, training cells included, as published. "held out": of that part's cells
         only. One of the two alone takes half the time.
     gene_of
-        The gene that each guide targets (guide -> gene, or a function of the guide's name), for the predictor that
-        pools the guides of a gene. None: without that predictor.
+        The gene that each guide targets (guide -> gene, or a function of the guide's name), for the predictors that
+        pool the guides of a gene. None: the targets of the data; if there are none, without these predictors.
     within
         Covariates within whose levels effects of cells are taken, as in `data_effects`.
     seed

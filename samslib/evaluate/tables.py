@@ -153,3 +153,59 @@ def groups_of(names: pd.Index, groups: Groups, what: str) -> pd.Series:
     if len(wrong := names[found.isna()]):
         raise DataError(f"{len(wrong)} perturbations have no {what} ({', '.join(wrong[:3])}); give each of them one.")
     return found.astype(str)
+
+
+def by_target(effects: anndata.AnnData, targets: PerturbationData | Labels | Callable[[str], str]) -> anndata.AnnData:
+    """Effects of guides averaged to those of their targets, of a model's table or of an observed one.
+
+    Parameters
+    ----------
+    effects
+        Table of effects in the form of `average_effects`, a row a condition of guides.
+    targets
+        Data with targets, usually the training cells: a condition is read as one of targets ("P1_a+P2_b" is "P1+P2"),
+        and the guides of a target weigh as many cells as they have in these data, or alike if none has any. Or a
+        mapping or function from row to target, with which guides weigh alike. Give the same for tables to be compared.
+
+    Returns
+    -------
+    AnnData
+        Targets x genes, in the same form, for all functions that take tables. Layers as far as the table has them for
+        all guides: "variance", that of g between all cells of a target, so also between guides; "standard_error".
+        Errors of guides are correlated, for they share their control, and in a model draws of latents. Observed effects
+        not taken within levels share the control cells alone, which is reckoned with. For all others it is the weighted
+        mean of the guides' errors, as if these were one and the same: a bound from above. obs: "guides", their number;
+        and as far as the table has them "cells" and "training_cells", summed, and "untrained", where all guides are.
+
+    Raises
+    ------
+    DataError
+        For data without targets or that do not know a row, and for a row without a target.
+    """
+    cells = pd.Series(1.0, effects.obs_names)
+    if isinstance(targets, PerturbationData):
+        seen, targets = targets.conditions()["cells"], targets.target_of
+        cells *= seen.reindex(cells.index, fill_value=0)
+    code, names = pd.factorize(groups_of(cells.index, targets, "target"), sort=True)
+    cells = cells.where(cells.groupby(code).transform("sum") > 0, 1.0)
+    weight = np.equal.outer(np.arange(len(names)), code) * (cells / cells.groupby(code).transform("sum")).to_numpy()
+    x, layers = weight @ effects.X, {}
+    used = {name: np.where(weight.any(0)[:, None], layer, 0) for name, layer in effects.layers.items()}
+    if "variance" in used:
+        layers["variance"] = weight @ (used["variance"] + np.square(effects.X)) - x**2
+    if "standard_error" in used:
+        layers["standard_error"] = _error_of_means(weight, used["standard_error"], effects)
+    obs = pd.DataFrame({"guides": np.bincount(code)}, pd.Index(names, name="target"))
+    for name, joined in {"cells": "sum", "training_cells": "sum", "untrained": "all"}.items():
+        if name in effects.obs:
+            obs[name] = effects.obs[name].groupby(code).agg(joined).to_numpy()
+    return anndata.AnnData(x, obs=obs, var=effects.var.copy(), layers=layers, uns=dict(effects.uns))
+
+
+def _error_of_means(weight: np.ndarray, error: np.ndarray, effects: anndata.AnnData) -> np.ndarray:
+    """Standard errors of weighted means of rows; `error` are those of the rows."""
+    settings = effects.uns["samslib"]
+    if settings.get("within", "unknown"):  # no table of observed effects, or one whose controls differ between rows
+        return weight @ error
+    shared = (effects.var["control_variance"] / settings["control_cells"]).to_numpy()
+    return np.sqrt(weight**2 @ (error**2 - shared) + shared)
