@@ -15,7 +15,6 @@ import argparse
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -140,13 +139,13 @@ def training(steps: int = 1500, *, seed: int = 0) -> pd.DataFrame:
         A row a validation: settings, step, seconds, validation bound in nats a cell.
     """
     torch.set_num_threads(1)
-    data = tapseq(False)
+    data = tapseq()
     train, val, _ = data.split(samslib.splits.random(seed=seed))
     summary, rows = data.summary(train), []
     for name, model, config in (
         ("published", samslib.SAMSVAE.paper(summary, seed=seed), FitConfig.paper(steps=steps)),
-        ("defaults", samslib.SAMSVAE(summary, seed=seed), FitConfig()),
-        ("defaults, direct effects", samslib.SAMSVAE(summary, direct=True, seed=seed), FitConfig()),
+        ("defaults", samslib.SAMSVAE(summary, guides=False, seed=seed), FitConfig()),
+        ("defaults, guides and direct effects", samslib.SAMSVAE(summary, direct=True, seed=seed), FitConfig()),
     ):
         history = samslib.fit(model, train, val, config)
         rows.append(history.reset_index()[["step", "seconds", "val_loss"]].assign(settings=name))
@@ -303,20 +302,19 @@ def direct(seeds: int) -> pd.DataFrame:
     return _in_processes(both_kinds, [(way, "mid", seed) for seed in range(seeds) for way in ways])
 
 
-EFFECTS: dict[str, tuple[type[Any], bool, dict[str, Any]]] = {  # model, whether it knows the targets, options
-    "conditional VAE": (samslib.ConditionalVAE, False, {"encoder_width": 128, "decoder_width": 128, "latent": 30}),
-    "CPA-VAE": (samslib.CPAVAE, False, {"encoder_width": 128, "decoder_width": 128, "latent": 30}),
-    "CPA-VAE, direct effects": (
-        samslib.CPAVAE, False, {"encoder_width": 128, "decoder_width": 128, "latent": 30, "direct": True},
-    ),
-    "SAMS-VAE": (samslib.SAMSVAE, False, {}),
-    "SAMS-VAE, mean field": (samslib.SAMSVAE, False, {"posterior": "mean_field", "dense_start": 0.0}),
-    "SAMS-VAE, correlated": (samslib.SAMSVAE, False, {"posterior": "correlated", "dense_start": 0.0}),
-    "SAMS-VAE, no dense start": (samslib.SAMSVAE, False, {"dense_start": 0.0}),
-    "SAMS-VAE, direct effects": (samslib.SAMSVAE, False, {"direct": True}),
-    "SAMS-VAE, guides": (samslib.SAMSVAE, True, {}),
-    "SAMS-VAE, guides and direct effects": (samslib.SAMSVAE, True, {"direct": True}),
-}  # fmt: skip
+SIZES = {"latent": 30, "encoder_width": 128, "decoder_width": 128}  # of SAMSVAE by default
+ALONE: dict[str, Any] = {"guides": False}
+EFFECTS: dict[str, tuple[type[Any], dict[str, Any]]] = {
+    "conditional VAE": (samslib.ConditionalVAE, SIZES),
+    "CPA-VAE": (samslib.CPAVAE, SIZES),
+    "CPA-VAE, direct effects": (samslib.CPAVAE, SIZES | {"direct": True}),
+    "SAMS-VAE": (samslib.SAMSVAE, ALONE),
+    "SAMS-VAE, mean field": (samslib.SAMSVAE, ALONE | {"posterior": "mean_field", "dense_start": 0.0}),
+    "SAMS-VAE, correlated": (samslib.SAMSVAE, ALONE | {"posterior": "correlated", "dense_start": 0.0}),
+    "SAMS-VAE, direct effects": (samslib.SAMSVAE, ALONE | {"direct": True}),
+    "SAMS-VAE, guides": (samslib.SAMSVAE, {}),
+    "SAMS-VAE, guides and direct effects": (samslib.SAMSVAE, {"direct": True}),
+}
 
 
 def predicted(name: str, part: str, *, seed: int) -> dict[str, Any]:
@@ -337,8 +335,8 @@ def predicted(name: str, part: str, *, seed: int) -> dict[str, Any]:
         Names, seed, the pooled correlation with the effects of held-out cells, the validation bound, and seconds.
     """
     torch.set_num_threads(1)
-    kind, guides, options = EFFECTS[name]
-    data = tapseq(guides)
+    kind, options = EFFECTS[name]
+    data = tapseq()
     split = samslib.splits.random(seed=seed)
     train, val, _ = data.split(split)
     model = kind(data.summary(train), **options, seed=seed)
@@ -350,21 +348,16 @@ def predicted(name: str, part: str, *, seed: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def tapseq(guides: bool) -> PerturbationData:
-    """The screen, with the target of each guide or without."""
-    adata, arguments = samslib.datasets.load("tapseq"), samslib.datasets.DATASETS["tapseq"].arguments
-    data = PerturbationData.from_anndata(adata, **arguments)
-    known = adata.obs.groupby("perturbation", observed=True)["target"].first()
-    return replace(data, targets=tuple(known[list(data.perturbations)])) if guides else data
+def tapseq() -> PerturbationData:
+    """The screen, with the target of each guide."""
+    arguments = samslib.datasets.DATASETS["tapseq"].arguments
+    return PerturbationData.from_anndata(samslib.datasets.load("tapseq"), **arguments)
 
 
 def _pooled(
     effects: dict[str, anndata.AnnData], data: PerturbationData, split: Callable, part: str, data_only: bool
 ) -> pd.DataFrame:
-    table = samslib.score_table(
-        effects, data, split, part, resamples=2, references=["held out"], data_only=data_only,
-        gene_of=dict(zip(data.perturbations, data.targets, strict=True)) if data.targets else None,
-    )  # fmt: skip
+    table = samslib.score_table(effects, data, split, part, resamples=2, references=["held out"], data_only=data_only)
     pooled = table.query("perturbation == 'pooled' and score == 'pearson'")
     return pooled.set_index("model")[["value", "ceiling"]].rename(columns={"value": "correlation"})
 
@@ -383,7 +376,7 @@ def effects(seeds: int) -> pd.DataFrame:
         A row a model or predictor and split.
     """
     rows = _in_processes(predicted, [(name, "test", seed) for seed in range(seeds) for name in EFFECTS])
-    data = tapseq(True)
+    data = tapseq()
     for seed in range(seeds):
         split = samslib.splits.random(seed=seed)
         train, _, _ = data.split(split)

@@ -67,6 +67,8 @@ class SAMSVAE(Additive):
         The table of q(E) starts with means drawn from N(0, spread^2) and with this standard deviation.
     dense_start
         Share of the training, at its start, with a mask prior of one half; 0 for none, and no rotation.
+    guides
+        Whether guides of one target share mask and effects, where the data say targets; if not, each has its own.
     direct, direct_prior, direct_scale
         Whether perturbations act on genes directly too; the prior probability that one acts on a gene; and the
         standard deviation of the prior of such an effect, in natural logarithms of expression for counts.
@@ -85,7 +87,7 @@ class SAMSVAE(Additive):
     exogenous = ("z_basal",)
     source = "arXiv:2311.02794, sections 3 and 4"
     published = {
-        "latent": 100, "posterior": "correlated", "dense_start": 0.0,
+        "latent": 100, "posterior": "correlated", "dense_start": 0.0, "guides": False,
         "encoder_width": 400, "decoder_width": 400,
     }  # fmt: skip
 
@@ -95,7 +97,7 @@ class SAMSVAE(Additive):
         encoder_layers: int = 1, encoder_width: int = 128, decoder_layers: int = 1, decoder_width: int = 128,
         embedding_layers: int = 2, embedding_width: int = 200, encoder_offset: bool = True, temperature: float = 1.0,
         normalization: str | None = "log", mask_initial_logit: float = 0.0, embedding_initial_spread: float = 0.0,
-        embedding_initial_scale: float = 1.0, dense_start: float = 0.5, direct: bool = False,
+        embedding_initial_scale: float = 1.0, dense_start: float = 0.5, guides: bool = True, direct: bool = False,
         direct_prior: float = 0.01, direct_scale: float = 1.0, strength_scale: float = 0.5, *, seed: int | None = None,
     ):  # fmt: skip
         super().__init__(summary, locals())
@@ -104,15 +106,16 @@ class SAMSVAE(Additive):
         share(dense_start=dense_start)
         text = "has no masks that could be set; choose posterior='spike_slab' or dense_start=0"
         require(posterior != "correlated" or not dense_start, f"dense_start={dense_start}: a correlated q(E) {text}.")
-        T, R = len(summary.perturbations), len(summary.rows)
+        shared = guides and summary.targets != ()
+        T, R = len(summary.perturbations), len(summary.rows if shared else summary.perturbations)
         self.mask_prior, self.embedding_scale, self.temperature = mask_prior, embedding_scale, temperature
         self.strength_scale, self.dense_start = strength_scale, dense_start
         self.slab = choose("posterior", posterior, ("spike_slab", "mean_field", "correlated")) == "spike_slab"
         if dense_start:
             self.dense = nn.Buffer(torch.tensor(True))
-        self.targets = nn.Buffer(numbers(summary.targets), persistent=False) if summary.targets else None
-        self.plate = Plate.TARGET if summary.targets else Plate.DOSE
-        self.log_strength = NormalTable(T, 1, scale=0.1) if summary.targets else None
+        self.targets = nn.Buffer(numbers(summary.targets), persistent=False) if shared else None
+        self.plate = Plate.TARGET if shared else Plate.DOSE
+        self.log_strength = NormalTable(T, 1, scale=0.1) if shared else None
         self.mask_logits = nn.Parameter(torch.full((R, latent), float(mask_initial_logit)))
         initial = embedding_initial_spread, embedding_initial_scale
         kind = "mean_field" if self.slab else posterior
