@@ -65,7 +65,7 @@ class DirectEffects(nn.Module):
     Parameters
     ----------
     rows, genes
-        Number of targets R, and of genes G.
+        Number of targets J, and of genes G.
     prior
         Prior probability that a target acts directly on a gene.
     scale
@@ -101,7 +101,7 @@ class Additive(Model):
 
     @abstractmethod
     def shifts(self) -> Tensor:
-        """(R, K) posterior mean of the shift S of each perturbation, or target, in standard deviations of z_basal."""
+        """(J, K) posterior mean of the shift S of each perturbation, or target, in standard deviations of z_basal."""
 
     @abstractmethod
     def turn_shifts(self, rotation: Tensor) -> None:
@@ -140,7 +140,7 @@ def sparsest_rotation(shifts: Tensor, steps: int = 300, restarts: int = 6, *, se
     Parameters
     ----------
     shifts
-        (T, K) shifts S.
+        (J, K) shifts S.
     steps
         Steps of each descent.
     restarts

@@ -14,7 +14,7 @@ from samslib.model import Model
 
 
 def test_models_are_final_and_override_nothing(model):
-    """A class is abstract or final: a model fills in the abstract methods, and the hooks that training asks, and
+    """A class is abstract or final: a model fills in the abstract methods and the hooks that training asks, and
     replaces no other."""
     hooks = {"likelihood_weights", "penalty", "advance", "settled"}
     bases = type(model).__mro__[: type(model).__mro__.index(Model)]

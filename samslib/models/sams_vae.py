@@ -27,10 +27,10 @@ class SAMSVAE(Additive):
     - `dense_start`: the first part of the training has a mask prior of one half. Then latent space is turned to the
       axes in which the shifts are sparsest, which changes no cell, and the strict prior takes over. `fit` does it.
     - Targets: where perturbations are guides (`summary.targets`), M and E are of targets, and a guide has a strength
-      a with log a ~ N(0, strength_scale^2): z = z_basal + D (a E * M).
+      lambda with log lambda ~ N(0, strength_scale^2): z = z_basal + D (lambda E * M).
     - `direct`: a perturbation also acts on few genes themselves, not through the axes: M_direct ~
       Bernoulli(direct_prior) and O ~ N(0, direct_scale^2); the logits (means, of real values) move by
-      D (a O * M_direct).
+      D (lambda O * M_direct).
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ class SAMSVAE(Additive):
         text = "has no masks that could be set; choose posterior='spike_slab' or dense_start=0"
         require(posterior != "correlated" or not dense_start, f"dense_start={dense_start}: a correlated q(E) {text}.")
         shared = guides and summary.targets != ()
-        T, R = len(summary.perturbations), len(summary.rows if shared else summary.perturbations)
+        T, J = len(summary.perturbations), len(summary.rows if shared else summary.perturbations)
         self.mask_prior, self.embedding_scale, self.temperature = mask_prior, embedding_scale, temperature
         self.strength_scale, self.dense_start = strength_scale, dense_start
         self.slab = choose("posterior", posterior, ("spike_slab", "mean_field", "correlated")) == "spike_slab"
@@ -116,11 +116,11 @@ class SAMSVAE(Additive):
         self.targets = nn.Buffer(numbers(summary.targets), persistent=False) if shared else None
         self.plate = Plate.TARGET if shared else Plate.DOSE
         self.log_strength = NormalTable(T, 1, scale=0.1) if shared else None
-        self.mask_logits = nn.Parameter(torch.full((R, latent), float(mask_initial_logit)))
+        self.mask_logits = nn.Parameter(torch.full((J, latent), float(mask_initial_logit)))
         initial = embedding_initial_spread, embedding_initial_scale
         kind = "mean_field" if self.slab else posterior
-        self.embedding = effect_posterior(kind, R, latent, embedding_width, embedding_layers, *initial)
-        self.direct = DirectEffects(R, len(summary.genes), direct_prior, direct_scale) if direct else None
+        self.embedding = effect_posterior(kind, J, latent, embedding_width, embedding_layers, *initial)
+        self.direct = DirectEffects(J, len(summary.genes), direct_prior, direct_scale) if direct else None
         self.encoder_offset, extras = encoder_offset, (latent,) if encoder_offset else ()
         self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, *extras)
         self.decoder = decoder(likelihood, summary, latent, decoder_width, decoder_layers)
@@ -163,11 +163,11 @@ class SAMSVAE(Additive):
         return None if self.targets is None else self.targets[t.rows(Plate.DOSE)]
 
     def strength(self, t: Trace) -> Tensor | float:
-        """(P, rows, 1) strength a of each perturbation in a pass; 1 where they have no targets."""
+        """(P, rows, 1) strength lambda of each perturbation in a pass; 1 where they have no targets."""
         return 1.0 if self.log_strength is None else t["log_strength"].exp()
 
     def shift(self, t: Trace, c: Condition) -> Tensor:
-        """(P, n, K) shift of each cell in a pass, D (a E * M)."""
+        """(P, n, K) shift of each cell in a pass, D (lambda E * M)."""
         return c.dose @ (self.strength(t) * t["E"] * t["M"])
 
     @property
