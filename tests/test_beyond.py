@@ -14,7 +14,7 @@ def test_a_knocked_down_gene_loses_counts_in_its_own_cells_alone():
     """Every perturbation has one gene, whose counts fall to a fifth in its cells (400 cells and 4 counts each: within
     five standard errors); all other counts stay."""
     adata = samslib.simulate.perturb_seq(
-        singles=3, pairs=0, cells=400, controls=100, genes=20, library=(80.0, 0.1), seed=0
+        singles=3, pairs=0, cells=400, controls=100, genes=20, library=(2000.0, 0.1), seed=0
     )
     before = adata.X.toarray()
     truth = beyond.knocked_down(adata, seed=1)
