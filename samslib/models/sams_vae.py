@@ -10,7 +10,7 @@ from samslib.distributions import Bernoulli, Normal, StraightThroughBernoulli, s
 from samslib.model import Batch, Condition, DataSummary, Likelihood, Plate, Trace
 from samslib.nets import CellEncoder, NormalTable, decoder, effect_posterior
 from samslib.sparsity import Additive, DirectEffects, numbers, spike_slab
-from samslib.validation import above, choose, require, share
+from samslib.validation import above, choose, require
 
 
 class SAMSVAE(Additive):
@@ -103,7 +103,9 @@ class SAMSVAE(Additive):
         super().__init__(summary, locals())
         above(0, 1, mask_prior=mask_prior, direct_prior=direct_prior)
         above(0, embedding_scale=embedding_scale, direct_scale=direct_scale, strength_scale=strength_scale)
-        share(dense_start=dense_start)
+        require(
+            0 <= dense_start < 1, f"dense_start is {dense_start}; give a share of the training, 0 or above and below 1."
+        )
         text = "has no masks that could be set; choose posterior='spike_slab' or dense_start=0"
         require(posterior != "correlated" or not dense_start, f"dense_start={dense_start}: a correlated q(E) {text}.")
         shared = guides and summary.targets != ()
