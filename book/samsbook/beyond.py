@@ -1,10 +1,12 @@
 """SAMS-VAE past its paper, measured: sparsity without tuning, training that ends, guides and direct effects.
 
 python -m samsbook.beyond sparsity     F1 of the masks on six simulated screens, without and with tuning
+python -m samsbook.beyond default      the same of the default with its direct effects, which these screens do not have
 python -m samsbook.beyond training     bound against seconds on the real screen tapseq, published settings and defaults
 python -m samsbook.beyond settings     one setting of the training changed at a time, on a simulated screen
 python -m samsbook.beyond direct       which effects are found where, on screens with effects on axes and on genes
 python -m samsbook.beyond effects      effects of the real screen tapseq, with and without guides and direct effects
+python -m samsbook.beyond norman       the same of norman-devel, whose perturbations are genes
 
 Each writes `data/results/beyond-<name>.csv` with its provenance. The screens are fitted in two processes of one thread.
 """
@@ -40,7 +42,7 @@ SCREENS: dict[str, dict[str, Any]] = {  # what differs from COMMON, and the mode
 }
 COMMON = {"singles": 40, "pairs": 0, "cells": 80, "controls": 300, "genes": 120, "latent": 10, "library": (400.0, 0.4)}
 PRIORS = (0.001, 0.01, 0.1)
-DEFAULT = "default"
+DEFAULT, DIRECT = "default", "default, direct effects too"  # the first but for direct effects, which no screen here has
 WAYS: dict[str, dict[str, Any]] = {  # settings of SAMSVAE
     DEFAULT: {},
     **{f"no rotation, prior {p}": {"dense_start": 0.0, "mask_prior": p} for p in PRIORS},
@@ -71,7 +73,9 @@ def recovered(screen: str, way: str, *, seed: int) -> dict[str, Any]:
     adata = samslib.simulate.perturb_seq(**{**COMMON, **changed}, seed=seed)
     data = PerturbationData.from_anndata(adata)
     train, val, _ = data.split(samslib.splits.random(seed=seed))
-    model = samslib.SAMSVAE(data.summary(train), latent=axes, seed=seed, **WAYS[way])
+    model = samslib.SAMSVAE(
+        data.summary(train), latent=axes, seed=seed, **{"direct": way == DIRECT, **WAYS.get(way, {})}
+    )
     history = samslib.fit(model, train, val, FitConfig(seed=seed, progress=False))
     truth = pd.DataFrame(adata.uns["truth"]["M"], index=list(adata.uns["truth"]["perturbations"]))
     on = model.mask_logits.detach().sigmoid().numpy()
@@ -117,6 +121,23 @@ def sparsity(seeds: int, tuning: int = 2) -> pd.DataFrame:
     return means.assign(seeds=f1["count"], tuned=[best[s] == w for s, w in means.index]).reset_index()
 
 
+def default(seeds: int) -> pd.DataFrame:
+    """The default model, direct effects and all, on the screens of `sparsity`.
+
+    Parameters
+    ----------
+    seeds
+        Seeds of each screen.
+
+    Returns
+    -------
+    DataFrame
+        A row a screen: means over seeds.
+    """
+    rows = _in_processes(recovered, [(screen, DIRECT, seed) for screen in SCREENS for seed in range(seeds)])
+    return rows.groupby(["screen", "way"], sort=False).mean().drop(columns="seed").reset_index()
+
+
 def _in_processes(function: Callable, arguments: Iterable[tuple[str, str, int]]) -> pd.DataFrame:
     with ProcessPoolExecutor(2) as pool:
         made = [pool.submit(partial(function, *names, seed=seed)) for *names, seed in arguments]
@@ -139,13 +160,13 @@ def training(steps: int = 1500, *, seed: int = 0) -> pd.DataFrame:
         A row a validation: settings, step, seconds, validation bound in nats a cell.
     """
     torch.set_num_threads(1)
-    data = tapseq()
+    data = real("tapseq")
     train, val, _ = data.split(samslib.splits.random(seed=seed))
     summary, rows = data.summary(train), []
     for name, model, config in (
         ("published", samslib.SAMSVAE.paper(summary, seed=seed), FitConfig.paper(steps=steps)),
-        ("defaults", samslib.SAMSVAE(summary, guides=False, seed=seed), FitConfig()),
-        ("defaults, guides and direct effects", samslib.SAMSVAE(summary, direct=True, seed=seed), FitConfig()),
+        ("defaults", samslib.SAMSVAE(summary, guides=False, direct=False, seed=seed), FitConfig()),
+        ("defaults, guides and direct effects", samslib.SAMSVAE(summary, seed=seed), FitConfig()),
     ):
         history = samslib.fit(model, train, val, config)
         rows.append(history.reset_index()[["step", "seconds", "val_loss"]].assign(settings=name))
@@ -186,7 +207,7 @@ def trained(name: str, screen: str, *, seed: int) -> dict[str, Any]:
     axes = changed.pop("axes")
     data = PerturbationData.from_anndata(samslib.simulate.perturb_seq(**{**COMMON, **changed}, seed=seed))
     train, val, test = data.split(samslib.splits.random(seed=seed))
-    model = samslib.SAMSVAE(data.summary(train), latent=axes, seed=seed)
+    model = samslib.SAMSVAE(data.summary(train), latent=axes, direct=False, seed=seed)
     config = FitConfig(**{"batch_size": 512, **SETTINGS[name]}, steps=1500, seed=seed, progress=False)
     history = samslib.fit(model, train, val, config)
     bound = samslib.held_out_iwelbo(model, test, 50)["iwelbo"].mean()
@@ -303,7 +324,7 @@ def direct(seeds: int) -> pd.DataFrame:
 
 
 SIZES = {"latent": 30, "encoder_width": 128, "decoder_width": 128}  # of SAMSVAE by default
-ALONE: dict[str, Any] = {"guides": False}
+ALONE: dict[str, Any] = {"guides": False, "direct": False}
 EFFECTS: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "conditional VAE": (samslib.ConditionalVAE, SIZES),
     "CPA-VAE": (samslib.CPAVAE, SIZES),
@@ -312,20 +333,20 @@ EFFECTS: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "SAMS-VAE, mean field": (samslib.SAMSVAE, ALONE | {"posterior": "mean_field", "dense_start": 0.0}),
     "SAMS-VAE, correlated": (samslib.SAMSVAE, ALONE | {"posterior": "correlated", "dense_start": 0.0}),
     "SAMS-VAE, direct effects": (samslib.SAMSVAE, ALONE | {"direct": True}),
-    "SAMS-VAE, guides": (samslib.SAMSVAE, {}),
+    "SAMS-VAE, guides": (samslib.SAMSVAE, {"direct": False}),
     "SAMS-VAE, guides and direct effects": (samslib.SAMSVAE, {"direct": True}),
 }
 
 
-def predicted(name: str, part: str, *, seed: int) -> dict[str, Any]:
-    """One model's effects of tapseq, against held-out cells.
+def predicted(name: str, dataset: str, *, seed: int) -> dict[str, Any]:
+    """One model's effects of a real screen, against held-out cells.
 
     Parameters
     ----------
     name
         A name in `EFFECTS`.
-    part
-        The part of the split whose cells are held out: "test".
+    dataset
+        A name of `samslib.datasets`.
     seed
         Seed of split, weights and training.
 
@@ -336,66 +357,75 @@ def predicted(name: str, part: str, *, seed: int) -> dict[str, Any]:
     """
     torch.set_num_threads(1)
     kind, options = EFFECTS[name]
-    data = tapseq()
+    data = real(dataset)
     split = samslib.splits.random(seed=seed)
     train, val, _ = data.split(split)
     model = kind(data.summary(train), **options, seed=seed)
     history = samslib.fit(model, train, val, FitConfig(seed=seed, progress=False))
     effects = samslib.average_effects(model, data, list(data.perturbations), seed=seed)
     return {
-        "model": name, "seed": seed, **_pooled({name: effects}, data, split, part, False).iloc[0],
+        "model": name, "seed": seed, **_pooled({name: effects}, data, split, False).iloc[0],
         "bound": -_settled(history).min(), "seconds": history.attrs["seconds"],
     }  # fmt: skip
 
 
-def tapseq() -> PerturbationData:
-    """The screen, with the target of each guide."""
-    arguments = samslib.datasets.DATASETS["tapseq"].arguments
-    return PerturbationData.from_anndata(samslib.datasets.load("tapseq"), **arguments)
+def real(dataset: str) -> PerturbationData:
+    """A published screen by name, with the target of each guide where it says so."""
+    arguments = samslib.datasets.DATASETS[dataset].arguments
+    return PerturbationData.from_anndata(samslib.datasets.load(dataset), **arguments)
 
 
 def _pooled(
-    effects: dict[str, anndata.AnnData], data: PerturbationData, split: Callable, part: str, data_only: bool
+    effects: dict[str, anndata.AnnData], data: PerturbationData, split: Callable, data_only: bool
 ) -> pd.DataFrame:
-    table = samslib.score_table(effects, data, split, part, resamples=2, references=["held out"], data_only=data_only)
+    table = samslib.score_table(effects, data, split, resamples=2, references=["held out"], data_only=data_only)
     pooled = table.query("perturbation == 'pooled' and score == 'pearson'")
     return pooled.set_index("model")[["value", "ceiling"]].rename(columns={"value": "correlation"})
 
 
-def effects(seeds: int) -> pd.DataFrame:
-    """All models of `EFFECTS` and the predictors that need no model, over so many splits.
+def effects(seeds: int, dataset: str = "tapseq") -> pd.DataFrame:
+    """All models of `EFFECTS` and the predictors that need no model, over so many splits of a real screen.
 
     Parameters
     ----------
     seeds
         Number of splits.
+    dataset
+        A name of `samslib.datasets`; without targets, models that differ by guides alone are left out.
 
     Returns
     -------
     DataFrame
-        A row a model or predictor and split.
+        A row a model or predictor, and split.
     """
-    rows = _in_processes(predicted, [(name, "test", seed) for seed in range(seeds) for name in EFFECTS])
-    data = tapseq()
+    data = real(dataset)
+    names = [name for name in EFFECTS if data.targets or "guides" not in name]
+    tables = [_in_processes(predicted, [(name, dataset, seed) for seed in range(seeds) for name in names])]
     for seed in range(seeds):
         split = samslib.splits.random(seed=seed)
         train, _, _ = data.split(split)
-        nothing = samslib.data_effects(train)
-        alone = _pooled({"training cells": nothing}, data, split, "test", True).iloc[1:]
-        rows = pd.concat([rows, alone.reset_index().assign(seed=seed)])
-    return rows
+        alone = _pooled({"training cells": samslib.data_effects(train)}, data, split, True).iloc[1:]
+        tables.append(alone.reset_index().assign(seed=seed))
+    return pd.concat(tables)
 
 
 def main() -> None:
     """Read the command line, run what it names, and write and print its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("sparsity", "training", "settings", "direct", "effects"))
+    parser.add_argument("what", choices=("sparsity", "default", "training", "settings", "direct", "effects", "norman"))
     parser.add_argument("--seeds", type=int, default=5, help="screens or splits, 3 or more")
     asked = parser.parse_args()
     if asked.seeds < 3:
         parser.error(f"--seeds is {asked.seeds}; give 3 or more.")
     start = time.perf_counter()
-    of_seeds = {"sparsity": sparsity, "settings": settings, "direct": direct, "effects": effects}
+    of_seeds: dict[str, Callable[[int], pd.DataFrame]] = {
+        "sparsity": sparsity,
+        "default": default,
+        "settings": settings,
+        "direct": direct,
+        "effects": effects,
+        "norman": partial(effects, dataset="norman-devel"),
+    }
     table = of_seeds[asked.what](asked.seeds) if asked.what in of_seeds else training()
     parameters = {"seed": 0, "seeds": asked.seeds if asked.what != "training" else 1}
     path = write_results(f"beyond-{asked.what}", table, parameters, seconds=time.perf_counter() - start)

@@ -87,7 +87,7 @@ class SAMSVAE(Additive):
     exogenous = ("z_basal",)
     source = "arXiv:2311.02794, sections 3 and 4"
     published = {
-        "latent": 100, "posterior": "correlated", "dense_start": 0.0, "guides": False,
+        "latent": 100, "posterior": "correlated", "dense_start": 0.0, "guides": False, "direct": False,
         "encoder_width": 400, "decoder_width": 400,
     }  # fmt: skip
 
@@ -97,7 +97,7 @@ class SAMSVAE(Additive):
         encoder_layers: int = 1, encoder_width: int = 128, decoder_layers: int = 1, decoder_width: int = 128,
         embedding_layers: int = 2, embedding_width: int = 200, encoder_offset: bool = True, temperature: float = 1.0,
         normalization: str | None = "log", mask_initial_logit: float = 0.0, embedding_initial_spread: float = 0.0,
-        embedding_initial_scale: float = 1.0, dense_start: float = 0.5, guides: bool = True, direct: bool = False,
+        embedding_initial_scale: float = 1.0, dense_start: float = 0.5, guides: bool = True, direct: bool = True,
         direct_prior: float = 0.01, direct_scale: float = 1.0, strength_scale: float = 0.5, *, seed: int | None = None,
     ):  # fmt: skip
         super().__init__(summary, locals())
