@@ -268,7 +268,7 @@ def test_double_precision_gives_the_same_to_six_digits(model, data):
 
 OTHER = {
     "likelihood": "poisson", "posterior": "mean_field", "normalization": "raw", "compose": "sum",
-    "mask_posterior": "beta", "dose_curve": "network", "alpha": 0.3,
+    "mask_posterior": "beta", "dose_curve": "network", "alpha": 0.3, "dense_start": 0.0,
 }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ def rotation(size, seed=0):
 
 def model_of(kind, data, **options):
     torch.manual_seed(0)
-    made = kind(data.summary(), **SMALL, **options).double()
+    made = kind(data.summary(), **SMALL, direct=False, **options).double()
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
