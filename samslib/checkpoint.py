@@ -164,6 +164,11 @@ class TrainingState:
         """Seconds of training so far, those before a stop included."""
         return time.perf_counter() - self.began
 
+    @property
+    def waited(self) -> int:
+        """Validations since the best one; 0 as long as none could be the best."""
+        return sum(row["step"] > self.best_step for row in self.rows) if self.best else 0
+
     def count(self, terms: Mapping[str, Tensor]) -> None:
         """A step has been made, with these terms of its loss."""
         for name, value in terms.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import warnings
@@ -114,6 +115,9 @@ class FitConfig:
         Of the order of cells and of all draws. A model's own `seed` draws its initial weights.
     validate_every
         Steps between validations; None means once an epoch, at most a hundred times.
+    patience
+        Validations without a better bound after which training ends early; None for never. They are counted once
+        weights may count as best. Rates that fall with the steps (`decay`) may not have fallen by then.
     objective
         "elbo", or "iwelbo", the importance-weighted bound.
     analytic_kl
@@ -151,6 +155,7 @@ class FitConfig:
     clip: float | None = None
     seed: int = 0
     validate_every: int | None = None
+    patience: int | None = None
     objective: str = "elbo"
     analytic_kl: bool | None = None
     kl_warmup: int = 0
@@ -176,7 +181,9 @@ class FitConfig:
         return cls(**{**published, **length, **settings})
 
     def __post_init__(self) -> None:
-        _convert(self, partial(whole, low=1), "steps", "epochs", "batch_size", "particles", "validate_every")
+        _convert(
+            self, partial(whole, low=1), "steps", "epochs", "batch_size", "particles", "validate_every", "patience"
+        )
         _convert(self, partial(whole, low=0), "seed", "kl_warmup")
         _convert(self, number, "learning_rate", "table_rate", "clip")
         above(0, learning_rate=self.learning_rate, table_rate=self.table_rate, clip=self.clip)
@@ -233,6 +240,9 @@ class History(pd.DataFrame):
         last = self["val_loss"][(self.index > 0.75 * end) & (self.index <= end)].to_numpy()
         half = len(last) // 2
         gain = last[:half].mean() - last[-half:].mean() if half > 1 else 0.0
+        if self.index[-1] < config["steps"] and not self.attrs["interrupted"]:
+            waited = f"{config['patience']} validations without a better one"
+            return f"Trained: {stands}; it ended at step {self.index[-1]}, after {waited}."
         if gain > self.ENOUGH * abs(bound) or (half < 2 and best == self.index[-1]):
             return f"Not trained to its end: {stands}, and it was still rising; take more steps."
         return f"Trained: {stands}."
@@ -419,7 +429,7 @@ def fit(
     bar = Progress(steps, config.progress, state.step)
     with _seeds_restored(device), _deferred_interrupt() as interrupted, bar:
         model.train()
-        while state.step < steps and not interrupted:
+        while state.step < steps and not interrupted and state.waited < (config.patience or math.inf):
             step.advance(state.step / steps)
             torch.manual_seed(step_seed(config.seed, state.step))
             state.count(step(batches(state.step, dtype).to(device), state.step))

@@ -626,3 +626,18 @@ def test_the_control_mean_of_a_history_is_that_of_the_baseline(strong):
     real = replace(strong[0], counts=False)
     normal = samslib.SAMSVAE.paper(real.summary(), **SMALL, likelihood="normal", normalization="raw")
     assert fit(normal, real, real, quick(steps=1, **QUICK)).attrs["control_mean"] is None
+
+
+def test_patience_ends_a_training_that_no_longer_gains(strong, tmp_path, sigint):
+    """At a rate that overshoots, two validations without a better bound end the training; stopped in between and taken
+    up, it ends at the same step with the same weights."""
+    settings = {"steps": 400, "validate_every": 10, "batch_size": 64, "progress": False, "learning_rate": 0.1}
+    whole, again = new_model(strong[0]), new_model(strong[0])
+    history = fit(whole, *strong, quick(patience=2, **settings))
+    best, last = history.attrs["best_step"], history.index[-1]
+    assert last == best + 20 < 400 and history["val_loss"].idxmin() == best
+    assert f"ended at step {last}, after 2 validations without a better one" in history.verdict()
+    fit(again, *strong, quick(patience=2, checkpoints=tmp_path, **settings), monitor=interrupt_at(2))
+    again = new_model(strong[0])
+    taken_up = fit(again, *strong, quick(patience=2, checkpoints=tmp_path, **settings))
+    assert taken_up.index[-1] == last and same_weights(whole, again)
