@@ -362,7 +362,7 @@ def predicted(name: str, dataset: str, *, seed: int) -> dict[str, Any]:
     train, val, _ = data.split(split)
     model = kind(data.summary(train), **options, seed=seed)
     history = samslib.fit(model, train, val, FitConfig(seed=seed, progress=False))
-    effects = samslib.average_effects(model, data, list(data.perturbations), seed=seed)
+    effects = samslib.average_effects(model, data, seed=seed)
     return {
         "model": name, "seed": seed, **_pooled({name: effects}, data, split, False).iloc[0],
         "bound": -_settled(history).min(), "seconds": history.attrs["seconds"],
