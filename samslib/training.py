@@ -371,10 +371,10 @@ class TrainingStep:
 
 
 def _tables(names: Iterable[str], model: Model) -> list[str]:
-    """Which of the parameters lie outside of networks: tables with a row a perturbation or target."""
+    """Which parameters lie outside of networks: tables with a row a perturbation or target, not those of genes."""
     layers = [name for name, part in model.named_modules() if isinstance(part, nn.Linear)]
     inside = tuple(f"{name}." for name in (*layers, "decoder"))
-    return [name for name in names if not name.startswith(inside)]
+    return [name for name in names if not name.startswith(inside) and name != "log_concentration"]
 
 
 def fit(

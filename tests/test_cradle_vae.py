@@ -30,7 +30,7 @@ def test_without_failing_cells_the_terms_are_those_of_sams_vae():
     data = make_data(quality=True)
     clean = data[data.qc[:, 0] == 0]
     cradle = new(data, compose="sum")
-    sams = samslib.SAMSVAE(data.summary(), **SIZES)
+    sams = samslib.SAMSVAE.paper(data.summary(), **SIZES)
     weights = {k: v for k, v in cradle.state_dict().items() if not k.startswith("artifact")}
     first = "encoder.net.trunk.layers.0.weight"
     weights[first] = weights[first][:, : -SMALL["latent"]]
@@ -125,7 +125,7 @@ def test_fit_subtracts_the_penalty_and_weighs_the_likelihood():
     data = make_data(quality=True)
     model = new(data)
     first = {k: v.clone() for k, v in model.state_dict().items()}
-    config = FitConfig(steps=1, batch_size=90, progress=False, particles=3)
+    config = FitConfig.paper(steps=1, batch_size=90, progress=False, particles=3)
     row = fit(model, data, None, config).iloc[0]
     model.load_state_dict(first)
     torch.manual_seed(step_seed(0, 0))
@@ -136,7 +136,7 @@ def test_fit_subtracts_the_penalty_and_weighs_the_likelihood():
     extra = model.penalty(b, q)["auxiliary"]
     assert row["auxiliary"] == pytest.approx(extra.item(), rel=1e-4)
     assert row["loss"] == pytest.approx((expected + extra).item(), rel=1e-5)
-    warm = fit(new(data), data, None, FitConfig(steps=1, batch_size=90, progress=False, particles=3, kl_warmup=4))
+    warm = fit(new(data), data, None, FitConfig.paper(steps=1, batch_size=90, progress=False, particles=3, kl_warmup=4))
     assert warm.iloc[0]["loss"] == pytest.approx(-(model.likelihood_weights(b) * terms["x"]).mean().item(), rel=1e-5)
 
 

@@ -216,7 +216,7 @@ def test_models_without_direct_effects_or_strengths_say_so():
     small = {"latent": 2, "encoder_width": 8, "decoder_width": 8}
     each = samslib.CPAVAE(data.summary(), **small, direct=True)
     assert set(samslib.direct_effects(each, 0)["target"]) == set(data.perturbations), "which have no rows for targets"
-    for model in (samslib.CPAVAE(data.summary(), **small), samslib.SAMSVAE(data.summary(), **small)):
+    for model in (samslib.CPAVAE(data.summary(), **small), samslib.SAMSVAE(data.summary(), **small, direct=False)):
         with pytest.raises(ValueError, match="has no direct effects; make a SAMSVAE or CPAVAE with direct=True"):
             samslib.direct_effects(model)
     with pytest.raises(ValueError, match="CPAVAE has no strengths of guides; make a SAMSVAE of data with targets"):
