@@ -418,7 +418,7 @@ def test_svae_plus_is_a_shift_of_the_prior():
     b, q = passes(svae, data)
     p = Trace(4, given=q.values)
     mean = svae.generate(p, b.condition).mean
-    sams = MODELS["sams_vae"](data.summary(), **SMALL)
+    sams = MODELS["sams_vae"].paper(data.summary(), **SMALL)
     sams.decoder.load_state_dict(svae.decoder.state_dict())
     shift = b.condition.dose @ (q["M"] * q["E"])
     r = Trace(4, given={"M": q["M"], "E": q["E"], "z_basal": q["z"] - shift})

@@ -76,7 +76,7 @@ def test_a_tenth_of_the_variance_is_left_at_200_counts(likelihood):
 def test_off_is_the_plain_estimator():
     """Recorded before there were control variates; the last digits are the machine's."""
     data = make_data()
-    model = make_model("sams_vae mean_field", data.summary())
+    model = make_model("sams_vae paper", data.summary(), posterior="mean_field")
     plain = samslib.average_effects(model, data, ["A"], 60, control_variates=False)
     recorded = [1.45432973, -1.91119099, -0.79651046, -0.30091414, -0.12014737, -0.04561693]
     np.testing.assert_allclose(plain.X[0, :6], recorded, rtol=1e-4)
