@@ -44,6 +44,14 @@ def test_the_default_finds_the_axes_better_than_the_best_tuned_prior(sparsity):
     assert (default["f1"] > tuned["f1"]).all() and (default["f1"] > tuned["high"]).sum() == 5
 
 
+def test_direct_effects_that_are_not_there_do_not_hide_the_axes(sparsity):
+    """The default with its direct effects, on the same screens, which have none."""
+    _, tuned = sparsity
+    default = samsbook.read_results("beyond-default").set_index("screen")
+    assert (default["f1"] > tuned["f1"]).all()
+    assert (default["bound"] > sparsity[0]["bound"] - 0.25).all()
+
+
 def test_what_the_default_does_not_reach_is_as_the_book_says(sparsity):
     """Masks are undecided in more than a tenth of the entries on three screens, and the bound is lower on one."""
     default, tuned = sparsity
