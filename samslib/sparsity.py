@@ -13,6 +13,7 @@ from samslib.distributions import Bernoulli, Normal, Slab, StraightThroughBernou
 from samslib.model import Model
 from samslib.nets import CellEncoder, NormalTable, Trunk
 from samslib.trace import Trace
+from samslib.validation import require
 
 
 def spike_slab(
@@ -124,8 +125,16 @@ class Additive(Model):
         Returns
         -------
         (K, K) the rotation R: z became z R.
+
+        Raises
+        ------
+        ValueError
+            For a rotation that is not orthogonal or of another size, which would give other cells.
         """
         R = sparsest_rotation(self.shifts(), seed=seed) if rotation is None else rotation
+        K = self.shifts().shape[1]
+        valid = R.shape == (K, K) and torch.allclose(R @ R.mT, torch.eye(K).to(R), atol=1e-4)
+        require(valid, f"The rotation has shape {tuple(R.shape)}; give an orthogonal matrix of {K} x {K}, or None.")
         self.turn_shifts(R)
         next(part for part in self.decoder.modules() if isinstance(part, Trunk)).rotate(0, R)
         self.encoder.net.rotate(R)

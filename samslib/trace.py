@@ -118,7 +118,7 @@ class Trace:
         else:
             shape = torch.Size(() if len(distribution.batch_shape) == 3 else (self.particles,))
             value = distribution.rsample(shape) if distribution.has_rsample else distribution.sample(shape)
-            if groups is not None:
+            if groups is not None and len(groups):  # none are drawn for a batch of controls
                 value = value[..., (groups == groups[:, None]).int().argmax(1), :]
         self.sites[name] = Site(name, distribution, plate, value)
         return value

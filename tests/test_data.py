@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
+from conftest import make_data
 
 from samslib import checkpoint
 from samslib.data import splits
@@ -992,3 +993,8 @@ def test_a_batch_of_a_genome_wide_screen_is_quick():
         batch = data.batch(rows)
         seconds.append(time.perf_counter() - start)
     assert batch.x.shape == (512, 1187) and min(seconds) < 0.05
+
+
+def test_targets_are_one_a_perturbation():
+    with pytest.raises(DataError, match="There are 2 targets of 3 perturbations"):
+        replace(make_data(), targets=("x", "y")).summary()

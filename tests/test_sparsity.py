@@ -15,7 +15,7 @@ from samslib.nets import DECODERS
 from samslib.objective import posterior
 from samslib.sparsity import numbers, sparsest_rotation
 from samslib.trace import Trace
-from samslib.training import validate
+from samslib.training import TrainingStep, shared_counts, validate
 
 
 def rotation(size, seed=0):
@@ -123,6 +123,26 @@ def test_targets_share_effects_and_guides_differ_in_strength():
     expected = b.condition.dose @ (q["log_strength"].exp() * q["E"] * q["M"])
     torch.testing.assert_close(model.shift(q, b.condition), expected)
     assert numbers(("b", "a", "b")).tolist() == [0, 1, 0]
+
+
+def test_cells_without_a_guide_train_and_validate_too():
+    """A batch of controls draws no target: its loss is finite, and effects and strengths get no gradient from it."""
+    data = replace(make_data(), targets=("first", "second", "first"))
+    controls = data[data.labels == "control"]
+    model = samslib.SAMSVAE(data.summary(), **SMALL, seed=0)
+    terms = TrainingStep(model, samslib.FitConfig(), shared_counts(data, torch.device("cpu"), torch.float32))
+    assert terms(controls.batch())["loss"].isfinite()
+    assert all((p.grad is None or (p.grad == 0).all()) for n, p in model.named_parameters() if "strength" in n)
+    assert validate(model, controls, 2)["val_loss"] > 0
+
+
+@pytest.mark.parametrize("rotation", [torch.eye(2), 2 * torch.eye(3), torch.ones(3, 3)])
+def test_what_is_no_rotation_is_refused_and_nothing_is_turned(rotation):
+    model = samslib.CPAVAE(make_data().summary(), **SMALL, seed=0)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match="orthogonal matrix of 3 x 3"):
+        model.rotate(rotation)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_training_turns_once_and_ends_sparse():

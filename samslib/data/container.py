@@ -308,6 +308,8 @@ class PerturbationData:
             For training cells with other columns than the data or fewer than 2, and for the pseudobulk of real values.
         """
         train = self if train is None else check_data(train, "summary")
+        text = f"There are {len(self.targets)} targets of {len(self.perturbations)} perturbations; give one each."
+        require(len(self.targets) in (0, len(self.perturbations)), text, DataError)
         columns = ("genes", "perturbations", "targets", "covariates", "quality")
         if other := [name for name in columns if getattr(self, name) != getattr(train, name)]:
             raise DataError(f"The training cells have other {' and '.join(other)} than the data; take a part of them.")
