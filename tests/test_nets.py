@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -102,3 +103,20 @@ def test_table_starts_with_the_spread_and_scale_asked_for():
 def test_errors():
     with pytest.raises(ValueError, match="0 layers"):
         Trunk((2,), 4, 0)
+
+
+@pytest.mark.parametrize("likelihood", DECODERS)
+def test_direct_effects_move_their_own_gene(likelihood):
+    """The third argument is added for each gene to logits (of shares, or of a rate) or to the mean of real values."""
+    torch.manual_seed(0)
+    decode, z, library = DECODERS[likelihood](3, 5, 8, 1), torch.randn(2, 4, 3), torch.full((4, 1), 500.0)
+    direct = torch.tensor([1.0, 0, 0, 0, 0]).expand(4, 5)
+    plain, moved = decode(z, library).mean, decode(z, library, direct).mean
+    torch.testing.assert_close(decode(z, library, 0 * direct).mean, plain)
+    if "binomial" in likelihood:  # shares of all genes: the odds of the first against any other are e times as high
+        odds = (moved[..., :1] / moved[..., 1:]) / (plain[..., :1] / plain[..., 1:])
+        torch.testing.assert_close(odds, torch.full_like(odds, math.e), rtol=1e-3, atol=0)
+    else:
+        assert torch.equal(moved[..., 1:], plain[..., 1:]) and (moved[..., 0] > plain[..., 0]).all()
+    if "normal" in likelihood:
+        torch.testing.assert_close(moved, plain + direct)

@@ -641,3 +641,14 @@ def test_patience_ends_a_training_that_no_longer_gains(strong, tmp_path, sigint)
     again = new_model(strong[0])
     taken_up = fit(again, *strong, quick(patience=2, checkpoints=tmp_path, **settings))
     assert taken_up.index[-1] == last and same_weights(whole, again)
+
+
+def test_optimisers_start_anew_when_a_model_turns_and_at_no_other_time(split):
+    model = samslib.SAMSVAE(split[0].summary(), **SMALL, seed=0)
+    counts = training.shared_counts(split[0], torch.device("cpu"), torch.float32)
+    step, moved = training.TrainingStep(model, FitConfig(), counts), []
+    for progress in (0.0, 0.49, 0.5, 0.51):
+        step.advance(progress)
+        moved.append(len(step.optimizers[0].state) > 0)
+        step(split[0].batch())
+    assert moved == [False, True, False, True]
