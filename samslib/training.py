@@ -89,8 +89,8 @@ class Schedule:
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How to train. The defaults are what did best in the trials of the book's chapter 8; `paper` has the published
-    settings.
+    """How to train. The defaults are ours, and the book's page on differences shows what they gain; `paper` has the
+    published settings.
 
     Parameters
     ----------
