@@ -23,7 +23,7 @@ from samslib.alignment import align
 from samslib.cells import Batch, Plate
 from samslib.checkpoint import TrainingState
 from samslib.data.batches import Batches, step_seed
-from samslib.data.container import PerturbationData
+from samslib.data.container import PerturbationData, check_data
 from samslib.data.disk import OnDisk
 from samslib.model import Adversarial, Model
 from samslib.models.baselines import ControlMean
@@ -179,6 +179,28 @@ class FitConfig:
         published = {"learning_rate": rate, "table_rate": rate, "decay": 0.0, "particles": 5, "analytic_kl": False}
         length = {} if {"steps", "epochs"} & set(settings) else {"steps": 30_000}
         return cls(**{**published, **length, **settings})
+
+    @classmethod
+    def for_data(cls, train: PerturbationData, **settings: Any) -> FitConfig:
+        """The settings with their length written out, as the rule above gives it for these cells; `words` says it.
+
+        Parameters
+        ----------
+        train
+            Training cells.
+        **settings
+            Those that differ from the defaults.
+        """
+        config = cls(**settings)
+        _, steps, every = config.length(len(check_data(train, "FitConfig.for_data")))
+        return replace(config, steps=steps, epochs=None, validate_every=every)
+
+    def words(self, cells: int) -> str:
+        """How long so many training cells are trained on, in a sentence."""
+        epoch, steps, every = self.length(cells)
+        passes = f"{steps:,} steps of {min(self.batch_size, cells):,} cells, {steps / epoch:.3g} passes over {cells:,}"
+        rates = f"; rates fall over the last {self.decay:.0%}" if self.decay else ""
+        return f"{passes} training cells, validated every {every} steps{rates}."
 
     def __post_init__(self) -> None:
         _convert(

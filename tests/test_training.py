@@ -306,6 +306,25 @@ def test_validation_has_the_same_noise_each_time_and_is_no_training(split):
     assert losses[0] == losses[1] and not any(modes) and model.training
 
 
+def test_settings_for_data_have_their_length_written_out_and_say_it(split):
+    train, _ = split[:2]
+    config = FitConfig.for_data(train, batch_size=1)
+    epoch = len(train)
+    assert config == FitConfig(
+        batch_size=1, steps=min(max(100 * epoch, 1_500), 10_000), validate_every=config.validate_every
+    )
+    assert config.length(epoch) == FitConfig(batch_size=1).length(epoch)
+    assert FitConfig.for_data(train, epochs=3, batch_size=1).steps == 3 * epoch
+    said = FitConfig(epochs=20, batch_size=100).words(1000)
+    assert said == (
+        "200 steps of 100 cells, 20 passes over 1,000 training cells, validated every 10 steps; "
+        "rates fall over the last 33%."
+    )
+    assert "rates" not in FitConfig(steps=10, decay=0).words(1000)
+    with pytest.raises(ValueError, match=r"FitConfig\.for_data"):
+        FitConfig.for_data(len(train))
+
+
 def test_lengths_that_are_not_asked_for(split, sigint):
     """Validation once an epoch, here of one step, but at most a hundred times; each run is stopped at its first."""
     settings = {"batch_size": 60, "progress": False}
