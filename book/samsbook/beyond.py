@@ -7,7 +7,7 @@ python -m samsbook.beyond settings     one setting of the training changed at a 
 python -m samsbook.beyond direct       which effects are found where, on screens with effects on axes and on genes
 python -m samsbook.beyond effects      effects of the real screen tapseq, with and without guides and direct effects
 python -m samsbook.beyond norman       the same of norman-devel, whose perturbations are genes
-python -m samsbook.beyond weighted     effects of both, and masks of the simulated screens, by the importance-weighted bound
+python -m samsbook.beyond weighted     effects of both, and masks of the screens, by the importance-weighted bound
 
 Each writes `data/results/beyond-<name>.csv` with its provenance. The screens are fitted in two processes of one thread.
 """
