@@ -163,8 +163,8 @@ def sparsest_rotation(shifts: Tensor, steps: int = 300, restarts: int = 6, *, se
 
     References
     ----------
-    The criterion is that of sparse factor rotation, Jennrich (2006), Rotation to simple loadings using component loss
-    functions.
+    The criterion is that of sparse factor rotation, Jennrich (2004), Rotation to simple loadings using component loss
+    functions: the orthogonal case.
     """
     S, K = shifts.detach().cpu().double(), shifts.shape[1]
     unit, draws = S.norm() / S.numel() ** 0.5, torch.Generator().manual_seed(seed)
