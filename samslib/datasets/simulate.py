@@ -564,18 +564,19 @@ def true_effects(
     -------
     ndarray
         (doses, G) differences to control of mean log2(1 + 10,000 x / sum of x), the readout of `average_effects`. With
-        20,000 cells and the default counts the simulation's own error is about 0.03.
+        20,000 cells and the default counts the simulation's own error is about 0.02.
 
     Raises
     ------
     ValueError
-        For a screen of another simulator, or a drug that it does not have.
+        For a screen of another simulator, a drug that it does not have, and a dose that is negative or no number.
     """
     truth, law = adata.uns["truth"], json.loads(adata.uns["simulation"]["parameters"])
     require("counts" in truth, "The screen is not one of dose_response, whose truth alone holds dose curves.")
     names, rng = list(truth["perturbations"]), np.random.Generator(np.random.PCG64(seed))
-    for name in {name for amounts in doses for name in amounts}:
+    for name, dose in {(name, dose) for amounts in doses for name, dose in amounts.items()}:
         choose("The drug", name, tuple(names))
+        number(f"The dose of {name!r}", dose, 0)
     amounts = np.array([[of.get(name, 0.0) for name in names] for of in [{}, *doses]])
     z_basal = rng.normal(size=(cells, law["latent"]))
     total = law["library"][0] * np.exp(law["library"][1] * rng.normal(size=(cells, 1)))
