@@ -98,7 +98,8 @@ def data_for(variant: str, genes: int = 12) -> samslib.PerturbationData:
     cells = make_data(genes=genes, quality="quality" in kind.uses, covariates="covariates" in variant)
     data = prepare(kind, cells)
     if "doses" in variant:
-        data = replace(data, dose=data.dose.multiply(np.resize([0.5, 1, 3], (len(data), 1))).tocsr())
+        amounts = np.resize([0.5, 1, 3], (len(data), 1)) * [1, 2, 0.5]
+        data = replace(data, dose=data.dose.multiply(amounts).tocsr().astype(np.float32))
     return replace(data, targets=("first", "first", "second")) if "guides" in variant else data
 
 
