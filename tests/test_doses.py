@@ -153,12 +153,10 @@ def test_effects_at_an_unseen_dose_are_those_at_its_share(kind):
         model.dose_curves.table.loc.normal_(generator=torch.Generator().manual_seed(0))
         model.dose_curves.table.log_scale.fill_(-12.0)
     linear.load_state_dict({name: v for name, v in model.state_dict().items() if "dose_curves" not in name})
-    f = model.dose_curves(
-        Trace(1, given={"curve": model.dose_curves.table.loc[None]}), torch.tensor([[0.7, 0.7, 0.2]])
-    ).detach()
-    f, options, moved = f[0, 0].tolist(), {"particles": 300, "readout": "mean"}, []
-    for asked in ([0], [2], [2, 1]):
-        amounts = [(data.perturbations[t], [0.7, 0.7, 0.2][t], f[t]) for t in asked]
+    f = samslib.dose_curves(model, [0.7, 0.2]).set_index(["perturbation", "dose"])["share"]
+    options, moved = {"particles": 300, "readout": "mean"}, []
+    for asked in ([("A", 0.7)], [("C", 0.2)], [("C", 0.2), ("B", 0.7)]):
+        amounts = [(*of, f[of]) for of in asked]
         found = samslib.average_effects(model, data, [{name: dose for name, dose, _ in amounts}], **options)
         same = samslib.average_effects(linear, data, [{name: share for name, _, share in amounts}], **options)
         other = samslib.average_effects(linear, data, [{name: dose for name, dose, _ in amounts}], **options)
@@ -166,6 +164,29 @@ def test_effects_at_an_unseen_dose_are_those_at_its_share(kind):
         assert (np.abs(found.X - same.X) < error).all()
         moved.append((np.abs(found.X - other.X) > error).any())
     assert any(moved)
+
+
+def test_the_table_of_curves_is_that_of_the_posterior():
+    """Medians and quantiles of 4,000 draws, against those of 4,000 others (within a quarter of the interval); the
+    reference is certain, and another perturbation has another one."""
+    data = data_for("sams_vae doses")
+    model = samslib.SAMSVAE(data.summary(), **SMALL, dose_curve="sigmoid", seed=0)
+    table = samslib.dose_curves(model, [0, 0.3, 3], draws=4000).set_index(["perturbation", "dose"])
+    assert len(table) == 9 and (table.loc[("A", 0)] == 0).all() and np.allclose(table.loc[("A", 3)], 1)
+    t = Trace(4000)
+    model.dose_curves.infer(t)
+    at = torch.tensor([0.5, 0.05, 0.95])
+    f = model.dose_curves(t, torch.tensor([[0.3, 0.3, 0.3]])).detach().quantile(at, dim=0)[:, 0].T
+    found, width = table.xs(0.3, level="dose"), np.ptp(f.numpy(), axis=1)
+    assert (np.abs(found.to_numpy() - f.numpy()) < width[:, None] / 4).all() and (width > 0.05).all()
+    assert found.loc["B", "share"] < 0.7 * found.loc["A", "share"]
+    narrow = samslib.dose_curves(model, [0.3], 0.5, seed=1)
+    assert (narrow["high"] - narrow["low"] < 0.7 * width).all()
+    for other in (samslib.SAMSVAE(data.summary(), **SMALL), samslib.CPA(data.summary(), **SMALL)):
+        with pytest.raises(ValueError, match="has no inferred dose curves; make a SAMSVAE with dose_curve="):
+            samslib.dose_curves(other, [1.0])
+    with pytest.raises(ValueError, match="level is 1"):
+        samslib.dose_curves(model, [1.0], level=1)
 
 
 def test_doses_and_curves_that_cannot_be():
