@@ -77,11 +77,7 @@ def _monotone(u: Tensor, a: Tensor) -> Tensor:
     return (_hill(u[..., None], half, 2.0) * (2 * a).softmax(-1)).sum(-1)
 
 
-FORMS = {
-    "sigmoid": (_sigmoid, 2),
-    "logsigmoid": (_logsigmoid, 2),
-    "monotone": (_monotone, 10),
-}  # and numbers of latents
+FORMS = {"sigmoid": (_sigmoid, 2), "logsigmoid": (_logsigmoid, 2), "monotone": (_monotone, 10)}  # numbers of latents
 
 
 class LatentDoseCurves(nn.Module):

@@ -241,8 +241,9 @@ def test_a_curve_is_recovered_better_than_a_line():
 
 
 def test_the_book_says_what_was_recorded():
-    """The page's table is the recorded one, row by row, and so is its verdict: three curves have a smaller error than
-    interpolation and than every CPA on the same five screens, and intervals hold too few."""
+    """The page's table is the recorded one, row by row, and so is its verdict: curves have a smaller error than every
+    CPA, "logsigmoid" one below interpolation on the same five screens, the others a level one; intervals hold too few.
+    """
     recorded = samsbook.read_results("further-doses").set_index("way")
     page = (ROOT / "book" / "differences.md").read_text(encoding="utf-8")
     for way, row in recorded.iterrows():
@@ -252,7 +253,8 @@ def test_the_book_says_what_was_recorded():
         cells += [f"{row.correlation:.3f}", f"{held:.0%}" if held else "", f"{seconds:.0f}" if seconds else ""]
         assert f"| {' | '.join(cells)} |".replace("|  |", "| |").replace("|  |", "| |") in page, cells
     curves = recorded.loc[[f"SAMS-VAE, {kind}" for kind in FORMS]]
-    others = recorded[recorded.index.str.startswith("CPA") | recorded.index.str.startswith("interpolation")]
-    assert curves["error"].max() < others["error"].min()
-    assert (curves["difference"] + curves["difference_half_width"] < 0).all()
-    assert curves["coverage"].max() < 0.7
+    assert curves["error"].max() < recorded.loc[recorded.index.str.startswith("CPA"), "error"].min()
+    beaten = curves["difference"] + curves["difference_half_width"] < 0
+    level = curves["difference"].abs() < curves["difference_half_width"]
+    assert beaten.tolist() == [False, True, False] and level.tolist() == [True, False, True]
+    assert recorded["error"].idxmin() == "SAMS-VAE, logsigmoid" and curves["coverage"].between(0.5, 0.65).all()

@@ -79,7 +79,8 @@ class SAMSVAE(Additive):
         Standard deviation of the prior of the logarithm of a guide's strength.
     dose_curve
         f_t: "linear", "sigmoid", "logsigmoid" or "monotone" (see `samslib.doses.LatentDoseCurves`). "linear" adds
-        nothing to the model.
+        nothing to the model. For doses that are not binary take "logsigmoid": it predicted withheld doses best on
+        simulated screens, whose true curves have its form (the book's page on differences).
     seed
         Of the initial weights; None draws them from the global random stream.
 
