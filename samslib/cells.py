@@ -170,6 +170,8 @@ class DataSummary:
         Each combination is a perturbation of its own (`PerturbationData.encode_unique`).
     targets
         (T,) the target (gene) of each perturbation, where perturbations are guides of targets; else empty.
+    largest_dose
+        (T,) largest dose of each perturbation in the training cells, 0 for one that they lack; empty if not known.
     """
 
     genes: tuple[str, ...]
@@ -188,6 +190,7 @@ class DataSummary:
     counts: bool = True
     unique: bool = False
     targets: tuple[str, ...] = ()
+    largest_dose: tuple[float, ...] = ()
 
     @property
     def rows(self) -> tuple[str, ...]:

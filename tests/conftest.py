@@ -37,6 +37,8 @@ VARIANTS: dict[str, dict] = {name: {} for name in sorted(samslib.MODELS)} | {
     "sams_vae sparse": {"dense_start": 0.0},
     "sams_vae guides": {"dense_start": 0.0},
     "sams_vae latent": {"direct": False},
+    **{f"sams_vae doses {curve}": {"dose_curve": curve} for curve in ("sigmoid", "logsigmoid")},
+    "sams_vae doses guides": {"dose_curve": "monotone"},
     "sams_vae paper": {**samslib.SAMSVAE.published, **SMALL},
     "cpa_vae direct": {"direct": True},
     **dict.fromkeys(samslib.BASELINES, {}),
@@ -91,10 +93,13 @@ def make_data(
 
 
 def data_for(variant: str, genes: int = 12) -> samslib.PerturbationData:
-    """Small data that a variant takes: of guides, A and B of one target, where it says so."""
+    """Small data that a variant takes: of guides, A and B of one target, or of three doses, where it says so."""
     kind = KINDS[variant.split()[0]]
     cells = make_data(genes=genes, quality="quality" in kind.uses, covariates="covariates" in variant)
     data = prepare(kind, cells)
+    if "doses" in variant:
+        amounts = np.resize([0.5, 1, 3], (len(data), 1)) * [1, 2, 0.5]
+        data = replace(data, dose=data.dose.multiply(amounts).tocsr().astype(np.float32))
     return replace(data, targets=("first", "first", "second")) if "guides" in variant else data
 
 

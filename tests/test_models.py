@@ -22,7 +22,6 @@ from samslib import BASELINES, MODELS, load, save
 from samslib.cells import Batch, Plate
 from samslib.distributions import Bernoulli, Beta
 from samslib.model import Adversarial
-from samslib.models.cpa import DoseCurves
 from samslib.objective import elbo, iwelbo, log_weights, posterior, present
 from samslib.trace import Trace
 from samslib.training import prepare, shared_counts
@@ -268,7 +267,7 @@ def test_double_precision_gives_the_same_to_six_digits(model, data):
 
 OTHER = {
     "likelihood": "poisson", "posterior": "mean_field", "normalization": "raw", "compose": "sum",
-    "mask_posterior": "beta", "dose_curve": "network", "alpha": 0.3, "dense_start": 0.0,
+    "mask_posterior": "beta", "dose_curve": "linear", "alpha": 0.3, "dense_start": 0.0,
 }  # fmt: skip
 
 
@@ -540,23 +539,6 @@ sys.exit(pytest.main({tests}))"""
 
 
 # --- CPA ----------------------------------------------------------------------------------------------------
-
-
-def test_cpa_dose_curves_are_their_formulas_and_zero_at_zero():
-    dose = torch.tensor([[0.0, 2.0], [0.5, 0.0]])
-    for kind, amount in (("sigm", dose), ("logsigm", dose.log1p())):
-        curves = DoseCurves(kind, 2)
-        with torch.no_grad():
-            curves.slope.copy_(torch.tensor([2.0, -1.0]))
-            curves.bias.copy_(torch.tensor([0.5, 1.0]))
-        expected = torch.sigmoid(curves.slope * amount + curves.bias) - torch.sigmoid(curves.bias)
-        torch.testing.assert_close(curves(dose), expected)
-        torch.testing.assert_close(curves(dose[:, 1:], torch.tensor([1])), expected[:, 1:])
-    network = DoseCurves("network", 2, 8, 2)
-    out = network(dose)
-    assert (out[[0, 1], [0, 1]] == 0).all() and (out[[0, 1], [1, 0]] > 0).all()
-    torch.testing.assert_close(network(dose[:, 1:], torch.tensor([1])), out[:, 1:])
-    assert torch.equal(DoseCurves("linear", 2)(dose), dose)
 
 
 def test_cpa_order_of_names_does_not_matter():

@@ -7,12 +7,22 @@ fixed here).
 
 import json
 
+import anndata
 import numpy as np
 import pytest
 import scipy.sparse as sp
 
 from samslib.data.container import PerturbationData
-from samslib.datasets.simulate import _orthogonal, guide_screen, perturb_seq, sams_vae_simulation, svae_plus_simulation
+from samslib.datasets.simulate import (
+    _orthogonal,
+    dose_response,
+    guide_screen,
+    perturb_seq,
+    sams_vae_simulation,
+    svae_plus_simulation,
+    true_effects,
+)
+from samslib.evaluate.observed import data_effects
 
 SMALL = dict(perturbations=12, genes=40, cells=(30, 5, 5))
 MAKERS = {
@@ -197,6 +207,56 @@ def test_the_effects_of_a_pathway_are_common_as_far_as_asked(shared):
             assert abs(score(E / 5, 0, 1)) < 5 and abs(score((E / 5) ** 2, 1, np.sqrt(2))) < 5
 
 
+def test_a_drug_has_its_curve_at_every_dose():
+    """Cells of each dose are shifted by M E times Hill's curve of their drug; its law is the stated one."""
+    small = dict(levels=3, cells=2, controls=7, genes=20, lowest=0.01)
+    adata, same = (dose_response(drugs=300, **small, seed=3) for _ in range(2))
+    np.testing.assert_array_equal(dense(adata.X), dense(same.X))
+    truth, order = adata.uns["truth"], adata.obs["perturbation"].to_numpy()
+    assert abs(score(np.log(truth["half"] / 0.2) / 0.8, 0, 1)) < 5 and abs(score(truth["M"], 0.2, 0.4)) < 5
+    assert abs(score(np.log(truth["hill"] / 1.5) / 0.4, 0, 1)) < 5 and abs(score(truth["E"] / 5, 0, 1)) < 5
+    cells = adata.obs.groupby(["perturbation", "dose"], observed=True).size()
+    assert cells["control"].to_dict() == {0.0: 7} and (cells.drop("control") == 2).all() and len(cells) == 901
+    np.testing.assert_allclose(sorted(set(adata.obs["dose"])), [0, 0.01, 0.1, 1])
+    data = PerturbationData.from_anndata(adata, dose="dose")
+    shift = adata.obsm["z"] - adata.obsm["z_basal"]
+    assert (shift[order == "control"] == 0).all() and (order[:-1] != order[1:]).mean() > 0.8
+    for t, name in enumerate(truth["perturbations"]):
+        rows, c, h = order == name, truth["half"][t], truth["hill"][t]
+        d = data.dose[rows].toarray()[:, [t]]
+        np.testing.assert_allclose(shift[rows], d**h / (c**h + d**h) * truth["M"][t] * truth["E"][t], atol=1e-4)
+
+
+def test_true_effects_are_those_of_very_many_cells(tmp_path):
+    """Of two drugs at two doses, 3,000 cells each: all 80 differences within five of the data's standard errors, and
+    not those of another dose; a dose of 0 is a control, whose counts alone differ; the truth survives on disk."""
+    adata = dose_response(drugs=2, levels=2, cells=3000, controls=3000, genes=20, mask_probability=0.5, seed=1)
+    adata.write_h5ad(tmp_path / "screen.h5ad")
+    again = anndata.read_h5ad(tmp_path / "screen.h5ad")
+    observed = data_effects(PerturbationData.from_anndata(adata, dose="dose"))
+    asked = [{"P01": 1.0}, {"P01": 0.05}, {"P02": 1.0}, {"P02": 0.05}, {"P01": 0.0}, {"P01": 0.2}]
+    truth = true_effects(again, asked)
+    np.testing.assert_array_equal(truth, true_effects(adata, asked))
+    found = observed[["P01", "P01=0.05", "P02", "P02=0.05"]]
+    error = np.hypot(found.layers["standard_error"], 0.03)
+    assert (np.abs(truth[:4] - found.X) < 5 * error).all() and (np.abs(truth[[5]] - found.X[:2]) > 5 * error[:2]).any()
+    assert np.abs(truth[4]).max() < 0.15 and (true_effects(adata, asked, seed=1) != truth).any()
+
+
+@pytest.mark.parametrize(
+    "screen, asked, words",
+    [
+        (lambda: perturb_seq(singles=2, pairs=0, cells=5, controls=5), {"P01": 1.0}, "not one of dose_response"),
+        (lambda: dose_response(drugs=2, cells=5, controls=5), {"P03": 1.0}, "The drug is 'P03'; choose one of"),
+        (lambda: dose_response(drugs=2, cells=5, controls=5), {"P01": -1.0}, "The dose of 'P01' is -1.0; it must be 0"),
+        (lambda: dose_response(drugs=2, cells=5, controls=5), {"P01": np.nan}, "The dose of 'P01' is nan"),
+    ],
+)
+def test_true_effects_of_what_is_not_there(screen, asked, words):
+    with pytest.raises(ValueError, match=words):
+        true_effects(screen(), [asked])
+
+
 @pytest.mark.parametrize(
     "make, options, words",
     [
@@ -233,6 +293,10 @@ def test_the_effects_of_a_pathway_are_common_as_far_as_asked(shared):
         (perturb_seq, dict(library=(0, 1)), "library median is 0"),
         (perturb_seq, dict(concentration=(np.nan, 1)), "concentration median is nan"),
         (perturb_seq, dict(library=(1e-3, 0), cells=1, controls=1), "cells stay without counts"),
+        (dose_response, dict(drugs=0), "drugs is 0"),
+        (dose_response, dict(lowest=1.0), "lowest is 1.0; it must be strictly between 0 and 1"),
+        (dose_response, dict(half=(0, 1)), "half median is 0"),
+        (dose_response, dict(hill=(1.0, -1)), "hill deviation is -1"),
         (guide_screen, dict(guides=0), "guides is 0"),
         (guide_screen, dict(shared=1.5), "shared is 1.5; it must be between 0 and 1"),
         (guide_screen, dict(controls=-1), "controls is -1"),

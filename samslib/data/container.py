@@ -317,6 +317,7 @@ class PerturbationData:
         require(self.counts or not pseudobulk, "Real values have no pseudobulk; leave pseudobulk=False.", DataError)
         fields: dict[str, Any] = {name: getattr(self, name) for name in (*columns, "control", "counts", "unique")}
         fields |= gene_moments(train.x) | {"n_cells": len(train)}
+        fields["largest_dose"] = tuple(map(float, train.dose.max(0).toarray()[0]))
         treated, flagged = (tuple(map(int, counted)) for counted in (train.n_treated, train.qc.sum(0)))
         sums = condition_sums(train.x, train.labels, train.dose, train.library) if pseudobulk else None
         return DataSummary(**fields, n_treated=treated, n_flagged=flagged, pseudobulk=sums)

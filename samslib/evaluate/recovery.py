@@ -5,6 +5,7 @@ A function of a single score returns it as a float, as those of scikit-learn do;
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import anndata
@@ -19,7 +20,7 @@ from sklearn.ensemble import RandomForestRegressor
 from samslib.evaluate.streams import evaluating
 from samslib.model import Model
 from samslib.trace import Trace
-from samslib.validation import above, choose, require, share
+from samslib.validation import above, choose, require, share, whole
 
 
 def shared_latents(model: Model, particles: int = 100, *, seed: int = 0) -> anndata.AnnData:
@@ -133,6 +134,49 @@ def guide_strengths(model: Model, level: float = 0.95) -> pd.DataFrame:
     quantiles = {"strength": 0.5, "low": (1 - level) / 2, "high": (1 + level) / 2}
     values = {name: law.icdf(law.loc.new_tensor(at)).exp().flatten().cpu() for name, at in quantiles.items()}
     return pd.DataFrame({**names, **values})
+
+
+def dose_curves(
+    model: Model, doses: Sequence[float], level: float = 0.9, draws: int = 1000, *, seed: int = 0
+) -> pd.DataFrame:
+    """The share f_t of its effect that each perturbation has at some doses, with how uncertain the posterior leaves it.
+
+    Parameters
+    ----------
+    model
+        A trained SAMSVAE with a `dose_curve` other than "linear".
+    doses
+        Doses in the units of the data, seen or not, 0 or above.
+    level
+        Coverage of the interval by the posterior, between 0 and 1.
+    draws
+        Number of draws of the curves.
+    seed
+        Seed of the draws.
+
+    Returns
+    -------
+    DataFrame
+        A row a perturbation and dose: "perturbation", "dose", "share" (median; 1 at the largest training dose), "low"
+        and "high" (quantiles).
+
+    Raises
+    ------
+    ValueError
+        For a model without inferred curves, a negative dose, and a level outside 0 to 1.
+    """
+    above(0, 1, level=level)
+    part: Any = getattr(model, "dose_curves", None)
+    remedy = "make a SAMSVAE with dose_curve='sigmoid'"
+    require(getattr(part, "table", None), f"{type(model).__name__} has no inferred dose curves; {remedy}.")
+    t, names = Trace(whole("draws", draws, 1)), model.summary.perturbations
+    with evaluating(model, seed) as like:
+        part.infer(t)
+        f = part(t, like.new_tensor(doses)[:, None].expand(-1, len(names))).mT  # (draws, T, doses)
+    table = pd.MultiIndex.from_product([names, doses], names=["perturbation", "dose"]).to_frame(index=False)
+    for name, at in {"share": 0.5, "low": (1 - level) / 2, "high": (1 + level) / 2}.items():
+        table[name] = f.quantile(at, dim=0).flatten().cpu().numpy()
+    return table
 
 
 def mask_recovery(truth: np.ndarray, inferred: np.ndarray) -> pd.DataFrame:

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from samslib.distributions import Point, standard_normal
+from samslib.doses import DoseCurves
 from samslib.model import Adversarial, Batch, Condition, DataSummary, Likelihood, Plate, Trace
 from samslib.nets import CellEncoder, Standardize, Trunk, decoder
-from samslib.validation import at_least, choose
+from samslib.validation import at_least
 
 
 class PointEncoder(nn.Module):
@@ -35,49 +36,6 @@ class PointEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Point:
         return Point(self.value(self.trunk(self.normalize(x))))
-
-
-class DoseCurves(nn.Module):
-    """dose (n, rows) -> f_t(dose) (n, rows), one curve a perturbation, 0 at dose 0.
-
-    "linear": the dose itself. "sigm": sigmoid(slope dose + bias) - sigmoid(bias), and "logsigm" the same of
-    log(1 + dose), with slope and bias a perturbation. "network": the sigmoid of a network of the dose and of which
-    perturbation it is, for doses other than 0 (so it may jump at 0).
-
-    Parameters
-    ----------
-    kind
-        Which curve, as above.
-    rows
-        Number of perturbations, T.
-    width, layers
-        Units a layer, and layers, of the network, for "network" only.
-
-    Raises
-    ------
-    ValueError
-        For another kind.
-    """
-
-    def __init__(self, kind: str, rows: int, width: int = 128, layers: int = 2):
-        super().__init__()
-        self.kind, self.size = choose("dose_curve", kind, ("linear", "sigm", "logsigm", "network")), rows
-        if kind == "network":
-            self.trunk, self.value = Trunk((1, rows), width, layers), nn.Linear(width, 1)
-        elif kind != "linear":
-            self.slope, self.bias = nn.Parameter(torch.ones(rows)), nn.Parameter(torch.zeros(rows))
-
-    def forward(self, dose: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
-        if self.kind == "linear":
-            return dose
-        if self.kind == "network":
-            cell, column = dose.nonzero(as_tuple=True)
-            which = torch.arange(self.size, device=dose.device)[rows][column]
-            value = self.value(self.trunk(dose[cell, column, None], which)).squeeze(-1).sigmoid()
-            return torch.zeros_like(dose).index_put((cell, column), value)
-        slope, bias = self.slope[rows], self.bias[rows]
-        amount = dose.log1p() if self.kind == "logsigm" else dose
-        return (slope * amount + bias).sigmoid() - bias.sigmoid()
 
 
 class Critic(nn.Module):
