@@ -107,6 +107,7 @@ CELLS, CONTROLS, TRUTH = (
     300,
     640,
 )  # cells of a condition, of controls, and simulated
+STEPS = 500  # of training on a simulated screen
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 BINS = {"all": (0, np.inf), "below 20": (0, 20), "20 to 49": (20, 50), "50 to 99": (50, 100), "from 100": (100, np.inf)}
 
@@ -176,8 +177,10 @@ def covered(
             inside, width = ((low <= seen[names].X) & (seen[names].X <= high)).mean(1), (high - low).mean(1)
             for name, (least, below) in BINS.items():
                 at = (n >= least) & (n < below)
-                row = {"level": level, "of": of, "cells": name, "conditions": at.sum(), "coverage": inside[at].mean()}
-                rows += [row | {"width": width[at].mean(), "spread": inside[at].std()}] if at.any() else []
+                if at.any():
+                    row = {"level": level, "of": of, "cells": name, "conditions": at.sum()}
+                    row |= {"coverage": inside[at].mean(), "width": width[at].mean(), "spread": inside[at].std()}
+                    rows.append(row)
     return rows
 
 
@@ -201,7 +204,7 @@ def coverage(splits: int, folder: Path | None) -> pd.DataFrame:
         for seed in range(splits):
             if name in SIMULATED:
                 data, split, truth = simulated(name, seed=seed)
-                tables = members(data, seed, 2, folder and folder / f"{name}-{seed}", split)[2]
+                tables = members(data, seed, 2, folder and folder / f"{name}-{seed}", split, steps=STEPS)[2]
             else:
                 data, split, truth = real(name), samslib.splits.random(seed=seed), None
                 tables = members(data, seed, MEMBERS, folder and folder / f"{name}-{seed}")[2]
