@@ -169,7 +169,7 @@ def test_a_notebook_that_cannot_be_written_or_read_is_told_in_one_line(chapter, 
     for output, why in ((tmp_path, "Is a directory"), (tmp_path / "file" / "out.ipynb", "")):
         assert main(["run", str(chapter), "-o", str(output)]) == 2
         (said,) = capsys.readouterr().err.splitlines()
-        assert said.startswith(f"The notebook cannot be written to {output} ({why}") and "-o, such as mine" in said
+        assert said.startswith(f"The output cannot be written to {output} ({why}") and "-o, such as mine" in said
     for wrong in ("file", "mine.py"):
         (tmp_path / "mine.py").write_text("steps = 3")
         assert main(["run", str(tmp_path / wrong)]) == 2

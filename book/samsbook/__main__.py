@@ -4,6 +4,7 @@ python -m samsbook parameters chapters/02_inference.ipynb
 python -m samsbook run chapters/02_inference.ipynb -p steps 2000 -o mine.ipynb
 python -m samsbook run chapters/02_inference.ipynb -f book/runs/02_inference/full.yaml
 python -m samsbook run chapters/05_norman_combinatorial.ipynb --training -p results mine
+python -m samsbook report my.h5ad --perturbation guide --control NT --target gene -o report.html
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 import pandas as pd
 
+from samsbook import report
 from samsbook.parameters import (
     Parameter,
     ParameterError,
@@ -39,15 +41,22 @@ def main(arguments: list[str] | None = None) -> int:
     running = commands.add_parser("run", help="run a chapter")
     for command in (listing, running):
         command.add_argument("chapter", type=Path, help="a notebook, such as chapters/02_inference.ipynb")
+    reporting = commands.add_parser("report", help="a report on your own cells, in one HTML file")
+    reporting.add_argument("adata", type=Path, help="an .h5ad file of raw counts")
+    for name, what in report.COLUMNS.items():
+        reporting.add_argument(f"--{name.replace('_', '-')}", help=what)
     pair: dict[str, Any] = {"nargs": 2, "metavar": ("NAME", "VALUE"), "action": "append", "default": []}
-    running.add_argument("-p", "--parameter", **pair, help="set one parameter")
     running.add_argument("-f", "--file", type=Path, help="a YAML file of parameters; -p wins over it")
-    running.add_argument("-o", "--output", type=Path, help="where the notebook with its outputs goes")
+    for command, what in ((running, "notebook with its outputs"), (reporting, "HTML file")):
+        command.add_argument("-p", "--parameter", **pair, help="set one parameter")
+        command.add_argument("-o", "--output", type=Path, help=f"where the {what} goes")
     running.add_argument(
         "-t", "--training", action="store_true", help="run only the cells that train and write results"
     )
     options = parser.parse_args(arguments)
     try:
+        if options.command == "report":
+            return _report(options)
         known = declared(options.chapter)
         if options.command == "parameters":
             table = [(p.name, spoken(p.annotation), repr(p.default), p.help) for p in known.values()]
@@ -92,13 +101,26 @@ def _run(options: argparse.Namespace, known: Mapping[str, Parameter]) -> int:
     return 1
 
 
+def _report(options: argparse.Namespace) -> int:
+    given = report.asked(options.adata, {name: getattr(options, name) for name in report.COLUMNS})
+    output = (options.output or Path("report.html")).resolve()
+    _refuse_unwritable(output)
+    options.chapter, options.file, options.training = report.chapter(), None, False
+    options.parameter = [*given.items(), *options.parameter]
+    options.output = root() / "_build" / "runs" / f"{output.stem}.ipynb"
+    status = _run(options, declared(options.chapter))
+    if not status:
+        print(f"The report is {report.write(options.output, output)}.")
+    return status
+
+
 def _refuse_unwritable(output: Path) -> None:
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.open("a").close()
     except OSError as error:
         raise ParameterError(
-            f"The notebook cannot be written to {output} ({error.strerror}): name a file with -o, such as mine.ipynb."
+            f"The output cannot be written to {output} ({error.strerror}): name a file with -o, such as mine.ipynb."
         ) from None
 
 
