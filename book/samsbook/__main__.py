@@ -109,6 +109,8 @@ def _report(options: argparse.Namespace) -> int:
     options.parameter = [*given.items(), *options.parameter]
     options.output = root() / "_build" / "runs" / f"{output.stem}.ipynb"
     status = _run(options, declared(options.chapter))
+    if status and not output.stat().st_size:
+        output.unlink()  # made to see that it can be written
     if not status:
         print(f"The report is {report.write(options.output, output)}.")
     return status
