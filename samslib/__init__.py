@@ -19,13 +19,15 @@ _PUBLIC = {  # module -> the names that can be had from here
     "evaluate.checks": "predictive_check",
     "evaluate.distance": "distance_to_training",
     "evaluate.effects": "average_effects counterfactual latents posterior_effects sample_cells",
+    "evaluate.intervals": "calibrated_effects ensemble_effects",
     "evaluate.observed": "data_effects",
     "evaluate.predictors": "predictors",
+    "evaluate.ranking": "rank_perturbations",
     "evaluate.recovery": "direct_effects dose_curves guide_strengths",
     "evaluate.scores": "cell_scores effect_scores interaction_classes interactions noise_ceiling score_table",
     "evaluate.tables": "by_target",
     "models": "BASELINES CPA CPAVAE CRADLEVAE MODELS SAMSVAE BetaBernoulliSAMSVAE ConditionalVAE SVAEPlus",
-    "training": "FitConfig History Schedule fit",
+    "training": "FitConfig History Schedule fit fit_many",
     "validation": "DataError",
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names.split()}

@@ -7,7 +7,7 @@ import signal
 import threading
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -472,6 +472,52 @@ def fit(
     if val and not interrupted and not (verdict := history.verdict()).startswith("Trained"):
         warnings.warn(verdict, stacklevel=2)
     return history
+
+
+def fit_many(
+    make_model: Callable[[int], Model],
+    train: PerturbationData,
+    val: PerturbationData | None = None,
+    config: FitConfig | None = None,
+    seeds: Sequence[int] = (0, 1, 2),
+) -> tuple[list[Model], list[History]]:
+    """Train an ensemble: one model after the other, which differ by their seed alone.
+
+    Initial weights, order of cells and all draws are those of the seed. Ctrl-C ends it as it ends `fit`: the last model
+    returned is then trained in part (its history's attrs["interrupted"]) and the others were not begun. With
+    `config.checkpoints` each model has the folder "seed-..." in it, so that the same call again goes on where it ended.
+
+    Parameters
+    ----------
+    make_model
+        Makes a new model from a seed, such as `lambda seed: SAMSVAE(summary, seed=seed)`.
+    train, val
+        Cells to train and to validate on, as in `fit`.
+    config
+        How to train each of them; its own `seed` is not used. None means `FitConfig()`.
+    seeds
+        A seed for each model.
+
+    Returns
+    -------
+    The models and their histories. `samslib.ensemble_effects` takes the mean of what they say.
+
+    Raises
+    ------
+    ValueError
+        For no seed or one that is named twice, and where `make_model` returns a model that it has returned before.
+    """
+    config, models, histories = config or FitConfig(), [], []
+    require(len(seeds) and len(set(seeds)) == len(seeds), f"seeds is {seeds}; name at least one, and each once.")
+    for seed in seeds:
+        models.append(make_model(seed))
+        text = "make_model returned a model that it had returned before; it must make a new one at every call."
+        require(len({id(model) for model in models}) == len(models), text)
+        folder = Path(config.checkpoints) / f"seed-{seed}" if config.checkpoints is not None else None
+        histories.append(fit(models[-1], train, val, replace(config, seed=seed, checkpoints=folder)))
+        if histories[-1].attrs["interrupted"]:
+            break
+    return models, histories
 
 
 def _control_mean(train: PerturbationData, val: PerturbationData | None) -> float | None:

@@ -15,7 +15,7 @@ from conftest import SMALL, LinearGaussian, make_data
 from torch import nn
 
 import samslib
-from samslib import FitConfig, Schedule, checkpoint, fit, training
+from samslib import FitConfig, Schedule, checkpoint, fit, fit_many, training
 from samslib.data.batches import STRETCH, Batches, Order, step_seed
 from samslib.distributions import Poisson
 
@@ -133,6 +133,41 @@ def test_ctrl_c_returns_what_there_is_and_resumes(split, tmp_path, sigint):
     fit(whole, *split, quick(steps=20, validate_every=8, **QUICK))
     fit(again, *split, config)
     assert same_weights(whole, again)
+
+
+def seeded_model(data):
+    return lambda seed: samslib.SAMSVAE.paper(data.summary(), **SMALL, seed=seed)
+
+
+def test_an_ensemble_is_a_fit_for_each_seed(split):
+    config = quick(steps=4, **QUICK)
+    models, histories = fit_many(seeded_model(split[0]), *split, config, seeds=(5, 7))
+    assert [history.attrs["config"]["seed"] for history in histories] == [5, 7]
+    alone = seeded_model(split[0])(7)
+    fit(alone, *split, replace(config, seed=7))
+    assert same_weights(models[1], alone) and not same_weights(*models)
+
+
+def test_an_interrupted_ensemble_goes_on_where_it_ended(split, tmp_path, sigint, monkeypatch):
+    """Ctrl-C at the third validation of all, the first of the second model: the third is not begun."""
+    config = quick(steps=8, validate_every=4, checkpoints=tmp_path, **QUICK)
+    monitor = interrupt_at(3)
+    monkeypatch.setattr(training, "fit", lambda *arguments: fit(*arguments, monitor=monitor))
+    models, histories = fit_many(seeded_model(split[0]), *split, config)
+    assert [history.attrs["interrupted"] for history in histories] == [False, True] and len(models) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["seed-0", "seed-1"]
+    again, _ = fit_many(seeded_model(split[0]), *split, config)
+    whole, _ = fit_many(seeded_model(split[0]), *split, replace(config, checkpoints=None))
+    assert len(again) == 3 and all(map(same_weights, again, whole))
+
+
+def test_an_ensemble_that_is_none_is_refused(split):
+    model = new_model(split[0])
+    with pytest.raises(ValueError, match="must make a new one at every call"):
+        fit_many(lambda seed: model, *split, quick(steps=1, **QUICK))
+    for seeds in ((), (1, 1)):
+        with pytest.raises(ValueError, match="name at least one, and each once"):
+            fit_many(seeded_model(split[0]), *split, seeds=seeds)
 
 
 def test_a_second_ctrl_c_breaks_off(split, sigint):
