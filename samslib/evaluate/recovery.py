@@ -179,6 +179,48 @@ def dose_curves(
     return table
 
 
+@torch.no_grad()
+def interaction_table(model: Model, level: float = 0.1) -> pd.DataFrame:
+    """Which pairs of perturbations do more, or less, than add up in latent space.
+
+    The decision bounds the false discoveries that the posterior itself expects: pairs are called from the most probable
+    one down, as long as the mean of 1 - probability over those called is at most `level`. What such a level is worth
+    depends on the posterior, so it was measured on screens with a known truth (`further-epistasis`).
+
+    Parameters
+    ----------
+    model
+        A trained SAMSVAE with the option `interactions`.
+    level
+        Largest expected share of false ones among the pairs called, between 0 and 1.
+
+    Returns
+    -------
+    DataFrame
+        A row a pair seen in training, the most probable first: "first" and "second", its perturbations; "probability",
+        that the pair interacts along the axis where it most probably does, and so no more than that it does at all;
+        "axes", the number of axes along which it does with a probability above one half; "size", the length of the mean
+        shift, in standard deviations of z_basal; "called".
+
+    Raises
+    ------
+    ValueError
+        For a model without interactions, and for a level outside 0 to 1.
+    """
+    above(0, 1, level=level)
+    part: Any = getattr(model, "interactions", None)
+    text = f"{type(model).__name__} has no interactions; make a SAMSVAE of data with pairs, with interactions=True."
+    require(part is not None, text)
+    on, names = part.effects.logits.sigmoid(), np.array(model.summary.perturbations, dtype=object)
+    columns = {"probability": on.amax(1), "axes": (on > 0.5).sum(1)}
+    columns["size"] = (on * part.effects.slab.loc).norm(dim=1)
+    table = pd.DataFrame({name: of.cpu().numpy() for name, of in columns.items()})
+    for place, name in enumerate(("first", "second")):
+        table.insert(place, name, names[part.pairs[place].cpu()])
+    table = table.sort_values("probability", ascending=False, ignore_index=True)
+    return table.assign(called=(1 - table["probability"]).expanding().mean() <= level)
+
+
 def mask_recovery(truth: np.ndarray, inferred: np.ndarray) -> pd.DataFrame:
     """Precision, recall and F1 of an inferred mask against the true one.
 
