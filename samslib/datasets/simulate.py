@@ -100,7 +100,8 @@ def _package(law: Law, x: Any, labels: Sequence[str], states: dict[str, np.ndarr
     adata = AnnData(x, obs=obs, var=pd.DataFrame(index=_names("G", law.genes)), obsm=obsm)
     names, mask, effect = truth
     adata.uns["truth"] = {"perturbations": np.array(names, object), "M": np.int8(mask), "E": np.float32(effect)}
-    parameters = {name: value for name, value in vars(law).items() if name not in ("seed", "generator")}
+    unsaid = ("seed", "generator", *(name for name in ("epistasis", "saturation") if not getattr(law, name, 0)))
+    parameters = {name: value for name, value in vars(law).items() if name not in unsaid}
     made = {"generator": law.generator, "parameters": json.dumps(parameters, sort_keys=True)}
     adata.uns["simulation"] = made | {"seed": law.seed, "version": VERSION}
     return adata
