@@ -282,7 +282,7 @@ def main() -> None:
     """Read the command line, run what it names, and write and print its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("found", "pairs"))
-    parser.add_argument("--seeds", type=int, default=5, help="screens or splits, 3 or more; 4 for the recorded pairs")
+    parser.add_argument("--seeds", type=int, default=5, help="screens or splits, 3 or more")
     parser.add_argument("--processes", type=int, default=1, help="fits at a time, of one thread each")
     asked = parser.parse_args()
     if asked.seeds < 3:
