@@ -91,6 +91,10 @@ def test_a_shift_is_the_sum_of_perturbations_and_pairs(curve):
     additive = Trace(2, given={**q.values, "E_pair": torch.zeros_like(q["E_pair"])})
     moved = (found - model.shift(additive, c)).abs().amax((0, 2)) > 0
     assert moved.tolist() == [False, False, True, True, True, False, False, False, True, False]
+    narrow, active = present(data.batch([5, 8]))  # D and C+D: the pass draws the last two perturbations alone
+    drawn = {n: v[:, active[Plate.DOSE]] if n in ("M", "E", "curve") else v for n, v in q.values.items()}
+    part = model.shift(Trace(2, given=drawn, active=active), narrow.condition)
+    torch.testing.assert_close(part, found[:, [5, 8]])
 
 
 def test_off_is_the_model_without_and_masks_off_give_its_numbers():
