@@ -23,7 +23,7 @@ _PUBLIC = {  # module -> the names that can be had from here
     "evaluate.observed": "data_effects",
     "evaluate.predictors": "predictors",
     "evaluate.ranking": "rank_perturbations",
-    "evaluate.recovery": "direct_effects dose_curves guide_strengths",
+    "evaluate.recovery": "direct_effects dose_curves guide_strengths interaction_table",
     "evaluate.scores": "cell_scores effect_scores interaction_classes interactions noise_ceiling score_table",
     "evaluate.tables": "by_target",
     "models": "BASELINES CPA CPAVAE CRADLEVAE MODELS SAMSVAE BetaBernoulliSAMSVAE ConditionalVAE SVAEPlus",

@@ -17,6 +17,7 @@ class Plate(Enum):
 
     CELL = "cell"  # one draw a cell
     DOSE = "perturbation"  # one draw a perturbation, shared by all cells that received it
+    PAIR = "pair"  # one draw a pair of perturbations, shared by all cells that received both
     TARGET = "target"  # one draw a target, shared by all its perturbations (guides), each of which has a row
     QC = "quality flag"  # one draw a quality flag, shared by all cells that carry it
 
@@ -75,9 +76,10 @@ class Condition(_RowTensors):
         return len(self.dose)
 
     def touched(self, plate: Plate) -> Tensor:
-        """(n, rows) 0/1: which rows of a shared plate act on each cell. Raises ValueError for the cell plate."""
-        text = "Plate.CELL has one row a cell; only shared plates (DOSE, TARGET, QC) are touched by cells."
-        require(plate is not Plate.CELL, text)
+        """(n, rows) 0/1: which rows of a shared plate act on each cell. Raises ValueError for the cell plate, and for
+        that of pairs, which a model lists (`samslib.objective.plate_weights`)."""
+        text = f"Plate.{plate.name} has no rows here; only DOSE, TARGET and QC are touched by cells."
+        require(plate not in (Plate.CELL, Plate.PAIR), text)
         return ((self.qc if plate is Plate.QC else self.dose) != 0).to(self.library.dtype)
 
     def do(self, **changes: Tensor) -> Condition:
@@ -170,6 +172,8 @@ class DataSummary:
         Each combination is a perturbation of its own (`PerturbationData.encode_unique`).
     targets
         (T,) the target (gene) of each perturbation, where perturbations are guides of targets; else empty.
+    pairs
+        Numbers (a, b), a < b, of the perturbations that some training cell has both of; three make three pairs.
     largest_dose
         (T,) largest dose of each perturbation in the training cells, 0 for one that they lack; empty if not known.
     """
@@ -191,6 +195,7 @@ class DataSummary:
     unique: bool = False
     targets: tuple[str, ...] = ()
     largest_dose: tuple[float, ...] = ()
+    pairs: tuple[tuple[int, int], ...] = ()
 
     @property
     def rows(self) -> tuple[str, ...]:

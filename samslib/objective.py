@@ -73,7 +73,11 @@ def log_weights(
         if site.plate is Plate.CELL:
             terms[name] = _ratio(p.sites[name], site, analytic)
         elif counts is not None:
-            weights = plate_weights(b, site.plate, counts[site.plate][q.rows(site.plate)])
+            n_t, touched = counts[site.plate][q.rows(site.plate)], None
+            if site.plate is Plate.PAIR:
+                on = q.widen(b.condition.touched(Plate.DOSE), len(model.summary.perturbations))
+                touched = on[:, torch.tensor(model.summary.pairs, device=on.device)].prod(-1)
+            weights = plate_weights(b, site.plate, n_t, touched)
             terms[name] = _ratio(p.sites[name], site, analytic) @ weights.T
     return terms
 
@@ -86,7 +90,7 @@ def _ratio(p: Site, q: Site, analytic: bool) -> Tensor:
     return (p.log_prob - q.log_prob).sum(-1)
 
 
-def plate_weights(b: Batch, plate: Plate, counts: Tensor) -> Tensor:
+def plate_weights(b: Batch, plate: Plate, counts: Tensor, touched: Tensor | None = None) -> Tensor:
     """(n, rows): 1/n_t where row t touches the cell, else 0.
 
     Parameters
@@ -97,8 +101,10 @@ def plate_weights(b: Batch, plate: Plate, counts: Tensor) -> Tensor:
         A shared plate.
     counts
         (rows,) n_t, the number of training cells that each row touches.
+    touched
+        (n, rows) 0/1, which rows act on each cell. None: as the condition says, which knows no pairs.
     """
-    touched = b.condition.touched(plate)
+    touched = b.condition.touched(plate) if touched is None else touched
     return touched * torch.where(counts > 0, 1 / counts.clamp(min=1), 0).to(touched)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from samslib.cells import Plate
+from samslib.cells import DataSummary, Plate
 from samslib.distributions import Bernoulli, Normal, Slab, StraightThroughBernoulli
 from samslib.model import Model
 from samslib.nets import CellEncoder, NormalTable, Trunk
@@ -57,37 +58,98 @@ def numbers(names: Sequence[str]) -> Tensor:
     return torch.tensor([order[name] for name in names])
 
 
-class DirectEffects(nn.Module):
-    """Effects of a perturbation on few genes themselves, beside those through the latent axes.
+DIRECT = ("M_direct", "O")  # mask and effect of a target on a gene itself
 
-    M_direct ~ Bernoulli(prior) and O ~ N(0, scale^2) for each target and gene; a cell's logits (or means, of real
-    values) of the genes are moved by D (O * M_direct). Posterior: a spike and slab.
+
+class SparseEffects(nn.Module):
+    """Few effects beside those of perturbations on latent axes, with a spike and slab for posterior.
+
+    Mask ~ Bernoulli(prior) and effect ~ N(0, scale^2) for each row and column. Of targets on genes they are the direct
+    effects, which move a cell's logits (or means, of real values) by D (O * M_direct).
 
     Parameters
     ----------
-    rows, genes
-        Number of targets J, and of genes G.
+    names
+        Of the mask and of the effects.
+    rows, columns
+        Number of what acts, such as targets J, and of what is acted on, such as genes G.
     prior
-        Prior probability that a target acts directly on a gene.
+        Prior probability of an effect.
     scale
-        Standard deviation of the prior of a direct effect: natural logarithms of expression, for counts.
+        Standard deviation of the prior of an effect: on genes, natural logarithms of expression, for counts.
     """
 
-    def __init__(self, rows: int, genes: int, prior: float, scale: float):
+    def __init__(self, names: tuple[str, str], rows: int, columns: int, prior: float, scale: float):
         super().__init__()
-        self.prior, self.scale = prior, scale
-        self.logits = nn.Parameter(torch.full((rows, genes), -1.0))
-        self.slab = NormalTable(rows, genes, scale=0.3)
+        self.names, self.prior, self.scale = names, prior, scale
+        self.logits = nn.Parameter(torch.full((rows, columns), -1.0))
+        self.slab = NormalTable(rows, columns, scale=0.3)
 
     def generate(self, t: Trace, rows: int, plate: Plate, groups: Tensor | None = None) -> Tensor:
-        """(P, rows, G): declare the prior of so many rows of the plate, and get O * M_direct."""
+        """(P, rows, columns): declare the prior of so many rows of the plate, and get mask * effect."""
         full = self.logits.new_ones(rows, self.logits.shape[1])
-        mask = t.sample("M_direct", Bernoulli(self.prior * full, validate_args=False), plate, groups)
-        return mask * t.sample("O", Normal(0 * full, self.scale * full), plate, groups)
+        mask = t.sample(self.names[0], Bernoulli(self.prior * full, validate_args=False), plate, groups)
+        return mask * t.sample(self.names[1], Normal(0 * full, self.scale * full), plate, groups)
 
     def infer(self, t: Trace, of: Tensor | slice, plate: Plate, groups: Tensor | None = None) -> None:
         """Declare the posterior of the rows `of` of the tables."""
-        spike_slab(t, ("M_direct", "O"), self.logits[of], self.slab(of), self.scale, plate, groups)
+        spike_slab(t, self.names, self.logits[of], self.slab(of), self.scale, plate, groups)
+
+
+class Interactions(nn.Module):
+    """What a pair of perturbations does beyond the sum of both: a sparse shift D_a D_b (E_pair * M_pair) of its own.
+
+    Every pair that some training cell has is a row, drawn in every pass, for they are few; a pair that none has adds
+    nothing. A cell of three perturbations has the terms of the three pairs.
+
+    Parameters
+    ----------
+    summary
+        Names of the perturbations, and the pairs seen.
+    latent
+        Number of latent axes, K.
+    prior
+        Prior probability that a pair has a shift of its own along an axis.
+    scale
+        Standard deviation of the prior of such a shift, in standard deviations of z_basal.
+
+    Raises
+    ------
+    ValueError
+        For training cells without pairs.
+    """
+
+    def __init__(self, summary: DataSummary, latent: int, prior: float, scale: float):
+        super().__init__()
+        text = "No training cell has two perturbations" + ", as the data encode pairs" * summary.unique
+        require(summary.pairs, f"{text}, so none interact; leave interactions=False.")
+        self.pairs, self.size = nn.Buffer(torch.tensor(summary.pairs).T, persistent=False), len(summary.perturbations)
+        self.effects = SparseEffects(("M_pair", "E_pair"), len(summary.pairs), latent, prior, scale)
+
+    def generate(self, t: Trace) -> None:
+        """Declare the prior of every pair."""
+        self.effects.generate(t, self.pairs.shape[1], Plate.PAIR)
+
+    def infer(self, t: Trace) -> None:
+        """Declare the posterior of every pair."""
+        self.effects.infer(t, slice(None), Plate.PAIR)
+
+    def forward(self, t: Trace, dose: Tensor) -> Tensor:
+        """(P, n, K) shift of cells in a pass, by their doses (n, rows) or (P, n, rows)."""
+        first, second = t.widen(dose, self.size)[..., self.pairs].unbind(-2)
+        return (first * second) @ (t["M_pair"] * t["E_pair"])
+
+
+@torch.no_grad()
+def turn_table(logits: Tensor, table: NormalTable, rotation: Tensor) -> None:
+    """Turn a table of shifts S (rows, K) to S R, in place; `logits` are those of its masks, which start anew.
+
+    A mask is then probably on (log-odds 2) where |S R| is above one half, else probably off.
+    """
+    S = (logits.sigmoid() * table.loc) @ rotation
+    table.loc.copy_(S)
+    table.log_scale.fill_(math.log(0.3))
+    logits.copy_(torch.where(S.abs() > 0.5, 2.0, -2.0))
 
 
 class Additive(Model):

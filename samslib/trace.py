@@ -77,7 +77,7 @@ class Trace:
         return self.active.get(plate, slice(None))
 
     def widen(self, of_rows: Tensor, perturbations: int) -> Tensor:
-        """(n, rows) -> (n, T), with zeros for the perturbations that this pass leaves out.
+        """(..., rows) -> (..., T), with zeros for the perturbations that this pass leaves out.
 
         Parameters
         ----------
@@ -86,8 +86,8 @@ class Trace:
         perturbations
             The number of all perturbations, T.
         """
-        wide = of_rows.new_zeros(len(of_rows), perturbations)
-        wide[:, self.rows(Plate.DOSE)] = of_rows
+        wide = of_rows.new_zeros(*of_rows.shape[:-1], perturbations)
+        wide[..., self.rows(Plate.DOSE)] = of_rows
         return wide
 
     def sample(self, name: str, distribution: Distribution, plate: Plate, groups: Tensor | None = None) -> Tensor:

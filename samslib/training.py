@@ -443,7 +443,7 @@ def fit(
     _check(model, train, val, config)
     epoch, steps, every = config.length(len(train))
     device, dtype = choose_device(config.device), next(model.parameters()).dtype
-    step = TrainingStep(model.to(device), config, shared_counts(train, device, dtype))
+    step = TrainingStep(model.to(device), config, shared_counts(train, device, dtype, model.summary.pairs))
     state = TrainingState(model, step.optimizers, config.checkpoints, _fingerprint(model, train, val, config, steps))
     state.resume()
     state.save()  # a folder that cannot be written is found out now, not after an hour
@@ -535,7 +535,7 @@ def _log(
     row = {"step": state.step, "epoch": state.step / epoch, "seconds": state.seconds} | state.means()
     if val:
         published = config.validation == "as_published"
-        counts = shared_counts(val, parameter.device, parameter.dtype) if published else None
+        counts = shared_counts(val, parameter.device, parameter.dtype, model.summary.pairs) if published else None
         row |= validate(model, val, config.particles, config.batch_size, counts)
     _stop_if_broken(row, state, config)
     row |= monitor(model) if monitor else {}
@@ -578,7 +578,9 @@ def validate(
     return {name: value / len(data) for name, value in sums.items()}
 
 
-def shared_counts(data: PerturbationData, device: torch.device, dtype: torch.dtype) -> Counts:
+def shared_counts(
+    data: PerturbationData, device: torch.device, dtype: torch.dtype, pairs: Sequence[tuple[int, int]] | None = None
+) -> Counts:
     """n_t of each shared plate: the number of cells of this split that share each row.
 
     Parameters
@@ -587,8 +589,12 @@ def shared_counts(data: PerturbationData, device: torch.device, dtype: torch.dty
         The cells that are counted.
     device, dtype
         Where the counts are to be, and of which type.
+    pairs
+        The rows of the plate of pairs, those of the model's summary. None: the pairs that the data have.
     """
-    per_plate = {Plate.DOSE: data.n_treated, Plate.QC: (data.qc != 0).sum(0)}
+    first, second = np.reshape(data.pairs if pairs is None else pairs, (-1, 2)).astype(int).T
+    on, per_plate = data.dose != 0, {Plate.DOSE: data.n_treated, Plate.QC: (data.qc != 0).sum(0)}
+    per_plate[Plate.PAIR] = np.asarray(on[:, first].multiply(on[:, second]).sum(0)).ravel()
     if data.targets:  # a cell counts once for each guide of the target that it has
         of = numbers(data.targets).numpy()
         per_plate[Plate.TARGET] = np.bincount(of, data.n_treated)[of]

@@ -39,6 +39,8 @@ VARIANTS: dict[str, dict] = {name: {} for name in sorted(samslib.MODELS)} | {
     "sams_vae latent": {"direct": False},
     **{f"sams_vae doses {curve}": {"dose_curve": curve} for curve in ("sigmoid", "logsigmoid")},
     "sams_vae doses guides": {"dose_curve": "monotone"},
+    **{f"sams_vae interactions{of}": {"interactions": True} for of in ("", " guides")},
+    "sams_vae interactions doses": {"interactions": True, "dose_curve": "sigmoid"},
     "sams_vae paper": {**samslib.SAMSVAE.published, **SMALL},
     "cpa_vae direct": {"direct": True},
     **dict.fromkeys(samslib.BASELINES, {}),

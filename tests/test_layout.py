@@ -143,7 +143,7 @@ def test_the_page_shows_the_house_as_it_stands():
 
 
 CORE = ("vocabulary", "models", "training", "checkpoint")
-CORE_LIMIT, LIBRARY_LIMIT = 1850, 5600  # lines of code; docstrings, comments and blank lines are not counted
+CORE_LIMIT, LIBRARY_LIMIT = 1900, 5600  # lines of code; docstrings, comments and blank lines are not counted
 
 
 def test_the_library_stays_small(record_property):

@@ -232,7 +232,11 @@ def test_dose_zero_is_control(model, data):
     p = Trace(2)
     means = model.generate(p, c).mean
     changed = {
-        n: v if s.plate not in (Plate.DOSE, Plate.TARGET) else 1 - v if isinstance(s.distribution, Beta) else v + 5
+        n: v
+        if s.plate not in (Plate.DOSE, Plate.TARGET, Plate.PAIR)
+        else 1 - v
+        if isinstance(s.distribution, Beta)
+        else v + 5
         for (n, v), s in zip(p.values.items(), p.sites.values(), strict=True)
     }
     other = Trace(2, given=changed)

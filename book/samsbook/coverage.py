@@ -1,7 +1,7 @@
 """What ensembles, calibrated intervals and the ranked list are worth, measured.
 
 python -m samsbook.coverage ensembles   one fit beside 3 and 5 that differ by seed, on two real screens
-python -m samsbook.coverage coverage    what calibrated intervals cover, on null, simulated and two real screens
+python -m samsbook.coverage coverage    what calibrated intervals cover, on simulated screens and two real ones
 python -m samsbook.coverage ranking     false discoveries on null and mixed screens, and hits on the real screen tapseq
 
 Each writes `data/results/further-<name>.csv` with its provenance. With --checkpoints a run that was ended goes on, and
@@ -99,7 +99,7 @@ def ensembles(splits: int, folder: Path | None) -> pd.DataFrame:
 
 SIMULATED: dict[str, dict[str, Any]] = {  # what differs from a screen of `simulate.perturb_seq`
     "simulated": {"singles": 30, "pairs": 0, "mask_probability": 0.13},
-    "null": {"singles": 30, "pairs": 0, "mask_probability": 0.0},
+    "no effects": {"singles": 30, "pairs": 0, "mask_probability": 0.0},
     "unseen pairs": {"singles": 20, "pairs": 30, "mask_probability": 0.13},
 }
 CELLS, CONTROLS, TRUTH = (

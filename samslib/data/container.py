@@ -204,6 +204,12 @@ class PerturbationData:
         """(T,) cells with a non-zero dose of each perturbation."""
         return np.asarray((self.dose != 0).sum(0)).ravel().astype(int)
 
+    @property
+    def pairs(self) -> tuple[tuple[int, int], ...]:
+        """Numbers (a, b), a < b, of the perturbations that some cell has both of."""
+        on = sp.csr_matrix(self.dose[self.n_perturbations > 1] != 0, dtype=np.int32)
+        return tuple(sorted(zip(*map(np.ndarray.tolist, sp.triu(on.T @ on, 1).nonzero()), strict=True)))
+
     def conditions(self) -> pd.DataFrame:
         """A row a condition (control first), by its label: number of cells and of perturbations in its name."""
         groups = pd.Series(self.n_perturbations).groupby(pd.Index(self.labels, name="label"))
@@ -317,6 +323,7 @@ class PerturbationData:
         require(self.counts or not pseudobulk, "Real values have no pseudobulk; leave pseudobulk=False.", DataError)
         fields: dict[str, Any] = {name: getattr(self, name) for name in (*columns, "control", "counts", "unique")}
         fields |= gene_moments(train.x) | {"n_cells": len(train)}
+        fields["pairs"] = train.pairs
         fields["largest_dose"] = tuple(map(float, train.dose.max(0).toarray()[0]))
         treated, flagged = (tuple(map(int, counted)) for counted in (train.n_treated, train.qc.sum(0)))
         sums = condition_sums(train.x, train.labels, train.dose, train.library) if pseudobulk else None

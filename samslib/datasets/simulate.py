@@ -26,7 +26,7 @@ from samslib.validation import above, at_least, choose, number, require, share, 
 
 VERSION = 1  # of the random streams below: a change that gives other cells raises it
 
-SHARES = ("mask_probability", "own_probability", "shared", "sparsity")
+SHARES = ("epistasis", "mask_probability", "own_probability", "shared", "sparsity")
 MAY_BE_ZERO = ("hidden_layers", "pairs", "controls")
 PARTS = {"magnitude": ("mean", "deviation"), "strength": ("least", "most")}  # other pairs are a median and a deviation
 
@@ -100,7 +100,8 @@ def _package(law: Law, x: Any, labels: Sequence[str], states: dict[str, np.ndarr
     adata = AnnData(x, obs=obs, var=pd.DataFrame(index=_names("G", law.genes)), obsm=obsm)
     names, mask, effect = truth
     adata.uns["truth"] = {"perturbations": np.array(names, object), "M": np.int8(mask), "E": np.float32(effect)}
-    parameters = {name: value for name, value in vars(law).items() if name not in ("seed", "generator")}
+    unsaid = ("seed", "generator", *(name for name in ("epistasis", "saturation") if not getattr(law, name, 0)))
+    parameters = {name: value for name, value in vars(law).items() if name not in unsaid}
     made = {"generator": law.generator, "parameters": json.dumps(parameters, sort_keys=True)}
     adata.uns["simulation"] = made | {"seed": law.seed, "version": VERSION}
     return adata
@@ -273,15 +274,18 @@ def perturb_seq(
     library: tuple[float, float] = (138.0, 0.50),
     gene_spread: float = 2.16,
     concentration: tuple[float, float] = (2.0, 1.0),
+    epistasis: float = 0.0,
+    saturation: float = 0.0,
     *,
     seed: int = 0,
 ) -> AnnData:
     """A Perturb-seq experiment drawn from the SAMS model: counts of controls, singles and pairs.
 
     z_basal ~ N(0, I); M ~ Bernoulli(mask_probability); E ~ Normal(0, effect_scale); z = z_basal + sum of M E over the
-    cell's perturbations. A bias-free network (orthonormal weights, leaky rectifier of slope 0.2) of z is added to a
-    log-normal profile of genes. Counts are negative binomial around the softmax over genes times the cell's expected
-    total; cells without counts are drawn again.
+    cell's perturbations. Pairs may add up (by default), have a shift of their own, or saturate. A bias-free network
+    (orthonormal weights, leaky rectifier of slope 0.2) of z is added to a log-normal profile of genes. Counts are
+    negative binomial around the softmax over genes times the cell's expected total; cells without counts are drawn
+    again.
 
     Defaults follow the real cells of `samslib.datasets.load("norman-devel")` on the 136 genes seen in at least three
     training cells, followed by those of the default draw: 3,375 cells (3,075); 100 cells a condition (85, controls
@@ -307,18 +311,25 @@ def perturb_seq(
         Log deviation of the profile of genes.
     concentration
         Median and log deviation over genes of the negative binomials' concentration.
+    epistasis
+        Share of the pairs, drawn at random and rounded, that have a further shift of their own. It is drawn as that of
+        a perturbation is, and again where it would be empty.
+    saturation
+        c of the curve that shifts go through along each axis, tanh(c s) / c; 0 for none. The shift of a pair is the
+        curve of the sum of the arguments s = M E.
     seed
         Of all draws.
 
     Returns
     -------
-    X is (n, G) CSR float32.
+    X is (n, G) CSR float32. With epistasis, uns["truth"] also has "pairs" (labels), "M_pair" and "E_pair" (pairs, K),
+    zero where a pair adds up.
 
     Raises
     ------
     ValueError
-        For sizes below 1, more pairs than there are, shares outside [0, 1], negative or infinite scales, and settings
-        so poor in counts that a cell stays empty.
+        For sizes below 1, more pairs than there are, shares outside [0, 1], negative or infinite scales, epistasis of
+        empty masks, and settings so poor in counts that a cell stays empty.
 
     References
     ----------
@@ -329,18 +340,33 @@ def perturb_seq(
     names = _names("P", singles)
     possible = list(combinations(names, 2))
     require(pairs <= len(possible), f"pairs is {pairs}, but {singles} singles make {len(possible)}; ask for fewer.")
+    require(mask_probability > 0 or not epistasis, "mask_probability is 0, so no pair has a shift; raise it.")
     mask = rng.random((singles, latent)) < mask_probability
     effect = effect_scale * rng.normal(size=(singles, latent))
     chosen = sorted(rng.choice(len(possible), pairs, replace=False)) if pairs else []
     conditions = [(), *[(name,) for name in names], *[possible[i] for i in chosen]]
-    return _screen(rng, law, conditions, names, mask, effect)
+    own = np.zeros((2, pairs, latent))  # mask and effect of each pair
+    for pair in rng.choice(pairs, round(epistasis * pairs), replace=False) if epistasis else []:
+        while not own[0, pair].any():
+            own[:, pair] = rng.random(latent) < mask_probability, effect_scale * rng.normal(size=latent)
+    further = np.vstack([np.zeros((1 + singles, latent)), own[0] * own[1]])
+    adata = _screen(rng, law, conditions, names, mask, effect, further=further)
+    if epistasis:
+        labels = np.array(["+".join(condition) for condition in conditions[1 + singles :]], dtype=object)
+        adata.uns["truth"] |= {"pairs": labels, "M_pair": np.int8(own[0]), "E_pair": np.float32(own[1])}
+    return adata
 
 
-def _screen(rng: np.random.Generator, law: Law, conditions: list[tuple], names: list[str], *truth: Any) -> AnnData:
-    """Counts of controls, the first condition, and of cells of each other, in random order; `truth` is M and E."""
+def _screen(
+    rng: np.random.Generator, law: Law, conditions: list[tuple], names: list[str], *truth: Any, further: Any = 0.0
+) -> AnnData:
+    """Counts of controls, the first condition, and of cells of each other, in random order; `truth` is M and E,
+    `further` what a condition's shift has beside them."""
     dose = np.array([[name in condition for name in names] for condition in conditions], dtype=float)
     labels = np.array(["+".join(condition) or "control" for condition in conditions], dtype=object)
-    return _cells(rng, law, labels, dose @ np.multiply(*truth), names, *truth)[0]
+    shifts, c = dose @ np.multiply(*truth), getattr(law, "saturation", 0.0)
+    shifts = (np.tanh(c * shifts) / c if c else shifts) + further
+    return _cells(rng, law, labels, shifts, names, *truth)[0]
 
 
 def _cells(

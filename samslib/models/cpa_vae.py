@@ -5,7 +5,7 @@ from torch import Tensor
 from samslib.distributions import Normal, standard_normal
 from samslib.model import Batch, Condition, DataSummary, Likelihood, Plate, Trace
 from samslib.nets import CellEncoder, NormalTable, decoder
-from samslib.sparsity import Additive, DirectEffects
+from samslib.sparsity import DIRECT, Additive, SparseEffects
 
 
 class CPAVAE(Additive):
@@ -61,7 +61,7 @@ class CPAVAE(Additive):
         T = len(summary.perturbations)
         self.embedding_scale, self.encoder_offset = embedding_scale, encoder_offset
         self.embedding = NormalTable(T, latent, embedding_initial_spread, embedding_initial_scale)
-        self.direct = DirectEffects(T, len(summary.genes), direct_prior, direct_scale) if direct else None
+        self.direct = SparseEffects(DIRECT, T, len(summary.genes), direct_prior, direct_scale) if direct else None
         extras = (latent,) if encoder_offset else ()
         self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, *extras)
         self.decoder = decoder(likelihood, summary, latent, decoder_width, decoder_layers)

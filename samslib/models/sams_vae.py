@@ -1,6 +1,5 @@
 """SAMS-VAE: sparse additive mechanism shifts (Bereket & Karaletsos 2023, sections 3 and 4)."""
 
-import math
 from typing import cast
 
 import torch
@@ -10,7 +9,7 @@ from samslib.distributions import Bernoulli, Normal, StraightThroughBernoulli, s
 from samslib.doses import LatentDoseCurves
 from samslib.model import Batch, Condition, DataSummary, Likelihood, Plate, Trace
 from samslib.nets import CellEncoder, NormalTable, decoder, effect_posterior
-from samslib.sparsity import Additive, DirectEffects, numbers, spike_slab
+from samslib.sparsity import DIRECT, Additive, Interactions, SparseEffects, numbers, spike_slab, turn_table
 from samslib.validation import above, choose, require
 
 
@@ -31,6 +30,9 @@ class SAMSVAE(Additive):
       lambda with log lambda ~ N(0, strength_scale^2): z = z_basal + D (lambda E * M).
     - `dose_curve`: a dose d of perturbation t enters as f_t(d), z = z_basal + f(D) (E * M), with f_t a monotone curve
       that is inferred too; as published it is the dose itself.
+    - `interactions`: a pair of perturbations that training cells have gets a sparse shift of its own, in units of what
+      both have: z gains f(D_a) f(D_b) (E_pair * M_pair), with M_pair ~ Bernoulli(interaction_prior) and E_pair as E.
+      Pairs are of perturbations, also where these are guides; direct effects have no such term.
     - `direct`: a perturbation also acts on few genes themselves, not through the axes: M_direct ~
       Bernoulli(direct_prior) and O ~ N(0, direct_scale^2); the logits (means, of real values) move by
       D (lambda O * M_direct).
@@ -81,6 +83,9 @@ class SAMSVAE(Additive):
         f_t: "linear", "sigmoid", "logsigmoid" or "monotone" (see `samslib.doses.LatentDoseCurves`). "linear" adds
         nothing to the model. For doses that are not binary take "logsigmoid": it predicted withheld doses best on
         simulated screens, whose true curves have its form (the book's page on differences).
+    interactions, interaction_prior
+        Whether pairs that training cells have may do more or less than add up (`samslib.sparsity.Interactions`), and
+        the prior probability that one does along an axis.
     seed
         Of the initial weights; None draws them from the global random stream.
 
@@ -88,7 +93,8 @@ class SAMSVAE(Additive):
     ------
     ValueError
         For an unknown likelihood, posterior, normalization or dose curve, a probability outside (0, 1), a scale that is
-        not positive, and a `dense_start` with the correlated posterior, whose effects cannot be turned.
+        not positive, `interactions` of data without pairs, and a `dense_start` with the correlated posterior, whose
+        effects cannot be turned.
     """
 
     exogenous = ("z_basal",)
@@ -106,10 +112,11 @@ class SAMSVAE(Additive):
         normalization: str | None = "log", mask_initial_logit: float = 0.0, embedding_initial_spread: float = 0.0,
         embedding_initial_scale: float = 1.0, dense_start: float = 0.5, guides: bool = True, direct: bool = True,
         direct_prior: float = 0.01, direct_scale: float = 1.0, strength_scale: float = 0.5,
-        dose_curve: str = "linear", *, seed: int | None = None,
+        dose_curve: str = "linear", interactions: bool = False, interaction_prior: float = 1e-4,
+        *, seed: int | None = None,
     ):  # fmt: skip
         super().__init__(summary, locals())
-        above(0, 1, mask_prior=mask_prior, direct_prior=direct_prior)
+        above(0, 1, mask_prior=mask_prior, direct_prior=direct_prior, interaction_prior=interaction_prior)
         above(0, embedding_scale=embedding_scale, direct_scale=direct_scale, strength_scale=strength_scale)
         require(
             0 <= dense_start < 1, f"dense_start is {dense_start}; give a share of the training, 0 or above and below 1."
@@ -131,10 +138,12 @@ class SAMSVAE(Additive):
         initial = embedding_initial_spread, embedding_initial_scale
         kind = "mean_field" if self.slab else posterior
         self.embedding = effect_posterior(kind, J, latent, embedding_width, embedding_layers, *initial)
-        self.direct = DirectEffects(J, len(summary.genes), direct_prior, direct_scale) if direct else None
+        self.direct = SparseEffects(DIRECT, J, len(summary.genes), direct_prior, direct_scale) if direct else None
         self.encoder_offset, extras = encoder_offset, (latent,) if encoder_offset else ()
         self.encoder = CellEncoder(summary, latent, encoder_width, encoder_layers, normalization, *extras)
         self.decoder = decoder(likelihood, summary, latent, decoder_width, decoder_layers)
+        own = latent, interaction_prior, embedding_scale
+        self.interactions = Interactions(summary, *own) if interactions else None
 
     def generate(self, t: Trace, c: Condition) -> Likelihood:
         groups, one = self.groups(t), self.mask_logits.new_ones(c.dose.shape[1], 1)
@@ -146,6 +155,8 @@ class SAMSVAE(Additive):
         if self.log_strength is not None:
             t.sample("log_strength", Normal(0 * one, self.strength_scale * one), Plate.DOSE)
         self.dose_curves.generate(t, len(one))
+        if self.interactions is not None:
+            self.interactions.generate(t)
         z = z_basal + self.shift(t, c)
         if self.direct is None:
             return self.decoder(z, c.library)
@@ -164,6 +175,8 @@ class SAMSVAE(Additive):
         if self.log_strength is not None:
             t.sample("log_strength", self.log_strength(rows), Plate.DOSE)
         self.dose_curves.infer(t)
+        if self.interactions is not None:
+            self.interactions.infer(t)
         if self.direct is not None:
             self.direct.infer(t, of, self.plate, groups)
 
@@ -180,8 +193,10 @@ class SAMSVAE(Additive):
         return 1.0 if self.log_strength is None else t["log_strength"].exp()
 
     def shift(self, t: Trace, c: Condition) -> Tensor:
-        """(P, n, K) shift of each cell in a pass, f(D) (lambda E * M)."""
-        return self.dose_curves(t, c.dose) @ (self.strength(t) * t["E"] * t["M"])
+        """(P, n, K) shift of each cell in a pass, f(D) (lambda E * M), and of the interactions of its pairs."""
+        dose = self.dose_curves(t, c.dose)
+        shift = dose @ (self.strength(t) * t["E"] * t["M"])
+        return shift if self.interactions is None else shift + self.interactions(t, dose)
 
     @property
     def settled(self) -> bool:
@@ -201,8 +216,7 @@ class SAMSVAE(Additive):
         return (self.mask_logits.sigmoid() * cast(NormalTable, self.embedding).loc).detach()
 
     def turn_shifts(self, rotation: Tensor) -> None:
-        """The masks start anew: probably on (log-odds 2) where |S R| is above one half, else probably off."""
-        S, table = self.shifts() @ rotation, cast(NormalTable, self.embedding)
-        table.loc.copy_(S)
-        table.log_scale.fill_(math.log(0.3))
-        self.mask_logits.copy_(torch.where(S.abs() > 0.5, 2.0, -2.0))
+        """The masks start anew (`turn_table`), and those of interactions too."""
+        turn_table(self.mask_logits, cast(NormalTable, self.embedding), rotation)
+        if self.interactions is not None:
+            turn_table(self.interactions.effects.logits, self.interactions.effects.slab, rotation)
