@@ -197,7 +197,7 @@ class FitConfig:
 
     def words(self, cells: int) -> str:
         """How long so many training cells are trained on, in a sentence."""
-        epoch, steps, every = self.length(cells)
+        epoch, steps, every = self.length(whole("cells", cells, 1))
         passes = f"{steps:,} steps of {min(self.batch_size, cells):,} cells, {steps / epoch:.3g} passes over {cells:,}"
         rates = f"; rates fall over the last {self.decay:.0%}" if self.decay else ""
         return f"{passes} training cells, validated every {every} steps{rates}."
@@ -508,7 +508,8 @@ def fit_many(
         For no seed or one that is named twice, and where `make_model` returns a model that it has returned before.
     """
     config, models, histories = config or FitConfig(), [], []
-    require(len(seeds) and len(set(seeds)) == len(seeds), f"seeds is {seeds}; name at least one, and each once.")
+    known = isinstance(seeds, Sequence) and 0 < len(seeds) == len(set(seeds))
+    require(known, f"seeds is {seeds!r}; give a list of at least one, and each once.")
     for seed in seeds:
         models.append(make_model(seed))
         text = "make_model returned a model that it had returned before; it must make a new one at every call."

@@ -136,8 +136,21 @@ def test_what_cannot_be_calibrated_is_refused():
         arguments[0].uns["samslib"].pop("control_cells", None)
         with pytest.raises(ValueError, match=message):
             calibrated_effects(*arguments)
-    with pytest.raises(ValueError, match="cells must be 1 or above"):
-        calibrated_effects(predicted, train, val, cells=0)
+    missing = predicted.copy()
+    missing.X = np.where(np.arange(missing.n_vars) == 1, np.nan, missing.X)
+    for arguments, message in [
+        ((missing, train, val), "missing or infinite values"),
+        ((predicted, [1], val), "train holds cells; give a table"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            calibrated_effects(*arguments)
+    for cells in (0, pd.Series({"another": 5})):
+        with pytest.raises(
+            ValueError, match="cells must be a number of 1 or above for every condition, and is not for "
+        ):
+            calibrated_effects(predicted, train, val, cells=cells)
+    with pytest.raises(ValueError, match="level is '0.9'; it must be a finite number"):
+        calibrated_effects(predicted, train, val, "0.9")
 
 
 def test_an_ensemble_is_the_mean_of_its_members():
@@ -159,7 +172,8 @@ def test_an_ensemble_is_the_mean_of_its_members():
     other = members[1].copy()
     other.obs["training_cells"] = 8
     for wrong, message in [
-        ([], "members is empty"),
+        ([], "members must be tables of effects"),
+        ([members[0], "another"], "members must be tables of effects"),
         ([members[0], members[1][:5]], "different perturbations"),
         ([members[0], members[1][:, :5]], "different genes"),
         ([members[0], other], "different numbers of training cells; train all on the same cells"),

@@ -165,8 +165,8 @@ def test_an_ensemble_that_is_none_is_refused(split):
     model = new_model(split[0])
     with pytest.raises(ValueError, match="must make a new one at every call"):
         fit_many(lambda seed: model, *split, quick(steps=1, **QUICK))
-    for seeds in ((), (1, 1)):
-        with pytest.raises(ValueError, match="name at least one, and each once"):
+    for seeds in ((), (1, 1), 3):
+        with pytest.raises(ValueError, match="give a list of at least one, and each once"):
             fit_many(seeded_model(split[0]), *split, seeds=seeds)
 
 
@@ -356,6 +356,8 @@ def test_settings_for_data_have_their_length_written_out_and_say_it(split):
         "rates fall over the last 33%."
     )
     assert "rates" not in FitConfig(steps=10, decay=0).words(1000)
+    with pytest.raises(ValueError, match="cells is 0; it must be 1 or above"):
+        FitConfig().words(0)
     with pytest.raises(ValueError, match=r"FitConfig\.for_data"):
         FitConfig.for_data(len(train))
 

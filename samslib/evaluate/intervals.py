@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.optimize import nnls
 
 from samslib.data.messages import quoted
-from samslib.validation import above, require
+from samslib.validation import above, number, require
 
 FEWEST = 5  # conditions of a kind that its intervals are calibrated on, at least
 PRIOR_CELLS = 20  # what the pooled variance between cells counts in that of one condition
@@ -40,7 +40,8 @@ def ensemble_effects(members: Sequence[anndata.AnnData]) -> anndata.AnnData:
     ValueError
         For no member, and for members of different perturbations, genes, readouts or numbers of training cells.
     """
-    require(len(members), "members is empty; give a table of effects for each model.")
+    tables = all(isinstance(table, anndata.AnnData) for table in members)
+    require(len(members) and tables, "members must be tables of effects; give that of average_effects for each model.")
     first, n = members[0], len(members)
     for what, of in {
         "perturbations": lambda table: list(table.obs_names), "genes": lambda table: list(table.var_names),
@@ -120,7 +121,7 @@ def calibrated_effects(
         For a level outside (0, 1), tables of different genes or readouts, observed ones without standard errors,
         effects of a model of other training cells, numbers of cells below 1, and where no kind has 5 conditions.
     """
-    above(0, 1, level=level)
+    above(0, 1, level=number("level", level))
     above(0, controls=controls)
     _check(effects, train, val)
     kind = _kinds(effects, train)
@@ -136,7 +137,8 @@ def calibrated_effects(
     seen = val.obs["cells"].reindex(effects.obs_names)
     held = _shared(val) + v / seen.to_numpy()[:, None]
     asked = seen.fillna(seen.median()) if cells is None else pd.Series(cells, effects.obs_names)
-    require((asked > 0).all(), "cells must be 1 or above for every condition of the table.")
+    wrong = list(asked.index[~(asked > 0)])
+    require(not wrong, f"cells must be a number of 1 or above for every condition, and is not for {quoted(wrong, 3)}.")
     ratio = val.uns["samslib"]["control_cells"] / (controls or val.uns["samslib"]["control_cells"])
     further = _shared(val) * ratio + v / asked.to_numpy()[:, None]
     residual = val.to_df().reindex(effects.obs_names).to_numpy() - effects.X
@@ -167,7 +169,9 @@ def calibrated_effects(
 
 
 def _check(effects: anndata.AnnData, train: anndata.AnnData, val: anndata.AnnData) -> None:
+    require(np.isfinite(effects.X).all(), "The effects have missing or infinite values; make the table anew.")
     for what, table in {"train": train, "val": val}.items():
+        require(isinstance(table, anndata.AnnData), f"{what} holds cells; give a table, data_effects({what}).")
         known = {"standard_error"} <= set(table.layers) and "control_cells" in table.uns["samslib"]
         require(known, f"{what} has no standard errors of cells; give a table of data_effects.")
         require(list(table.var_names) == list(effects.var_names), f"effects and {what} have different genes.")

@@ -83,7 +83,8 @@ def reference_cells(
     untreated = data.n_perturbations == 0
     asked = np.where(untreated, controls, reference)
     kept = (asked == "all cells") | (asked == labels)
-    remedy = "choose controls='val' or 'all cells'" if data.control is not None else "effects need a control label"
+    other = "choose controls='val' or 'all cells'" if split is not None else "give cells that hold controls"
+    remedy = other if data.control is not None else "effects need a control label"
     require((kept & untreated).any(), f"There are no control cells ({controls}) to compare with; {remedy}.", DataError)
     require((kept & ~untreated).any(), f"There are no perturbed cells ({reference}); choose others.", DataError)
     return data[kept]

@@ -167,7 +167,7 @@ def dose_curves(
     """
     above(0, 1, level=level)
     part: Any = getattr(model, "dose_curves", None)
-    remedy = "make a SAMSVAE with dose_curve='sigmoid'"
+    remedy = "make a SAMSVAE with dose_curve='logsigmoid'"
     require(getattr(part, "table", None), f"{type(model).__name__} has no inferred dose curves; {remedy}.")
     t, names = Trace(whole("draws", draws, 1)), model.summary.perturbations
     with evaluating(model, seed) as like:
