@@ -57,3 +57,32 @@ def test_what_the_default_does_not_reach_is_as_the_book_says(sparsity):
     default, tuned = sparsity
     assert default.index[default["undecided"] > 0.1].tolist() == ["mid", "dense", "few cells"]
     assert default.index[default["bound"] < tuned["bound"]].tolist() == ["few cells"]
+
+
+@pytest.fixture(scope="module")
+def weighted():
+    return samsbook.read_results("beyond-weighted").set_index("screen")
+
+
+def without_a_model(name):
+    """Correlations of the predictors that need no model, a row a split."""
+    table = samsbook.read_results(f"beyond-{name}")
+    return table[table["model"].str.startswith("data:")].pivot(index="seed", columns="model", values="correlation")
+
+
+def test_the_weighted_bound_is_above_all_that_needs_no_model_on_one_real_screen_and_below_on_the_other(weighted):
+    tapseq = weighted.loc["tapseq"].set_index("seed")["correlation"]
+    assert (tapseq > without_a_model("effects").max(axis=1)).all()
+    assert tapseq.round(3).tolist() == [0.613, 0.625, 0.613]
+    norman = weighted.loc["norman-devel"].set_index("seed")["correlation"]
+    assert norman.mean() < without_a_model("norman").mean().max() - 0.04
+    assert norman.round(3).tolist() == [0.221, 0.406, 0.403]
+
+
+def test_the_weighted_bound_leaves_more_masks_undecided(weighted, sparsity):
+    default, _ = sparsity
+    mean = weighted.loc[list(beyond.SCREENS)].groupby("screen")[["f1", "undecided"]].mean().loc[default.index]
+    assert (mean["undecided"] > default["undecided"]).all()
+    assert (mean["f1"] > default["f1"]).tolist() == [False, True, True, True, False, False]
+    assert mean["undecided"].round(2).tolist() == [0.11, 0.16, 0.24, 0.14, 0.19, 0.06]
+    assert mean["f1"].round(2).tolist() == [0.54, 0.57, 0.56, 0.53, 0.35, 0.49]
