@@ -71,6 +71,8 @@ class Model(nn.Module, ABC):
         Where its equations are from.
     published
         The options of the publication, where the defaults differ; `paper` makes the model with them.
+    settles
+        Share of the training that lies behind when a model that is trained in stages settles; 0 for others.
 
     Raises
     ------
@@ -84,6 +86,7 @@ class Model(nn.Module, ABC):
     needs: ClassVar[tuple[str, ...]] = ()
     source: ClassVar[str] = ""
     published: ClassVar[Mapping[str, Any]] = {}
+    settles: float = 0.0
 
     def __init_subclass__(cls, **options: Any):
         super().__init_subclass__(**options)

@@ -238,8 +238,9 @@ class History(pd.DataFrame):
 
     Columns are epoch, seconds, the training loss and every term of it by name (means since the last row, nats a cell),
     a model's penalties, "val_..." of the bound and its terms on the validation cells, and what a monitor reported.
-    `attrs` holds best_step, interrupted, device, seconds, the configuration, and control_mean: the validation bound, in
-    nats a cell, of a model in which no perturbation does anything (None for real values or without controls).
+    `attrs` holds best_step, interrupted, device, seconds, the configuration, the model's `settles`, and control_mean:
+    the validation bound, in nats a cell, of a model in which no perturbation does anything (None for real values or
+    without controls).
     """
 
     ENOUGH = 1e-3  # of the bound: what the last quarter of the steps at constant rates may still gain
@@ -249,13 +250,15 @@ class History(pd.DataFrame):
 
         It is not where the validation bound is below that of the mean of control cells, and where the bound still rose,
         by more than a thousandth of itself, between the two halves of the last quarter of the steps before the learning
-        rates fell. Too few validations for that: where the last was the best.
+        rates fell; or before the model settled, if it was trained in stages, for after that the bound has to recover.
+        Too few validations for that: where the last was the best. With few cells more steps may also fit the training
+        cells too well, so that only a comparison of bounds decides.
         """
         config, best = self.attrs["config"], self.attrs["best_step"]
         if "val_loss" not in self or best not in self.index:
             return "Whether it is trained cannot be told without validation cells that it was kept by; give val."
         bound, control = -self["val_loss"][best], self.attrs["control_mean"]
-        end = config["steps"] * (1 - config["decay"])
+        end = config["steps"] * (self.attrs["settles"] or 1 - config["decay"])
         stands = f"best at step {best} of {config['steps']}, with a bound of {bound:.2f} nats a cell"
         if control is not None and bound < control:
             return f"Worse than the mean of control cells ({control:.2f} nats a cell): {stands}; train longer or anew."
@@ -266,7 +269,9 @@ class History(pd.DataFrame):
             waited = f"{config['patience']} validations without a better one"
             return f"Trained: {stands}; it ended at step {self.index[-1]}, after {waited}."
         if gain > self.ENOUGH * abs(bound) or (half < 2 and best == self.index[-1]):
-            return f"Not trained to its end: {stands}, and it was still rising; take more steps."
+            return (
+                f"Perhaps not trained to its end: {stands}, and it still rose; try more steps and compare the bounds."
+            )
         return f"Trained: {stands}."
 
 
@@ -468,7 +473,7 @@ def fit(
     history = History(pd.DataFrame(state.rows or {"step": []}).set_index("step"))
     history.attrs = {"best_step": best, "seconds": state.seconds, "interrupted": bool(interrupted)}
     history.attrs |= {"device": str(device), "config": asdict(config) | {"steps": steps, "validate_every": every}}
-    history.attrs["control_mean"] = _control_mean(train, val)
+    history.attrs |= {"control_mean": _control_mean(train, val), "settles": model.settles}
     if val and not interrupted and not (verdict := history.verdict()).startswith("Trained"):
         warnings.warn(verdict, stacklevel=2)
     return history

@@ -660,7 +660,10 @@ def test_a_history_says_in_a_sentence_whether_the_model_is_trained(strong):
             {"steps": 1, "learning_rate": 1e-6},
             r"Worse than the mean of control cells \(-\d+.\d\d nats a cell\)",
         ),
-        ({"steps": 60, "learning_rate": 3e-3, "validate_every": 2}, "Not trained to its end: .* still rising"),
+        (
+            {"steps": 60, "learning_rate": 3e-3, "validate_every": 2},
+            "Perhaps not trained to its end: .* still rose; try more steps",
+        ),
     ]:
         with pytest.warns(UserWarning, match=said):
             fit(new_model(strong[0]), *strong, FitConfig(**settings, progress=False, batch_size=64))
@@ -672,6 +675,20 @@ def test_a_history_says_in_a_sentence_whether_the_model_is_trained(strong):
     assert re.fullmatch(said, history.verdict())
     nobody = fit(new_model(strong[0]), strong[0], None, FitConfig(steps=2, progress=False))
     assert "give val" in nobody.verdict()
+
+
+@pytest.mark.parametrize("settles, rises, said", [
+    (0.0, (500, 666), "Perhaps not trained"),
+    (0.5, (500, 1000), "Trained"),  # it recovers from its turn
+    (0.5, (0, 500), "Perhaps not trained"),
+    (0.0, (0, 400), "Trained"),
+])  # fmt: skip
+def test_a_bound_that_recovers_from_a_turn_is_not_one_that_still_rises(settles, rises, said):
+    steps = np.arange(10, 1001, 10)
+    history = samslib.History({"val_loss": 100 - 0.02 * np.clip(steps, *rises)}, index=pd.Index(steps, name="step"))
+    history.attrs = {"best_step": 1000, "interrupted": False, "control_mean": None, "settles": settles}
+    history.attrs["config"] = {"steps": 1000, "decay": 1 / 3, "patience": None}
+    assert history.verdict().startswith(said)
 
 
 def test_the_control_mean_of_a_history_is_that_of_the_baseline(strong):

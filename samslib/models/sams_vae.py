@@ -126,7 +126,7 @@ class SAMSVAE(Additive):
         shared = guides and summary.targets != ()
         T, J = len(summary.perturbations), len(summary.rows if shared else summary.perturbations)
         self.mask_prior, self.embedding_scale, self.temperature = mask_prior, embedding_scale, temperature
-        self.strength_scale, self.dense_start = strength_scale, dense_start
+        self.strength_scale, self.settles = strength_scale, dense_start
         self.slab = choose("posterior", posterior, ("spike_slab", "mean_field", "correlated")) == "spike_slab"
         if dense_start:
             self.dense = nn.Buffer(torch.tensor(True))
@@ -200,10 +200,10 @@ class SAMSVAE(Additive):
 
     @property
     def settled(self) -> bool:
-        return not (self.dense_start and self.dense)
+        return not (self.settles and self.dense)
 
     def advance(self, progress: float) -> bool:
-        if self.settled or progress < self.dense_start:
+        if self.settled or progress < self.settles:
             return False
         self.rotate()
         self.dense.fill_(False)
