@@ -125,15 +125,8 @@ def calibrated_effects(
     above(0, controls=controls)
     _check(effects, train, val)
     kind = _kinds(effects, train)
-    own, pooled = _between_cells(train)
-    v = own.reindex(effects.obs_names).fillna(pooled).to_numpy()
-    parts = effects.obs.get("training_cells", pd.Series(np.nan, effects.obs_names))
-    n = train.obs["cells"].reindex(effects.obs_names).fillna(parts).fillna(train.obs["cells"].median()).clip(lower=1)
-    noise = _shared(train) + v / n.to_numpy()[:, None]
-    says = sum(effects.layers.get(of, 0 * v).clip(min=0) for of in ("posterior_variance", "member_variance"))
-    says = says + effects.layers.get("standard_error", 0 * v) ** 2
-    kinds_of_error = np.stack([says, noise, v], -1)
-
+    kinds_of_error = _variances(effects, train)
+    v = kinds_of_error[..., -1]
     seen = val.obs["cells"].reindex(effects.obs_names)
     held = _shared(val) + v / seen.to_numpy()[:, None]
     asked = seen.fillna(seen.median()) if cells is None else pd.Series(cells, effects.obs_names)
@@ -192,6 +185,18 @@ def _kinds(effects: anndata.AnnData, train: anndata.AnnData) -> pd.Series:
     untrained = effects.obs.get("untrained", pd.Series(False, effects.obs_names))
     kind = pd.Series(np.where(untrained, "untrained", "unseen"), effects.obs_names)
     return kind.where(~effects.obs_names.isin(train.obs_names), "trained")
+
+
+def _variances(effects: anndata.AnnData, train: anndata.AnnData) -> np.ndarray:
+    """(conditions, G, 3): what the table says of itself, the training cells' noise, and the variance between cells."""
+    own, pooled = _between_cells(train)
+    v = own.reindex(effects.obs_names).fillna(pooled).to_numpy()
+    parts = effects.obs.get("training_cells", pd.Series(np.nan, effects.obs_names))
+    n = train.obs["cells"].reindex(effects.obs_names).fillna(parts).fillna(train.obs["cells"].median()).clip(lower=1)
+    noise = _shared(train) + v / n.to_numpy()[:, None]
+    says = sum(effects.layers.get(of, 0 * v).clip(min=0) for of in ("posterior_variance", "member_variance"))
+    says = says + effects.layers.get("standard_error", 0 * v) ** 2
+    return np.stack([says, noise, v], -1)
 
 
 def _shared(observed: anndata.AnnData) -> np.ndarray:
