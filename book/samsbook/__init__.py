@@ -4,6 +4,8 @@ build, checks, benchmarks. The library knows nothing of it.
 `python -m samsbook run chapters/02_inference.ipynb` reruns a chapter; `python -m samsbook.build` builds the pages.
 """
 
+import warnings
+
 from samsbook.parameters import ParameterError, check_parameters
 from samsbook.results import provenance, provenance_table, read_results, results_path, root, show, write_results
 
@@ -18,3 +20,5 @@ __all__ = [
     "show",
     "write_results",
 ]
+
+warnings.filterwarnings("ignore", "IProgress not found")  # pages show no bars, and a package asks for widgets that do
