@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import samsbook
+import torch
 from samsbook import beyond
 
 import samslib
@@ -86,3 +87,10 @@ def test_the_weighted_bound_leaves_more_masks_undecided(weighted, sparsity):
     assert (mean["f1"] > default["f1"]).tolist() == [False, True, True, True, False, False]
     assert mean["undecided"].round(2).tolist() == [0.11, 0.16, 0.24, 0.14, 0.19, 0.06]
     assert mean["f1"].round(2).tolist() == [0.54, 0.57, 0.56, 0.53, 0.35, 0.49]
+
+
+def test_averaged_weights_are_means_and_flags_those_of_the_last():
+    model = torch.nn.BatchNorm1d(2)  # it counts its batches
+    states = [{name: torch.full_like(value, i) for name, value in model.state_dict().items()} for i in (1, 2, 6)]
+    beyond.average(model, states)
+    assert (model.weight == 3).all() and (model.running_mean == 3).all() and model.num_batches_tracked == 6

@@ -187,7 +187,16 @@ SETTINGS: dict[str, dict[str, Any]] = {  # of FitConfig
     "constant rates": {"decay": 0.0},
     "tables at the networks' rate": {"table_rate": 2e-3},
     "published rate for all": {"learning_rate": 3e-4, "table_rate": 3e-4, "decay": 0.0},
+    "averaged weights": {},
+    "averaged weights, constant rates": {"decay": 0.0},
 }
+
+
+def average(model: torch.nn.Module, states: list[dict[str, torch.Tensor]]) -> None:
+    """Give a model the mean of these weights; what is no floating-point number is that of the last."""
+    last = states[-1]
+    means = {name: torch.stack([of[name] for of in states]).mean(0) for name in last if last[name].is_floating_point()}
+    model.load_state_dict(last | means)
 
 
 def trained(name: str, screen: str, *, seed: int) -> dict[str, Any]:
@@ -212,7 +221,15 @@ def trained(name: str, screen: str, *, seed: int) -> dict[str, Any]:
     train, val, test = data.split(samslib.splits.random(seed=seed))
     model = samslib.SAMSVAE(data.summary(train), latent=axes, direct=False, seed=seed)
     config = FitConfig(**{"batch_size": 512, **SETTINGS[name]}, steps=1500, seed=seed, progress=False)
-    history = samslib.fit(model, train, val, config)
+    states: list[dict[str, torch.Tensor]] = []
+
+    def keep(of: torch.nn.Module) -> dict[str, float]:
+        states.append({name: value.clone() for name, value in of.state_dict().items()})
+        return {}
+
+    history = samslib.fit(model, train, val, config, monitor=keep)
+    if name.startswith("averaged"):
+        average(model, states[-len(states) // 4 :])  # of the last quarter of the validations, long after the turn
     bound = samslib.held_out_iwelbo(model, test, 50)["iwelbo"].mean()
     return {"setting": name, "seed": seed, "bound": bound, "seconds": history.attrs["seconds"]}
 
