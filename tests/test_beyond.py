@@ -94,3 +94,18 @@ def test_averaged_weights_are_means_and_flags_those_of_the_last():
     states = [{name: torch.full_like(value, i) for name, value in model.state_dict().items()} for i in (1, 2, 6)]
     beyond.average(model, states)
     assert (model.weight == 3).all() and (model.running_mean == 3).all() and model.num_batches_tracked == 6
+
+
+def test_what_else_was_tried_does_not_make_all_masks_decide():
+    table = samsbook.read_results("beyond-undecided")
+    assert list(table["way"].unique()) == list(beyond.TRIED)
+    undecided = table.pivot(index="way", columns="screen", values="undecided")
+    assert (undecided.max(axis=1) > 0.1).all()
+    assert (undecided.loc["prior 0.001"] < undecided.loc["default"]).all()
+    default = table[table["way"] == "default"]
+    assert default["probability"].round(2).between(0.39, 0.46).all()
+    assert default["truly on"].round(2).tolist() == [0.13, 0.28, 0.16]
+    told = (samsbook.root() / "book" / "differences.md").read_text(encoding="utf-8")
+    for way, rows in table.groupby("way"):
+        cells = " | ".join(f"{row.f1:.2f}, {row.undecided:.0%}, {row.bound:.2f}" for row in rows.itertuples())
+        assert f"| {way} | {cells} |" in told
