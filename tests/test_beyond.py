@@ -109,3 +109,13 @@ def test_what_else_was_tried_does_not_make_all_masks_decide():
     for way, rows in table.groupby("way"):
         cells = " | ".join(f"{row.f1:.2f}, {row.undecided:.0%}, {row.bound:.2f}" for row in rows.itertuples())
         assert f"| {way} | {cells} |" in told
+
+
+def test_one_setting_at_a_time_is_as_the_book_says():
+    table = samsbook.read_results("beyond-settings").set_index("setting").round(2)
+    assert table.loc["tables at the networks' rate", ["gain", "half_width"]].tolist() == [-1.6, 0.36]
+    assert table.loc["importance-weighted, 5 particles", ["gain", "half_width"]].tolist() == [0.42, 0.31]
+    assert table.loc["averaged weights", ["gain", "half_width"]].tolist() == [0.01, 0.09]
+    assert table.loc["averaged weights, constant rates", ["gain", "half_width"]].tolist() == [0.09, 0.10]
+    others = ["sampled divergences", "1 particle", "5 particles", "batches of 128", "constant rates"]
+    assert (table.loc[others, "gain"].abs() < 0.2).all()
