@@ -65,6 +65,19 @@ WAYS: dict[str, dict[str, Any]] = {  # settings of SAMSVAE
 }
 
 
+def simulated(screen: str, seed: int) -> tuple[anndata.AnnData, int]:
+    """The cells of a screen of `SCREENS`, and the number of axes that its models have."""
+    changed = {**COMMON, **SCREENS[screen]}
+    axes = changed.pop("axes")
+    return samslib.simulate.perturb_seq(**changed, seed=seed), axes
+
+
+def true_masks(adata: anndata.AnnData, data: PerturbationData) -> np.ndarray:
+    """(T, K) masks that the cells were made with, in the order of the data's perturbations."""
+    truth = pd.DataFrame(adata.uns["truth"]["M"], index=list(adata.uns["truth"]["perturbations"]))
+    return truth.loc[list(data.perturbations)].to_numpy() != 0
+
+
 def recovered(screen: str, way: str, *, seed: int) -> dict[str, Any]:
     """One fit to one simulated screen, and how well its masks are those of the truth.
 
@@ -82,18 +95,15 @@ def recovered(screen: str, way: str, *, seed: int) -> dict[str, Any]:
         between 0.1 and 0.9), the validation bound in nats a cell, and the seconds of the fit.
     """
     torch.set_num_threads(1)
-    changed = dict(SCREENS[screen])
-    axes = changed.pop("axes")
-    adata = samslib.simulate.perturb_seq(**{**COMMON, **changed}, seed=seed)
+    adata, axes = simulated(screen, seed)
     data = PerturbationData.from_anndata(adata)
     train, val, _ = data.split(samslib.splits.random(seed=seed))
     model = samslib.SAMSVAE(
         data.summary(train), latent=axes, seed=seed, **{"direct": way == DIRECT, **WAYS.get(way, {})}
     )
     history = samslib.fit(model, train, val, FitConfig(seed=seed, progress=False, **TRAINED.get(way, {})))
-    truth = pd.DataFrame(adata.uns["truth"]["M"], index=list(adata.uns["truth"]["perturbations"]))
     on = model.mask_logits.detach().sigmoid().numpy()
-    found = mask_recovery(truth.loc[list(data.perturbations)].to_numpy(), on).iloc[0]
+    found = mask_recovery(true_masks(adata, data), on).iloc[0]
     return {
         "screen": screen, "way": way, "seed": seed, **found, "undecided": float(((on > 0.1) & (on < 0.9)).mean()),
         "bound": -history["val_loss"].min() if model.options["dense_start"] == 0 else -_settled(history).min(),
@@ -118,15 +128,12 @@ def undecided(screen: str, way: str, *, seed: int) -> dict[str, Any]:
         truth (axes matched), and the held-out importance-weighted bound of test cells (50 particles), nats a cell.
     """
     torch.set_num_threads(1)
-    changed, (options, config) = dict(SCREENS[screen]), TRIED[way]
-    axes = changed.pop("axes")
-    adata = samslib.simulate.perturb_seq(**{**COMMON, **changed}, seed=seed)
+    (adata, axes), (options, config) = simulated(screen, seed), TRIED[way]
     data = PerturbationData.from_anndata(adata)
     train, val, test = data.split(samslib.splits.random(seed=seed))
     model = samslib.SAMSVAE(data.summary(train), latent=axes, seed=seed, direct=False, **options)
     samslib.fit(model, train, val, FitConfig(seed=seed, progress=False, **config))
-    truth = pd.DataFrame(adata.uns["truth"]["M"], index=list(adata.uns["truth"]["perturbations"]))
-    true = truth.loc[list(data.perturbations)].to_numpy() != 0
+    true = true_masks(adata, data)
     on = model.mask_logits.detach().sigmoid().numpy()
     matched = on[:, linear_sum_assignment(true.T.astype(float) @ on, maximize=True)[1]]
     doubt = (matched > 0.1) & (matched < 0.9)
@@ -280,9 +287,8 @@ def trained(name: str, screen: str, *, seed: int) -> dict[str, Any]:
         Names, seed, the held-out importance-weighted bound of test cells (50 particles) in nats a cell, and seconds.
     """
     torch.set_num_threads(1)
-    changed = dict(SCREENS[screen])
-    axes = changed.pop("axes")
-    data = PerturbationData.from_anndata(samslib.simulate.perturb_seq(**{**COMMON, **changed}, seed=seed))
+    adata, axes = simulated(screen, seed)
+    data = PerturbationData.from_anndata(adata)
     train, val, test = data.split(samslib.splits.random(seed=seed))
     model = samslib.SAMSVAE(data.summary(train), latent=axes, direct=False, seed=seed)
     config = FitConfig(**{"batch_size": 512, **SETTINGS[name]}, steps=1500, seed=seed, progress=False)
@@ -369,9 +375,7 @@ def both_kinds(way: str, screen: str, *, seed: int) -> dict[str, Any]:
         effects with those of held-out cells, the validation bound and seconds.
     """
     torch.set_num_threads(1)
-    changed = dict(SCREENS[screen])
-    axes = changed.pop("axes")
-    adata = samslib.simulate.perturb_seq(**{**COMMON, **changed}, seed=seed)
+    adata, axes = simulated(screen, seed)
     knocked = knocked_down(adata, seed=seed)
     data = PerturbationData.from_anndata(adata)
     order = [list(adata.uns["truth"]["perturbations"]).index(name) for name in data.perturbations]
@@ -380,7 +384,7 @@ def both_kinds(way: str, screen: str, *, seed: int) -> dict[str, Any]:
     history = samslib.fit(model, train, val, FitConfig(seed=seed, progress=False))
     row = {"way": way, "seed": seed, "bound": -_settled(history).min(), "seconds": history.attrs["seconds"]}
     on = model.mask_logits.detach().sigmoid().numpy()
-    row["f1 of axes"] = mask_recovery(adata.uns["truth"]["M"][order], on)["f1"].item()
+    row["f1 of axes"] = mask_recovery(true_masks(adata, data), on)["f1"].item()
     if model.direct is not None:
         found = model.direct.logits.detach().numpy() > 0
         row["genes on"] = found.sum(1).mean()
