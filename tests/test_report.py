@@ -37,6 +37,15 @@ def test_a_report_is_one_page_with_tables_and_figures_and_no_code(file, tmp_path
     assert {path.name for path in kept.iterdir()} == {"model.safetensors", "effects.h5ad", "ranked.csv"}
 
 
+def test_a_screen_of_three_perturbations_is_reported_without_intervals(tmp_path):
+    adata = samslib.simulate.perturb_seq(singles=3, pairs=0, cells=25, controls=60, genes=12, latent=4, seed=0)
+    adata.write_h5ad(tmp_path / "three.h5ad")
+    output = tmp_path / "report.html"
+    assert main(["report", str(tmp_path / "three.h5ad"), *QUICK, "-o", str(output)]) == 0
+    page = output.read_text(encoding="utf-8")
+    assert "No intervals: they are calibrated on 5 conditions at least, and there are 3." in page
+
+
 def test_what_does_not_fit_is_one_sentence(file, tmp_path, capsys):
     output = tmp_path / "report.html"
     assert main(["report", str(tmp_path / "other.h5ad"), "-o", str(output)]) == 2
