@@ -27,7 +27,7 @@ def edit(path, old, new):
 def tiny(tmp_path):
     """A book of one page and two chapters, whose only code cell notes each run in the file `runs`."""
     ours = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
-    config = {key: ours[key] for key in ("only_build_toc_files", "execute")}
+    config = {key: ours[key] for key in ("only_build_toc_files", "execute", "repository")}
     extensions = {"extra_extensions": ["sphinx.ext.autodoc", "samsbook.pages"]}
     config |= {"title": "Tiny", "sphinx": extensions}
     (tmp_path / "_config.yml").write_text(yaml.safe_dump(config))
@@ -57,6 +57,11 @@ def test_each_chapter_runs_once_whatever_becomes_of_prose_and_a_warning_comes_ba
     index, first = tiny / "book" / "index.md", tiny / "chapters" / "01_first.ipynb"
     assert build.main([], tiny) == 0, capsys.readouterr().out
     assert "a note is made" in page(tiny, "chapters/01_first") and "a note is made" in page(tiny, "chapters/02_second")
+
+    assert '<meta name="description" content="A page."' in page(tiny, "book/index")
+    assert '<meta property="og:title" content="Title 01_first"' in page(tiny, "chapters/01_first")
+    for button in ("btn-source-edit-button", "colab", "mybinder", "/issues"):  # no address of a repository is known
+        assert button not in page(tiny, "chapters/01_first")
 
     edit(index, "A page.", "Reworded.")
     edit(first, "Title 01_first", "Another title")

@@ -8,6 +8,7 @@ python -m samsbook.build --executed FOLDER    take the chapters as they were run
 from __future__ import annotations
 
 import argparse
+import datetime
 import hashlib
 import json
 import re
@@ -139,11 +140,43 @@ def build_pages(root: Path, changed: Iterable[str] | None) -> list[str]:
         status = subprocess.run(command, cwd=root, stdin=subprocess.DEVNULL, stdout=log, stderr=log).returncode
     print(f"{time.perf_counter() - start:.0f} s", flush=True)
     if status == 0:
+        write_front(root)
         return problems(site)
     said = re.sub(r"\x1b\[[0-9;]*m", "", log_file.read_text()).splitlines()
     telling = re.compile(r"WARNING|ERROR|^[\w.]+(Error|Exception): \S")
     found = [line.replace(f"{root}/", "") for line in said if telling.search(line)]
     return [*dict.fromkeys(found)] + ["All that was said is in _build/book.log."]
+
+
+def write_front(root: Path) -> None:
+    """Say on the front page when and from what it was built, and make it the site's index too, a page and no detour."""
+    from samslib import __version__
+
+    site = root / "_build" / "html"
+    front = site / "book" / "introduction.html"
+    if not front.is_file():  # a book of other pages
+        return
+    asked = ["git", "-C", str(root), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(asked, capture_output=True, text=True).stdout.strip()
+    when = f"Built on {datetime.date.today():%d %B %Y} from version {__version__}"
+    said = f'<span class="built">{when}{f", commit {commit}" if commit else ""}.</span>'
+    text = re.sub(r'<span class="built">.*?</span>', said, front.read_text(encoding="utf-8"), flags=re.DOTALL)
+    front.write_text(text, encoding="utf-8")
+    (site / "index.html").write_text(from_above(text, "book"), encoding="utf-8")
+
+
+def from_above(page: str, folder: str) -> str:
+    """A page of a folder as it reads from the folder above: every relative address is written anew."""
+
+    def moved(match: re.Match[str]) -> str:
+        name, address = match.groups()
+        if re.match(r"[a-z]+:|//|#", address):
+            return match[0]
+        new = address.removeprefix("../") if address.startswith("../") else f"{folder}/{address}"
+        return f'{name}="{new}"'
+
+    page = re.sub(r'\b(href|src|action)="([^"]*)"', moved, page)
+    return page.replace('data-content_root="../"', 'data-content_root="./"')
 
 
 def pages_to_read(now: Mapping[str, str], built: Mapping[str, str]) -> list[str] | None:

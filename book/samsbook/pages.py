@@ -1,11 +1,13 @@
 """The book's own Sphinx extension: outputs of chapters, equations, scripts and docstrings; a page needs no network."""
 
+import html
 import itertools
 import pkgutil
 import re
 import shutil
 import socket
 import subprocess
+import textwrap
 import time
 from pathlib import Path
 
@@ -73,6 +75,32 @@ def _drop_thebe(app: Sphinx, page: str, template: str, context: dict, doctree) -
         for script in context["script_files"]
         if "thebe" not in f"{getattr(script, 'filename', '')}{getattr(script, 'attributes', '')}".lower()
     ]
+
+
+def _point_to_repository(app: Sphinx, config) -> None:
+    """With the repository's address in _config.yml, pages get buttons for it, for Colab and for Binder; else none."""
+    theme = config.html_theme_options
+    known = bool(theme.get("repository_url"))
+    theme |= dict.fromkeys(("use_repository_button", "use_edit_page_button", "use_issues_button"), known)
+    hosts = {"colab_url": "https://colab.research.google.com", "binderhub_url": "https://mybinder.org"}
+    theme["launch_buttons"] = hosts | {"notebook_interface": "jupyterlab"} if known else {}
+
+
+def _describe(app: Sphinx, page: str, template: str, context: dict, doctree) -> None:
+    """A page's first words as its description, and what a link to it shows where it is shared."""
+    if doctree is None:
+        return
+    told = (node.astext() for node in doctree.findall(nodes.paragraph))
+    words = textwrap.shorten(next(filter(None, told), context["title"]), 200, placeholder=" ...")
+    title = re.sub("<[^>]*>", "", context["title"])
+    tags = {"description": words, "og:title": html.unescape(title), "og:description": words, "og:type": "article"}
+    if app.config.html_baseurl:
+        tags["og:url"] = app.config.html_baseurl.rstrip("/") + f"/{page}.html"
+    names = ("property" if name.startswith("og:") else "name" for name in tags)
+    context["metatags"] += "".join(
+        f'\n<meta {kind}="{name}" content="{html.escape(text)}">'
+        for kind, (name, text) in zip(names, tags.items(), strict=True)
+    )
 
 
 def _escaped(line: str) -> str:
@@ -157,6 +185,8 @@ def setup(app: Sphinx) -> dict:
     app.connect("source-read", _show_outputs)
     app.connect("env-get-updated", _write_all)
     app.connect("config-inited", _typeset_here)
+    app.connect("config-inited", _point_to_repository)
     app.connect("html-page-context", _drop_thebe, priority=900)
+    app.connect("html-page-context", _describe)
     app.connect("autodoc-process-docstring", _plain_docstring, priority=400)  # before Napoleon
     return {"parallel_read_safe": True, "parallel_write_safe": True}

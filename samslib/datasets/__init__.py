@@ -56,9 +56,10 @@ def load(name: str, path: str | Path | None = None) -> AnnData:
 
     `PerturbationData.from_anndata(adata, **DATASETS[name].arguments)` reads it. "sams-sim" (the published simulation,
     smaller: real values, no controls) and "sams-pairs" (simulated counts of single and paired perturbations) keep the
-    truth in `uns["truth"]`, `obsm["z_basal"]` and `obsm["z"]`; they are read from the repository's `data/`, or from the
-    folder in the environment variable SAMSLIB_DATA. All others are real cells: the file is fetched once, checked, and
-    kept in the folder in SAMSLIB_CACHE, else the platform's; `uns["source"]` says where it is from.
+    truth in `uns["truth"]`, `obsm["z_basal"]` and `obsm["z"]`. They are read from the repository's `data/`, or from the
+    folder in the environment variable SAMSLIB_DATA; without a repository they are drawn once and kept in the cache. All
+    others are real cells: the file is fetched once, checked, and kept in the folder in SAMSLIB_CACHE, else the
+    platform's; `uns["source"]` says where it is from.
 
     Parameters
     ----------
@@ -79,6 +80,8 @@ def load(name: str, path: str | Path | None = None) -> AnnData:
     own = None if path is None else Path(path).expanduser()
     place = own or _here(known)
     if not known.files:
+        if place.parent == _cache() and not place.is_file():
+            _draw(known, place)
         remedy = f"run `{REGENERATE}` in the repository, or set SAMSLIB_DATA to the folder that holds it"
         require(place.is_file(), f"The data set {name!r} has no file {place}; {remedy}.", DatasetError)
         return _read(read_h5ad, place, remedy=f"run `{REGENERATE}` to write it again")
@@ -114,11 +117,16 @@ def regenerate(folder: str | Path | None = None) -> dict[str, Path]:
     for name, known in DATASETS.items():
         if not known.files:
             written[name] = _place(known) if folder is None else Path(folder).expanduser() / known.file
-            adata = known.read()
-            if known.values == "real":  # steps of 1/256 pack well
-                adata.X, adata.layers["mean"] = (np.round(256 * x) / 256 for x in (adata.X, adata.layers["mean"]))
-            _write(adata, written[name], compression="gzip", compression_opts=9)
+            _draw(known, written[name])
     return written
+
+
+def _draw(known: Dataset, place: Path) -> None:
+    """Simulate a data set into a file."""
+    adata = known.read()
+    if known.values == "real":  # steps of 1/256 pack well
+        adata.X, adata.layers["mean"] = (np.round(256 * x) / 256 for x in (adata.X, adata.layers["mean"]))
+    _write(adata, place, compression="gzip", compression_opts=9)
 
 
 def _from_files(name: str, known: Dataset, own: Path | None) -> AnnData:
@@ -141,8 +149,10 @@ def _cache() -> Path:
 
 def _place(known: Dataset) -> Path:
     """Where the file of a data set belongs."""
-    bundled = os.environ.get("SAMSLIB_DATA") or Path(__file__).resolve().parents[2] / "data"
-    return (_cache() if known.files else Path(bundled).expanduser()) / known.file
+    repository = Path(__file__).resolve().parents[2]
+    here = repository / "data" if (repository / "pyproject.toml").is_file() else _cache()  # installed from a wheel
+    bundled = Path(os.environ.get("SAMSLIB_DATA") or here).expanduser()
+    return (_cache() if known.files else bundled) / known.file
 
 
 def _here(known: Dataset) -> Path:
