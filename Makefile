@@ -1,5 +1,5 @@
 # One target an artefact. Each makes .venv when it is missing, and does not redo what is done.
-.PHONY: book test lint bench bench-scale probes noise scores cost paper serve clean
+.PHONY: book test lint bench bench-scale probes noise scores cost paper serve new-chapter clean
 .DEFAULT_GOAL := book
 .DELETE_ON_ERROR:
 
@@ -61,10 +61,13 @@ PRESET ?= small
 paper: $(READY)
 	$(BIN)/python -m samsbook.grid run $(PRESET) $(WORDS)
 
-serve: book
-	@echo "The book is at http://localhost:$(PORT) (Ctrl-C stops it)"
-	@(sleep 1; $(BIN)/python -m webbrowser http://localhost:$(PORT) >/dev/null 2>&1) &
-	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+# A page that is saved is built again and shown anew; a chapter whose code changed runs first.
+serve: $(READY)
+	@$(BIN)/python -m samsbook.serve --port $(PORT)
+
+# make new-chapter NAME=10_my_chapter
+new-chapter: $(READY)
+	$(BIN)/python -m samsbook.new_chapter $(NAME)
 
 clean:
 	rm -rf _build .tested .venv *.egg-info .mypy_cache .pytest_cache .ruff_cache

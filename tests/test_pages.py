@@ -1,8 +1,9 @@
 """The reader of built pages finds what a browser or a reader would stumble over; docstrings become pages."""
 
+import nbformat
 import pytest
 from samsbook.check_html import problems
-from samsbook.pages import _plain_docstring, documented
+from samsbook.pages import _plain_docstring, documented, folded
 
 GOOD = '<html><body><h1 id="top">A</h1><a href="#top">up</a><a href="b.html#there">b</a>{}</body></html>'
 
@@ -68,3 +69,23 @@ def test_the_reference_names_modules_that_exist_and_one_page_has_the_others(tmp_
     (tmp_path / "b.md").write_text(".. modules:: trance\n")
     with pytest.raises(ValueError, match="no module 'trance'"):
         documented(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("code", "tags", "fold"),
+    [
+        ("import torch\nfrom samslib import (\n    plotting,\n)\n\nplotting.use_style()", [], "hide-input"),
+        ("steps: int = 3  # of training", ["parameters"], "hide-input"),
+        ("parameters = samsbook.check_parameters(globals())\ndata = load()", [], "hide-input"),
+        ("model = samslib.SAMSVAE(summary)\nsamslib.fit(model, train)", ["training"], "hide-input"),
+        ("ax = plotting.lines(table, 'a', 'b')\nax.set(xlabel='x');", [], "hide-input"),
+        ("samsbook.provenance_table(long).style", [], "hide-cell"),
+        ("plotting.lines(table)\ntorch.testing.assert_close(mine, library)", ["mirror"], None),
+        ("effects = samslib.average_effects(model, data)\neffects.to_df()", [], None),
+    ],
+)
+def test_plumbing_is_folded_and_what_is_to_be_read_is_open(code, tags, fold):
+    cell = nbformat.v4.new_code_cell(code, metadata={"tags": tags})
+    found = folded(cell)
+    assert (found and found[0]) == fold
+    assert folded(nbformat.v4.new_markdown_cell(code)) is None

@@ -34,7 +34,43 @@ def _show_outputs(app: Sphinx, page: str, source: list[str]) -> None:
         outputs.merge(notebook, nbformat.read(kept, as_version=4))
     except (FileNotFoundError, ValueError):
         raise ExtensionError(f"{page}.ipynb was not run with the code that it has now: run `make book`.") from None
+    for cell in notebook.cells:
+        if fold := folded(cell):
+            what, words = fold
+            cell.metadata.setdefault("tags", []).append(what)
+            cell.metadata.setdefault("mystnb", {})["code_prompt_show"] = words
     source[0] = nbformat.writes(notebook)
+
+
+PLUMBING = re.compile(r"\bplotting\.|\bcheck_parameters\(|\bwrite_results\(")
+SET_UP = re.compile(r"(import|from) |pd\.set_option|plotting\.use_style|torch\.set_|warnings\.|[)\]]|    ")
+
+
+def folded(cell: nbformat.NotebookNode) -> tuple[str, str] | None:
+    """Whether a reader of the page need not see a cell's code at once.
+
+    Parameters
+    ----------
+    cell
+        Of a notebook.
+
+    Returns
+    -------
+    tuple
+        The tag that folds it, and the words to unfold it by; None for a cell that stays open. Folded are imports,
+        parameters and their check, the training that a parameter file repeats, drawing and writing, and with its table
+        where a recorded result comes from. A mirror cell is to be read, and stays open.
+    """
+    if cell.cell_type != "code":
+        return None
+    tags = cell.metadata.get("tags", [])
+    if "provenance_table(" in cell.source:
+        return "hide-cell", "Where these numbers come from"
+    lines = [line for line in cell.source.splitlines() if line.strip()]
+    plumbing = "parameters" in tags or "training" in tags or PLUMBING.search(cell.source)
+    if "mirror" not in tags and (plumbing or all(map(SET_UP.match, lines))):
+        return "hide-input", "Show the parameters" if "parameters" in tags else "Show code"
+    return None
 
 
 def _write_all(app: Sphinx, env) -> set[str]:
