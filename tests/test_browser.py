@@ -1,0 +1,76 @@
+"""Every page of the built book in a real browser: at two widths, light and dark, seen and read aloud.
+
+`make test` builds the book and then runs these; without a built book, or without a browser, they are skipped.
+"""
+
+from __future__ import annotations
+
+import pytest
+from samsbook import browser, pdf
+from test_layout import ROOT
+
+SITE = ROOT / "_build" / "html"
+PAGES = [name for name in pdf.pages(ROOT) if (SITE / f"{name}.html").is_file()]
+WIDTHS = {"desk": 1280, "phone": 390}
+
+pytestmark = [
+    pytest.mark.skipif(not browser.find(), reason=f"there is no browser: none of {', '.join(browser.NAMES)}"),
+    pytest.mark.skipif(not PAGES, reason="the book is not built: run `make book`"),
+]
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser.opened(SITE) as both:
+        yield both
+
+
+def read(chromium, name, width, mode):
+    """A loaded page, and what went wrong while it loaded."""
+    window, address = chromium
+    context = window.new_context(viewport={"width": width, "height": 900}, color_scheme=mode)
+    page, wrong = context.new_page(), []
+    page.on("request", lambda request: request.url.startswith((address, "data:", "blob:")) or wrong.append(request.url))
+    page.on("requestfailed", lambda request: wrong.append(f"failed: {request.url}"))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda message: message.type == "error" and wrong.append(message.text))
+    page.goto(f"{address}{name}.html", wait_until="load")
+    page.wait_for_timeout(100)
+    return page, wrong
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+@pytest.mark.parametrize("name", PAGES or ["none"])
+def test_a_page_loads_without_a_word_and_without_scrolling_sideways(chromium, name, width, mode):
+    from axe_playwright_python.sync_playwright import Axe
+
+    page, wrong = read(chromium, name, width, mode)
+    try:
+        assert not wrong
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        found = Axe().run(page).response["violations"]
+        told = [(v["id"], v["nodes"][0]["html"][:200]) for v in found if v["impact"] in ("serious", "critical")]
+        assert not told
+    finally:
+        page.context.close()
+
+
+@pytest.mark.parametrize("name", PAGES or ["none"])
+def test_a_page_says_what_it_is(chromium, name):
+    """One heading of the first level and none that skips a level; a title and a description; pictures described."""
+    page, _ = read(chromium, name, 1280, "light")
+    try:
+        levels = page.eval_on_selector_all(
+            "article :is(h1, h2, h3, h4, h5, h6)", "all => all.map(h => Number(h.tagName[1]))"
+        )
+        assert levels[0] == 1 and levels.count(1) == 1
+        assert all(b <= a + 1 for a, b in zip(levels, levels[1:], strict=False)), levels
+        assert page.title() and len(page.get_attribute("meta[name=description]", "content")) > 20
+        bare = page.eval_on_selector_all(
+            "article img", "all => all.filter(i => i.alt.trim().length < 8).map(i => i.src)"
+        )
+        assert not bare
+        assert page.eval_on_selector_all("meta[name=viewport]", "all => all.length") == 1
+    finally:
+        page.context.close()
