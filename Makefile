@@ -1,5 +1,5 @@
 # One target an artefact. Each makes .venv when it is missing, and does not redo what is done.
-.PHONY: book test lint bench bench-scale probes noise scores cost paper serve clean
+.PHONY: book slides test lint bench bench-scale probes noise scores cost paper serve clean
 .DEFAULT_GOAL := book
 .DELETE_ON_ERROR:
 
@@ -17,6 +17,10 @@ export OMP_NUM_THREADS ?= 1
 # After a change of prose alone, only the pages that changed are read; FULL=1 reads all.
 book: $(READY)
 	$(BIN)/python -m samsbook.build $(if $(FULL),--full)
+
+# A file a chapter in _build/slides, from the pages of the book.
+slides: book
+	$(BIN)/python -m samsbook.slides
 
 # The chapters run as copies, whose outputs then go into the book: it is checked whole, and nothing is run twice.
 # (Not under _build, which nbmake passes over.)
