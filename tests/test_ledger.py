@@ -28,7 +28,7 @@ def part(name):
     return PAGE[start : min(ends)]
 
 
-SECTIONS = {**{name: part(name) for name in PARTS}, "published tables": PAGE[PAGE.index("## Published tables") :]}
+SECTIONS = {**{name: part(name) for name in PARTS}, "tables": PAGE[PAGE.index("## Published tables") :]}
 
 
 def verdict(status):

@@ -23,7 +23,10 @@ document.addEventListener("DOMContentLoaded", () => {
     const cells = [...table.querySelectorAll("tbody td")];
     if (columns.length < 2 || !cells.some((cell) => cell.textContent.length > 40)) continue;
     table.classList.add("sentences");
-    cells.forEach((cell) => (cell.dataset.column = columns[cell.cellIndex]));
+    for (const cell of cells) {
+      // The first is a heading by itself, unless it is a bare number.
+      if (cell.cellIndex || cell.textContent.trim().length < 4) cell.dataset.column = columns[cell.cellIndex];
+    }
   }
   // What scrolls can be scrolled from the keyboard.
   const scrolls = () =>
