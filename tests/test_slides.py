@@ -128,6 +128,15 @@ def test_equations_come_set_with_the_fonts_that_they_need(deck, shown):
     assert shown[1].select(".math-block .katex") and "font/woff2;base64," in deck
 
 
+def test_equations_that_are_not_set_are_told(tmp_path, capsys):
+    page = "<article class='bd-article'><section><h1>A</h1><p>Is <span class='math'>x</span>.</p></section></article>"
+    (tmp_path / "_toc.yml").write_text("parts: [{chapters: [{file: chapters/01_a}]}]")
+    (tmp_path / "_build" / "html" / "chapters").mkdir(parents=True)
+    (tmp_path / "_build" / "html" / "chapters" / "01_a.html").write_text(page)
+    assert slides.main([], tmp_path) == 0
+    assert capsys.readouterr().out.startswith("_build/slides/01_a.html: 1 slides, equations as LaTeX: install Node")
+
+
 def test_what_is_missing_is_told_in_one_sentence(book, tmp_path, capsys):
     assert slides.main(["03_none"], book) == 2
     assert capsys.readouterr().err == "03_none is no chapter; there are 01_first, 02_other.\n"

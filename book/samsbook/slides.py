@@ -229,7 +229,9 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     for name in asked:
         path, text = folder / f"{name}.html", deck(known[name])
         path.write_text(text, encoding="utf-8")
-        print(f"{path.relative_to(root)}: {text.count(SLIDE)} slides")
+        as_source = 'class="math' in text and 'class="katex' not in text
+        remark = ", equations as LaTeX: install Node and run `make book FULL=1` to have them set" if as_source else ""
+        print(f"{path.relative_to(root)}: {text.count(SLIDE)} slides{remark}")
     defects = problems(folder)
     print(*defects, sep="\n", end="\n" if defects else "")
     return int(bool(defects))
