@@ -12,10 +12,6 @@ from test_layout import ROOT
 import samslib
 
 STEPS = "samslib.fit(model, train, val)"
-BLOCKS = {
-    place: re.findall(r"^```python\n(.*?)^```$", (ROOT / place).read_text(encoding="utf-8"), re.M | re.S)
-    for place in ("README.md", "book/introduction.md")
-}
 
 
 @pytest.fixture
@@ -29,11 +25,12 @@ def adata():
 
 
 @pytest.mark.filterwarnings("ignore:.*train longer or anew")
-@pytest.mark.parametrize("place", BLOCKS)
+@pytest.mark.parametrize("place", ["README.md", "book/introduction.md"])
 def test_the_lines_for_ones_own_cells_run(place, adata, tmp_path, monkeypatch):
     """With a few steps in place of the default length, which is what takes the time."""
     monkeypatch.chdir(tmp_path)
-    (block,) = [block for block in BLOCKS[place] if "adata" in block]
+    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / place).read_text(encoding="utf-8"), re.M | re.S)
+    (block,) = [block for block in blocks if "adata" in block]
     assert STEPS in block
     short = STEPS.replace("val)", "val, samslib.FitConfig(steps=6, progress=False))")
     made = {"adata": adata}
