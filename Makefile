@@ -1,5 +1,5 @@
 # One target an artefact. Each makes .venv when it is missing, and does not redo what is done.
-.PHONY: book test lint bench bench-scale probes noise scores cost paper serve new-chapter clean
+.PHONY: book slides pdf test lint bench bench-scale probes noise scores cost paper serve new-chapter clean
 .DEFAULT_GOAL := book
 .DELETE_ON_ERROR:
 
@@ -18,6 +18,10 @@ export OMP_NUM_THREADS ?= 1
 book: $(READY)
 	$(BIN)/python -m samsbook.build $(if $(FULL),--full)
 
+# A file a chapter in _build/slides, from the pages of the book.
+slides: book
+	$(BIN)/python -m samsbook.slides
+
 # The chapters run as copies, whose outputs then go into the book: it is checked whole, and nothing is run twice.
 # (Not under _build, which nbmake passes over.)
 test: $(READY)
@@ -25,11 +29,17 @@ test: $(READY)
 	rm -rf $(SCRATCH) && mkdir -p $(SCRATCH) && cp $(NOTEBOOKS) $(SCRATCH)
 	$(BIN)/python -m pytest -q --nbmake --nbmake-timeout=600 --overwrite --durations=0 $(SCRATCH)
 	$(BIN)/python -m samsbook.build --executed $(SCRATCH)
+	$(BIN)/python -m pytest -q tests/test_browser.py
+
+# The whole book in one file, printed by a browser of the system.
+pdf: book
+	$(BIN)/python -m samsbook.pdf
 
 lint: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/codespell book chapters samslib tests README.md CONTRIBUTING.md CHANGELOG.md
 	$(BIN)/nbstripout --verify --extra-keys "metadata.papermill cell.metadata.papermill" $(NOTEBOOKS)
 
 bench: $(READY)

@@ -17,6 +17,17 @@ document.addEventListener("DOMContentLoaded", () => {
   side?.setAttribute("aria-label", "Book");
   // A list has list items.
   document.querySelectorAll(".citation-list > .citation").forEach((item) => item.setAttribute("role", "listitem"));
+  // A table of sentences names its columns in each cell, for phones, where it is read row by row.
+  for (const table of document.querySelectorAll(".bd-article > section table:not(.cell_output table)")) {
+    const columns = [...table.querySelectorAll("thead th")].map((cell) => cell.textContent.trim());
+    const cells = [...table.querySelectorAll("tbody td")];
+    if (columns.length < 2 || !cells.some((cell) => cell.textContent.length > 40)) continue;
+    table.classList.add("sentences");
+    for (const cell of cells) {
+      // The first is a heading by itself, unless it is a bare number.
+      if (cell.cellIndex || cell.textContent.trim().length < 4) cell.dataset.column = columns[cell.cellIndex];
+    }
+  }
   // What scrolls can be scrolled from the keyboard.
   const scrolls = () =>
     document.querySelectorAll(".bd-article :is(table, pre, .math, .katex-display, .cell_output)").forEach((box) => {
