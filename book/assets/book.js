@@ -15,6 +15,8 @@ document.addEventListener("DOMContentLoaded", () => {
   const side = document.querySelector(".bd-sidebar-primary");
   side?.setAttribute("role", "navigation");
   side?.setAttribute("aria-label", "Book");
+  // What unfolds a part of the contents has an icon for a name.
+  document.querySelectorAll("summary:has(> .toctree-toggle)").forEach((toggle) => (toggle.ariaLabel = "Pages of this part"));
   // A list has list items.
   document.querySelectorAll(".citation-list > .citation").forEach((item) => item.setAttribute("role", "listitem"));
   // A table of sentences names its columns in each cell, for phones, where it is read row by row.

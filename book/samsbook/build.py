@@ -140,6 +140,12 @@ def build_pages(root: Path, changed: Iterable[str] | None) -> list[str]:
         status = subprocess.run(command, cwd=root, stdin=subprocess.DEVNULL, stdout=log, stderr=log).returncode
     print(f"{time.perf_counter() - start:.0f} s", flush=True)
     if status == 0:
+        for page in site.rglob("*.html"):  # the theme, its parent and docutils each say it
+            text = page.read_text(encoding="utf-8")
+            tag, *more = re.findall(r'<meta [^>]*name="viewport"[^>]*>', text) or [""]
+            if more:
+                head, tail = text.split(tag, 1)
+                page.write_text(head + tag + re.sub(r'<meta [^>]*name="viewport"[^>]*>', "", tail), encoding="utf-8")
         write_front(root)
         return problems(site)
     said = re.sub(r"\x1b\[[0-9;]*m", "", log_file.read_text()).splitlines()

@@ -22,6 +22,9 @@ PRINTED = """
 .bd-main .bd-content .bd-article-container, .bd-page-width, .bd-article {
   max-width: 100% !important; padding: 0 !important;
 }
+#jb-print-docs-body, details.hide > summary { display: none !important }
+.bd-article h1 { display: block !important; }
+* { animation: none !important; transition: none !important; opacity: 1 !important; }
 pre, pre * { white-space: pre-wrap !important; overflow-wrap: anywhere !important; }
 div.cell pre, div.highlight pre { font-size: 8.5pt !important; }
 table, figure, .katex-display, .cell_output > * { break-inside: avoid; }
@@ -95,7 +98,9 @@ def write(folder: Path, names: list[str]) -> Path:
             page.evaluate(READY)
             page.emulate_media(media="print")
             title = page.title().split(" — ")[0]
-            printed = page.pdf(format="A4", margin=dict.fromkeys(("top", "bottom", "left", "right"), "18mm"))
+            printed = page.pdf(
+                format="A4", scale=0.85, margin=dict.fromkeys(("top", "bottom", "left", "right"), "18mm")
+            )
             book.append(io.BytesIO(printed), outline_item=title)
     path = folder / "_build" / "book.pdf"
     book.add_metadata({"/Title": "SAMS-VAE, rebuilt and explained", "/Author": "The samslib authors"})
