@@ -1,9 +1,11 @@
 """The reader of built pages finds what a browser or a reader would stumble over; docstrings become pages."""
 
+import bs4
 import nbformat
+import pandas as pd
 import pytest
 from samsbook.check_html import problems
-from samsbook.pages import _plain_docstring, documented, folded
+from samsbook.pages import _plain_docstring, documented, folded, plain_heading
 
 GOOD = '<html><body><h1 id="top">A</h1><a href="#top">up</a><a href="b.html#there">b</a>{}</body></html>'
 
@@ -89,3 +91,21 @@ def test_plumbing_is_folded_and_what_is_to_be_read_is_open(code, tags, fold):
     found = folded(cell)
     assert (found and found[0]) == fold
     assert folded(nbformat.v4.new_markdown_cell(code)) is None
+
+
+def test_the_names_of_an_index_stand_beside_the_names_of_columns():
+    """Of one level and of two, with and without a name of the columns; an index without a name leaves a plain cell."""
+    frame = pd.DataFrame({"f1": [0.5, 0.7], "bound": [1, 2]}, pd.Index(["a", "b"], name="model"))
+
+    def heading(frame):
+        head = bs4.BeautifulSoup(plain_heading(frame.to_html()), "html.parser").thead
+        return [[(cell.name, cell.get_text()) for cell in row.find_all(["th", "td"])] for row in head.find_all("tr")]
+
+    assert heading(frame) == [[("th", "model"), ("th", "f1"), ("th", "bound")]]
+    assert heading(frame.rename_axis(columns="score")) == heading(frame)
+    two = frame.assign(arm=1).set_index("arm", append=True)
+    assert heading(two) == [[("th", "model"), ("th", "arm"), ("th", "f1"), ("th", "bound")]]
+    assert heading(frame.rename_axis(None)) == [[("td", ""), ("th", "f1"), ("th", "bound")]]
+    levels = heading(pd.concat({"test": frame}, axis=1))
+    assert levels == [[("td", ""), ("th", "test")], [("th", "model"), ("th", "f1"), ("th", "bound")]]
+    assert plain_heading("<p>no table</p>") == "<p>no table</p>"

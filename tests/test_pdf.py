@@ -4,7 +4,8 @@ import pytest
 from pypdf import PdfReader
 from samsbook import browser, pdf
 
-PAGE = """<html><head><meta charset="utf-8"><title>{name} — Book</title></head><body><article class="bd-article"><h1>{name}</h1>
+PAGE = """<html><head><meta charset="utf-8"><title>{name} — Book</title></head>
+<body><article class="bd-article"><h1>{name}</h1>
 <details><summary>Solution</summary><p>The answer of {name}.</p></details>
 <pre style="width: 300px; overflow: hidden">{code}</pre><a href="other.html">elsewhere</a></article></body></html>"""
 CODE = "long = " + " + ".join(f"part{i}" for i in range(60)) + " + the_end"

@@ -140,12 +140,8 @@ def build_pages(root: Path, changed: Iterable[str] | None) -> list[str]:
         status = subprocess.run(command, cwd=root, stdin=subprocess.DEVNULL, stdout=log, stderr=log).returncode
     print(f"{time.perf_counter() - start:.0f} s", flush=True)
     if status == 0:
-        for page in site.rglob("*.html"):  # the theme, its parent and docutils each say it
-            text = page.read_text(encoding="utf-8")
-            tag, *more = re.findall(r'<meta [^>]*name="viewport"[^>]*>', text) or [""]
-            if more:
-                head, tail = text.split(tag, 1)
-                page.write_text(head + tag + re.sub(r'<meta [^>]*name="viewport"[^>]*>', "", tail), encoding="utf-8")
+        for written in site.rglob("*.html"):
+            written.write_text(one_viewport(written.read_text(encoding="utf-8")), encoding="utf-8")
         write_front(root)
         return problems(site)
     said = re.sub(r"\x1b\[[0-9;]*m", "", log_file.read_text()).splitlines()
@@ -183,6 +179,13 @@ def from_above(page: str, folder: str) -> str:
 
     page = re.sub(r'\b(href|src|action)="([^"]*)"', moved, page)
     return page.replace('data-content_root="../"', 'data-content_root="./"')
+
+
+def one_viewport(page: str) -> str:
+    """A page that says once how wide it is: the theme, its parent and docutils each say it."""
+    tag = r'<meta [^>]*name="viewport"[^>]*>'
+    first = re.search(tag, page)
+    return page if first is None else page[: first.end()] + re.sub(tag, "", page[first.end() :])
 
 
 def pages_to_read(now: Mapping[str, str], built: Mapping[str, str]) -> list[str] | None:

@@ -11,6 +11,7 @@ import textwrap
 import time
 from pathlib import Path
 
+import bs4
 import nbformat
 import sphinxcontrib.katex
 from docutils import nodes
@@ -39,7 +40,38 @@ def _show_outputs(app: Sphinx, page: str, source: list[str]) -> None:
             what, words = fold
             cell.metadata.setdefault("tags", []).append(what)
             cell.metadata.setdefault("mystnb", {})["code_prompt_show"] = words
+        for output in cell.get("outputs", ()):
+            if table := output.get("data", {}).get("text/html"):
+                output["data"]["text/html"] = plain_heading(table)
     source[0] = nbformat.writes(notebook)
+
+
+def plain_heading(table: str) -> str:
+    """A data frame's HTML with the names of its index in the row of the columns' names, and no row of empty cells.
+
+    Parameters
+    ----------
+    table
+        HTML that may hold tables of pandas.
+
+    Returns
+    -------
+    str
+        The same, with one heading row less where pandas spends one on the index alone.
+    """
+    soup = bs4.BeautifulSoup(table, "html.parser")
+    for head in soup.find_all("thead"):
+        lines = head.find_all("tr")
+        rows = [line.find_all("th") for line in lines]
+        names = [cell for cell in rows[-1] if cell.get_text(strip=True)]
+        if len(rows) > 1 and 0 < len(names) < len(rows[-1]) and names == rows[-1][: len(names)]:
+            for cell, name in zip(rows[-2], names, strict=False):
+                cell.string = name.get_text(strip=True)
+            lines[-1].decompose()
+        for cell in head.find_all("th"):
+            if not cell.get_text(strip=True):
+                cell.name = "td"
+    return str(soup)
 
 
 PLUMBING = re.compile(r"\bplotting\.|\bcheck_parameters\(|\bwrite_results\(")
