@@ -62,7 +62,7 @@ def looks(names: Iterable[Any]) -> dict[Any, tuple[str, str, Any]]:
 
 
 def axes(
-    columns: int = 1, width: float | None = None, height: float = 3.2, titles: Sequence[str] = (), sharey: bool = False,
+    columns: int = 1, width: float | None = None, height: float = 3.2, titles: Iterable[str] = (), sharey: bool = False,
     **options,
 ) -> Any:  # fmt: skip
     """Empty axes, one or a row of several: panels of equal width, each whole by itself, which a narrow page stacks.
