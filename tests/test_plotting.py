@@ -187,17 +187,20 @@ def test_panels_are_equally_wide_and_high_and_no_wider_than_the_page():
 
 
 def test_truth_and_inference_have_one_colour_scale_and_yes_and_no_has_no_bar():
-    truth, found = pd.DataFrame([[0.0, 4.0], [1.0, 0.0]]), pd.DataFrame([[0.5, 1.0], [1.0, 0.0]])
+    truth, found = pd.DataFrame([[-0.5, 4.0], [1.0, 0.0]]), pd.DataFrame([[0.5, 1.0], [1.0, 0.0]])
     panels = plotting.matrices({"truth": truth, "inferred": found}, "shift", centre=0)
     assert len({ax.collections[0].get_clim() for ax in panels}) == 1
     assert [ax.figure.get_suptitle() for ax in panels] == ["truth", "inferred"]
-    assert plotting.matrix(truth.clip(upper=1), "mask").collections[0].colorbar is None
+    assert plotting.matrix((truth > 0).astype(float), "mask").collections[0].colorbar is None
     assert plotting.matrix(truth, "shift").collections[0].colorbar is not None
 
 
 def test_text_has_one_size_and_dense_points_are_one_picture(tmp_path):
     frame = pd.DataFrame(np.random.default_rng(0).normal(size=(2000, 2)), columns=["x", "y"]).assign(kind="a")
-    plotting.scatter(frame, "x", "y", "kind").set(title="title", yscale="log")
+    ax = plotting.scatter(frame, "x", "y", "kind")
+    ax.set(title="title", yscale="log")
+    ax.text(0, 1, "beside a point")
+    assert ax.get_figure(root=True).get_facecolor()[3] == 0
     matplotlib.pyplot.savefig(tmp_path / "a.svg")
     svg = (tmp_path / "a.svg").read_text()
     assert set(re.findall(r"font(?:-size)?: (?:[\w ]+ )?([\d.]+)px", svg)) == {"9"}  # of 1/72 inch: 12 pixels of a page
