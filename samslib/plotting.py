@@ -16,7 +16,8 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.stats import beta, t
 
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D"]  # Okabe and Ito's, no yellow
-DIVERGING, SEQUENTIAL = "RdBu_r", "Blues"  # both leave nothing the colour of the page
+DIVERGING = sns.blend_palette(["#00598B", "#F4F4F4", "#B34700"], as_cmap=True)  # its ends differ on a dark page, too
+SEQUENTIAL = "Blues"  # in both, nothing has the colour of the page
 MARKERS = ["o", "s", "D", "^", "v", "P", "X"]
 DASHES = ["", (4, 1.5), (1, 1), (3, 1, 1.5, 1), (5, 1, 1, 1), (5, 1, 2, 1, 2, 1), (2, 2, 3, 1.5)]
 MODELS = {"SAMS-VAE": 0, "CPA-VAE": 1, "conditional VAE": 2, "SVAE+": 3, "CPA": 4, "CRADLE-VAE": 5, "additive": 6}
