@@ -2,47 +2,111 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from pandas import DataFrame, Index, Series
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.stats import beta, t
 
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D"]  # Okabe and Ito's, no yellow
-DIVERGING, SEQUENTIAL = "RdBu_r", "cividis"
+DIVERGING = sns.blend_palette(["#00598B", "#F4F4F4", "#B34700"], as_cmap=True)  # its ends differ on a dark page, too
+SEQUENTIAL = "Blues"  # in both, nothing has the colour of the page
 MARKERS = ["o", "s", "D", "^", "v", "P", "X"]
+DASHES = ["", (4, 1.5), (1, 1), (3, 1, 1.5, 1), (5, 1, 1, 1), (5, 1, 2, 1, 2, 1), (2, 2, 3, 1.5)]
+MODELS = {"SAMS-VAE": 0, "CPA-VAE": 1, "conditional VAE": 2, "SVAE+": 3, "CPA": 4, "CRADLE-VAE": 5, "additive": 6}
+PAGE, PLOT = 7.0, 5.0  # inches: a page's column, and a figure of one panel
+DENSE = 200  # points, above which they are drawn as one picture inside the figure
 
 
 def use_style() -> None:
-    """Set the book's look for every figure that follows."""
+    """Set the book's look for every figure that follows: without a background, and drawn as SVG in a notebook."""
     sns.set_theme(style="ticks", palette=PALETTE)
     plt.style.use("samslib.figures")
+    if "inline" in plt.get_backend():
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+        # As large as it was made, so that text has its size; the same figure is the same file.
+        set_matplotlib_formats("svg", bbox_inches=None, metadata={"Date": None})
 
 
-def axes(columns: int = 1, width: float = 6.4, height: float = 3.6, **options) -> Any:
-    """Empty axes, one or a row of several.
+def looks(names: Iterable[Any]) -> dict[Any, tuple[str, str, Any]]:
+    """Colour, marker and dashes of each name of a figure: a model's are the same in every figure.
+
+    Parameters
+    ----------
+    names
+        Groups of a figure. "SAMS-VAE, unique" is a variant: it has SAMS-VAE's colour, and a free marker and dashes if
+        SAMS-VAE is there, too. Names of no model take what is left, beside models from the end.
+
+    Returns
+    -------
+    dict
+        From each name to its colour, its marker and its dashes (as Matplotlib takes them; "" for none).
+    """
+    names = sorted(dict.fromkeys(names), key=lambda name: name not in MODELS)
+    own = {name: MODELS[root] for name in names if (root := str(name).split(",")[0]) in MODELS}
+    order = range(7)[:: -1 if own else 1]
+    spare = itertools.cycle([i for i in order if i not in own.values()] or order)
+    found: dict[Any, tuple[str, str, Any]] = {}
+    for name in names:
+        i = own[name] if name in own else next(spare)
+        j = next(spare) if (PALETTE[i], MARKERS[i], DASHES[i]) in found.values() else i
+        found[name] = (PALETTE[i], MARKERS[j], DASHES[j])
+    return found
+
+
+def axes(
+    columns: int = 1, width: float | None = None, height: float = 3.2, titles: Iterable[str] = (), sharey: bool = False,
+    **options,
+) -> Any:  # fmt: skip
+    """Empty axes, one or a row of several: panels of equal width, each whole by itself, which a narrow page stacks.
 
     Parameters
     ----------
     columns
-        Number of axes in the row.
+        Number of panels.
     width, height
-        Size of the whole figure, in inches.
+        Size of the whole figure, in inches. The width is at most, and for several panels by default, that of the book's
+        page, which would scale down anything wider and its text with it.
+    titles
+        A title above each panel and its legend; none by default.
+    sharey
+        Whether the vertical axes have one scale. Each panel still has its own labels.
     **options
-        Further arguments of `matplotlib.pyplot.subplots`, such as sharey=True.
+        Further arguments of `matplotlib.figure.Figure.add_subplot`.
 
     Returns
     -------
     Axes or array
         One Axes, or an array of `columns` of them, (columns,).
     """
-    _, made = plt.subplots(1, columns, figsize=(width, height), **options)
-    return made
+    size = (min(width or (PLOT if columns == 1 else PAGE), PAGE), height)
+    figure = plt.figure(figsize=size, layout=_Level(wspace=0))
+    made: list[Axes] = []
+    for part in figure.subfigures(1, columns, squeeze=False)[0]:
+        made.append(part.add_subplot(sharey=made[0] if made and sharey else None, **options))
+    for ax, title in zip(made, titles, strict=False):
+        ax.figure.suptitle(title)
+    return made[0] if columns == 1 else np.array(made)
+
+
+class _Level(ConstrainedLayoutEngine):
+    """Panels are equally high, whatever stands above and below them; panels with colour bars are left as they are."""
+
+    def execute(self, figure: Any) -> None:
+        super().execute(figure)
+        if all(len(part.axes) == 1 for part in figure.subfigs):
+            boxes = [part.axes[0].get_position(original=True) for part in figure.subfigs]
+            low, high = max(box.y0 for box in boxes), min(box.y1 for box in boxes)
+            for part, box in zip(figure.subfigs, boxes, strict=True):  # the public method would end the layout
+                part.axes[0]._set_position((box.x0, low, box.width, high - low))
 
 
 def matrix(frame: DataFrame, label: str, ax: Axes | None = None, centre: float | None = None, **options) -> Axes:
@@ -72,12 +136,42 @@ def matrix(frame: DataFrame, label: str, ax: Axes | None = None, centre: float |
     ax = ax or axes(height=float(np.clip(0.16 * rows + 1.2, 2.6, 9)))
     style: dict[str, Any] = {"cmap": SEQUENTIAL} if centre is None else {"cmap": DIVERGING, "center": centre}
     style |= {"linewidths": 0.2 if rows * columns < 2000 else 0, "linecolor": "white", "cbar_kws": {"label": label}}
-    style |= {"xticklabels": columns <= 40, "yticklabels": rows <= 50, "rasterized": rows * columns > 2000}
+    style |= {"xticklabels": columns <= 40 and "auto", "yticklabels": rows <= 50, "rasterized": rows * columns > DENSE}
+    style |= {"cbar": not frame.isin([0, 1]).all(axis=None)}  # yes and no need no scale
     sns.heatmap(frame, ax=ax, **(style | options))
-    ax.tick_params(length=0, labelsize=8, rotation=0)
-    ax.tick_params(axis="x", rotation=90 if columns > 12 else 0)
+    ax.tick_params(length=0, rotation=0)
+    ax.tick_params(axis="x", rotation=90 if max(map(len, map(str, frame))) > 2 else 0)
     ax.set(xlabel=_counted(frame.columns, 40), ylabel=_counted(frame.index, 50))
     return ax
+
+
+def matrices(frames: Mapping[str, DataFrame], label: str, centre: float | None = None, **options) -> np.ndarray:
+    """Heat maps side by side, on one colour scale that saturates at the 99th percentile of absolute values.
+
+    Parameters
+    ----------
+    frames
+        Tables by their titles, such as truth beside inference; give them the same order of rows and of columns.
+    label
+        Text of the colour bars: the quantity and its unit.
+    centre
+        0 for a diverging colour map about zero; None takes a sequential one that starts there.
+    **options
+        Further arguments of `seaborn.heatmap`, which come before those set here.
+
+    Returns
+    -------
+    array
+        The axes drawn in, (number of tables,).
+    """
+    height = 0.17 * max(map(len, frames.values())) + 1.6
+    panels = np.atleast_1d(axes(len(frames), height=height, titles=[*frames]))
+    limit = max(float(np.quantile(np.abs(frame.to_numpy(dtype=float)), 0.99)) for frame in frames.values()) or 1.0
+    bar = {"label": label, "location": "bottom", "shrink": 0.7, "aspect": 25}
+    style: dict[str, Any] = {"vmin": 0 if centre is None else -limit, "vmax": limit, "cbar_kws": bar, "cbar": True}
+    for ax, frame in zip(panels, frames.values(), strict=True):
+        matrix(frame, label, ax, centre, **(style | options))
+    return panels
 
 
 def scatter(
@@ -105,9 +199,11 @@ def scatter(
     Axes
         The axes drawn in.
     """
-    ax = ax or axes(width=5.2, height=4.2)
-    marks = {"hue": hue, "style": hue, "markers": MARKERS[: frame[hue].nunique()]} if hue else {"color": PALETTE[0]}
-    sns.scatterplot(frame, x=x, y=y, ax=ax, **({"s": 22, "alpha": 0.75, "linewidth": 0} | marks | options))
+    ax = ax or axes(height=4)
+    marks = {"color": PALETTE[0]} if hue is None else _marks(frame, hue, options)
+    style = {"s": 22, "alpha": 0.75, "linewidth": 0, "rasterized": len(frame) > DENSE}
+    sns.scatterplot(frame, x=x, y=y, ax=ax, **(style | marks | options))
+    _legend_above(ax)
     if diagonal:
         ends = [min(frame[x].min(), frame[y].min()), max(frame[x].max(), frame[y].max())]
         ax.plot(ends, ends, color=PALETTE[-1], linewidth=1, linestyle="--", zorder=0)
@@ -140,8 +236,12 @@ def lines(
         The axes drawn in.
     """
     ax = ax or axes()
-    style = {"hue": hue, "style": hue, "markers": MARKERS[: frame[hue].nunique()]} if hue else {"marker": "o"}
+    style: dict[str, Any] = {"marker": "o"}
+    if hue is not None:
+        style = _marks(frame, hue, options)
+        style["dashes"] = {name: dash for name, (_, _, dash) in looks(style["hue_order"]).items()}
     sns.lineplot(frame, x=x, y=y, ax=ax, **({"markersize": 5, "seed": 0} | style | options))
+    _legend_above(ax)
     if log_x:
         ax.set_xscale("log")
     return ax
@@ -196,7 +296,7 @@ def comparison(frame: DataFrame, value: str, by: str, ax: Axes | None = None, un
     table = table.assign(low=table["mean"] - table["half_width"], high=table["mean"] + table["half_width"])
     ax = intervals(table.rename(columns={"mean": value}), value, by, ax=ax, unit=unit)
     at = frame[by].map({group: i for i, group in enumerate(table[by])})
-    ax.plot(frame[value], at, "o", color=PALETTE[5], markersize=5, alpha=0.7, zorder=1)
+    ax.plot(frame[value], at, "o", color=PALETTE[-1], markersize=5, alpha=0.3, zorder=1, markeredgewidth=0)
     return ax
 
 
@@ -290,7 +390,7 @@ def effects_scatter(
     ValueError
         For missing columns or values, or a table without rows.
     """
-    ax = ax or axes(width=5.2, height=4.2)
+    ax = ax or axes(height=4)
     table = _with(frame, x, y)[[x, y]]
     if not np.isfinite(table.to_numpy(dtype=float)).all():
         raise ValueError(f"{x!r} or {y!r} has missing values; drop these rows.")
@@ -298,8 +398,9 @@ def effects_scatter(
     margin = 0.04 * (high - low or 1)
     ends = (low - margin, high + margin)
     drawn = ax.hexbin(
-        table[x], table[y], gridsize=45, extent=(*ends, *ends), bins="log", mincnt=1, cmap=SEQUENTIAL, linewidths=0.1
-    )
+        table[x], table[y], gridsize=45, extent=(*ends, *ends), bins="log", mincnt=1, cmap=SEQUENTIAL, linewidths=0.1,
+        rasterized=True,
+    )  # fmt: skip
     ax.plot(ends, ends, color=PALETTE[1], linewidth=1.2, linestyle="--")
     ax.set(xlim=ends, ylim=ends, xlabel=f"{x} ({unit})", ylabel=f"{y} ({unit})", aspect="equal")
     ax.figure.colorbar(drawn, ax=ax, label="pairs a hexagon", fraction=0.046, pad=0.03)
@@ -425,7 +526,7 @@ def calibration(frame: DataFrame, p: str = "p_two_sided", hue: str | None = "sum
     """
     if not _with(frame, p, hue)[p].between(0, 1).all():
         raise ValueError(f"Column {p!r} holds values that are no probabilities.")
-    ax = ax or axes(width=4.8, height=4.4)
+    ax = ax or axes(height=4)
     groups = _groups(frame, hue)
     n = max(len(group) for _, group, _, _ in groups)
     rank = np.arange(1, n + 1)
@@ -434,9 +535,11 @@ def calibration(frame: DataFrame, p: str = "p_two_sided", hue: str | None = "sum
     ax.plot([0, 1], [0, 1], color=PALETTE[-1], linewidth=1, linestyle="--")
     for name, group, colour, marker in groups:
         expected = np.arange(1, len(group) + 1) / (len(group) + 1)
-        ax.plot(expected, np.sort(group[p]), marker, color=colour, markersize=3.5, label=_text(name) or None)
+        dots: dict[str, Any] = {"color": colour, "markersize": 3.5, "markeredgewidth": 0}
+        dots |= {"label": _text(name) or None, "rasterized": len(group) > DENSE}
+        ax.plot(expected, np.sort(group[p]), marker, **dots)
     ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="uniform quantile", ylabel="ordered p-value", aspect="equal")
-    ax.legend(loc="upper left")
+    _legend_above(ax)
     return ax
 
 
@@ -547,12 +650,17 @@ def intervals(
     """
     table = _with(frame, value, by, low, high, hue)
     rows, groups = list(table[by].unique()), _groups(table, hue)
-    ax = ax or axes(height=(0.3 + 0.2 * len(groups)) * len(rows) + 1.2)
+    n = len(groups)
+    ax = ax or axes(height=(0.14 + 0.13 * n) * len(rows) + 1)
+    if hue is None:  # a row is named already, and a model keeps its colour
+        model = {name: MODELS.get(str(name).split(",")[0], -1) for name in rows}
+        dots = [(PALETTE[i], MARKERS[i] if i >= 0 else "o") for i in model.values()]
+        groups = [("", table[table[by] == name], *dot) for name, dot in zip(rows, dots, strict=True)]
     for j, (kind, group, colour, marker) in enumerate(groups):
-        at = group[by].map(rows.index) + (j - (len(groups) - 1) / 2) * 0.6 / max(len(groups), 2)
+        at = group[by].map(rows.index) + (j % n - (n - 1) / 2) * 0.6 / max(n, 2)
         error = np.stack([group[value] - group[low], group[high] - group[value]])
         if zero:
-            ax.barh(at, group[value], height=0.4 / len(groups), color=colour, alpha=0.35, linewidth=0)
+            ax.barh(at, group[value], height=0.4 / n, color=colour, alpha=0.35, linewidth=0)
         ax.errorbar(group[value], at, xerr=error, fmt=marker, color=colour, capsize=3, markersize=6, label=kind or None)
     if reference is not None:
         ax.axvline(reference, color=PALETTE[-1], linewidth=1, linestyle="--")
@@ -604,7 +712,6 @@ def predictive(frame: DataFrame, ax: Axes | None = None, most: int = 30) -> Axes
     intervals(table, "observed", "perturbation", hue="kind", ax=ax)
     summary, genes = kinds.iloc[0]
     ax.set(xlabel=f"{_text(summary)} ({genes})")
-    ax.tick_params(axis="y", labelsize=9)
     return ax
 
 
@@ -631,17 +738,31 @@ def _text(name: object) -> str:
 
 
 def _legend_above(ax: Axes) -> None:
-    """Off the data whatever their shape, and in one column where a row of names would not fit a narrow figure."""
-    if names := ax.get_legend_handles_labels()[1]:
-        columns = len(names) if sum(len(name) + 5 for name in names) < 30 else 1
-        place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
-        ax.legend(ncols=columns, columnspacing=1, handlelength=1.5, **place)
+    """Off the data whatever their shape, in as many columns as fit; a title is kept where names are numbers."""
+    handles, names = ax.get_legend_handles_labels()
+    if not names:
+        return
+    room = (ax.figure.bbox.width / ax.figure.dpi - 0.8) * 72 / 5.5  # characters
+    columns = int(max(1, min(len(names), room // (max(map(len, names)) + 4))))
+    old = ax.get_legend()
+    title = old.get_title().get_text() if old and names[0].replace(".", "").isdigit() else None
+    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
+    ax.legend(handles, names, ncols=columns, columnspacing=1, handlelength=1.8, title=title, **place)
 
 
 def _groups(table: DataFrame, hue: str | None) -> list[tuple[Any, DataFrame, str, str]]:
     """The rows of each group with its name, colour and marker; without `hue` all rows, without a name."""
-    groups = [("", table)] if hue is None else list(table.groupby(hue, sort=False))
-    return [(name, rows, PALETTE[i % 7], MARKERS[i % 7]) for i, (name, rows) in enumerate(groups)]
+    if hue is None:
+        return [("", table, PALETTE[0], MARKERS[0])]
+    look = looks(table[hue])
+    return [(name, rows, *look[name][:2]) for name, rows in table.groupby(hue, sort=False)]
+
+
+def _marks(frame: DataFrame, hue: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Order, colours and markers of the groups, as seaborn takes them."""
+    look = looks(order := [*options.get("hue_order", frame[hue].unique())])
+    colours, markers = ({name: look[name][i] for name in order} for i in (0, 1))
+    return {"hue": hue, "style": hue, "hue_order": order, "style_order": order, "palette": colours, "markers": markers}
 
 
 def _counted(names: Index, most: int) -> str:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import anndata
 import matplotlib
 import numpy as np
@@ -148,3 +150,59 @@ def test_missing_columns_rows_and_values_are_named():
         plotting.bounds(frame.iloc[:0])
     with pytest.raises(ValueError, match="missing values"):
         plotting.effect_map(frame * np.nan)
+
+
+def test_a_model_looks_the_same_in_every_figure_and_its_variants_have_its_colour():
+    alone, beside = plotting.looks(["CPA-VAE"]), plotting.looks(["new", "SAMS-VAE, unique", "CPA-VAE", "SAMS-VAE"])
+    assert alone["CPA-VAE"] == beside["CPA-VAE"] == (plotting.PALETTE[1], "s", plotting.DASHES[1])
+    assert beside["SAMS-VAE, unique"][0] == beside["SAMS-VAE"][0] and len(set(beside.values())) == 4
+    assert beside["new"][0] not in (beside["SAMS-VAE"][0], beside["CPA-VAE"][0])
+    assert [look[0] for look in plotting.looks(range(7)).values()] == plotting.PALETTE
+
+    frame = pd.DataFrame({"model": ["CPA-VAE", "SAMS-VAE", "other"], "value": [1.0, 2, 3], "x": 0.0})
+    frame = frame.assign(low=frame["value"] - 1, high=frame["value"] + 1)
+    blue = matplotlib.colors.to_rgb(plotting.PALETTE[0])
+    legend = plotting.scatter(frame, "x", "value", "model").get_legend()
+    assert legend.legend_handles[1].get_markerfacecolor() == plotting.PALETTE[0]
+    assert plotting.lines(frame, "x", "value", "model").get_lines()[1].get_color() == plotting.PALETTE[0]
+    rows = plotting.intervals(frame, "value", "model").get_lines()
+    assert [matplotlib.colors.to_rgb(line.get_color()) == blue for line in rows if line.get_marker() in "osD"] == [
+        False, True, False,
+    ]  # fmt: skip
+
+
+def test_panels_are_equally_wide_and_high_and_no_wider_than_the_page():
+    left, right = plotting.axes(2, width=11, titles=["a", "b"])
+    frame = pd.DataFrame({"x": [0.0, 1], "y": [0.0, 1], "kind": ["p", "a name too long for a second column"]})
+    plotting.lines(frame, "x", "y", "kind", ax=left)
+    plotting.lines(frame, "x", "y", ax=right)
+    figure = left.get_figure(root=True)
+    figure.draw_without_rendering()
+    assert figure.get_figwidth() == plotting.PAGE
+    assert [round(part.bbox.width / figure.bbox.width, 6) for part in figure.subfigs] == [0.5, 0.5]
+    np.testing.assert_allclose(left.get_position().intervaly, right.get_position().intervaly)
+    for part in figure.subfigs:  # nothing of a panel stands in another, or is cut off
+        box, inside = part.get_tightbbox(), part.bbox
+        assert box.x0 >= inside.x0 - 1 and box.x1 <= inside.x1 + 1 and box.y1 <= inside.y1 + 1
+
+
+def test_truth_and_inference_have_one_colour_scale_and_yes_and_no_has_no_bar():
+    truth, found = pd.DataFrame([[-0.5, 4.0], [1.0, 0.0]]), pd.DataFrame([[0.5, 1.0], [1.0, 0.0]])
+    panels = plotting.matrices({"truth": truth, "inferred": found}, "shift", centre=0)
+    assert len({ax.collections[0].get_clim() for ax in panels}) == 1
+    assert [ax.figure.get_suptitle() for ax in panels] == ["truth", "inferred"]
+    assert plotting.matrix((truth > 0).astype(float), "mask").collections[0].colorbar is None
+    assert plotting.matrix(truth, "shift").collections[0].colorbar is not None
+
+
+def test_text_has_one_size_and_dense_points_are_one_picture(tmp_path):
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(2000, 2)), columns=["x", "y"]).assign(kind="a")
+    ax = plotting.scatter(frame, "x", "y", "kind")
+    ax.set(title="title", yscale="log")
+    ax.text(0, 1, "beside a point")
+    assert ax.get_figure(root=True).get_facecolor()[3] == 0
+    matplotlib.pyplot.savefig(tmp_path / "a.svg")
+    svg = (tmp_path / "a.svg").read_text()
+    assert set(re.findall(r"font(?:-size)?: (?:[\w ]+ )?([\d.]+)px", svg)) == {"9"}  # of 1/72 inch: 12 pixels of a page
+    assert "<image" in svg and len(svg) < 130_000
+    assert re.search(r'id="patch_1">\s*<path [^>]*"fill: none', svg), "a figure has no background"

@@ -16,7 +16,7 @@ import torch
 
 import samslib
 from samslib import BASELINES, MODELS, FitConfig, fit
-from samslib.evaluate.recovery import effect_recovery, mask_recovery, shared_latents
+from samslib.evaluate.recovery import effect_recovery, mask_recovery, match_axes, shared_latents
 from samslib.trace import Trace
 
 SIZES = {"latent": 5, "encoder_width": 32, "decoder_width": 32}
@@ -225,3 +225,15 @@ def test_models_without_direct_effects_or_strengths_say_so():
         samslib.direct_effects(each, threshold=2)
     with pytest.raises(ValueError, match="level"):
         samslib.guide_strengths(each, level=1)
+
+
+def test_matched_axes_have_the_order_and_sign_of_the_true_ones():
+    truth = np.random.default_rng(0).normal(size=(30, 3))
+    truth[:, 1] = 0  # never varies
+    spare = np.random.default_rng(1).normal(size=(30, 2))
+    mixed = np.c_[spare[:, 0], -truth[:, 2], spare[:, 1], 2 * truth[:, 0]]
+    made = match_axes(truth, mixed)
+    assert made.shape == (30, 4)
+    np.testing.assert_allclose(made[:, [0, 2]], truth[:, [0, 2]] * [2, 1])
+    few = match_axes(truth, mixed[:, 3:])
+    np.testing.assert_allclose(few, np.c_[2 * truth[:, 0], np.zeros((30, 2))])

@@ -31,6 +31,16 @@ from samslib.training import FitConfig, fit, prepare
 
 KINDS: dict[str, type[Model]] = MODELS | BASELINES
 
+NAMES = {  # of the models, as the book writes them
+    "sams_vae": "SAMS-VAE",
+    "learned_sparsity": "SAMS-VAE, learned sparsity",
+    "cpa_vae": "CPA-VAE",
+    "svae_plus": "SVAE+",
+    "conditional_vae": "conditional VAE",
+    "cradle_vae": "CRADLE-VAE",
+    "cpa": "CPA",
+}
+
 SMALL = {"latent": 15, "encoder_width": 64, "decoder_width": 64, "embedding_width": 64}
 
 CELLS = 50  # generated of each condition

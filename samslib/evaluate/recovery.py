@@ -301,9 +301,41 @@ def mean_correlation(truth: np.ndarray, inferred: np.ndarray, method: str = "pea
     true, found = _paired(truth, inferred)
     if choose("method", method, {"pearson": False, "spearman": True}):
         true, found = rankdata(true, axis=0), rankdata(found, axis=0)
-    centred = [(a - a.mean(0)) / np.where(a.std(0) > 0, a.std(0), np.inf) for a in (true, found)]
-    correlation = np.abs(centred[0].T @ centred[1]) / len(true)
+    correlation = np.abs(_correlations(true, found))
     return float(correlation[linear_sum_assignment(correlation, maximize=True)].sum() / max(true.shape[1], 1))
+
+
+def match_axes(truth: np.ndarray, inferred: np.ndarray) -> np.ndarray:
+    """Inferred latents with their axes in the order and sign of the true ones, to be shown beside these.
+
+    Axes are matched as in `mean_correlation`.
+
+    Parameters
+    ----------
+    truth
+        (n, K) true latents, such as effects of n perturbations.
+    inferred
+        (n, K') inferred latents of the same rows.
+
+    Returns
+    -------
+    array
+        (n, max(K, K')). Inferred axes without a partner come last; a true one without a partner has zeros.
+
+    Raises
+    ------
+    ValueError
+        For tables of other lengths or missing values.
+    """
+    _, found = _paired(truth, inferred)
+    true = np.asarray(truth, dtype=float)
+    correlation = _correlations(true, found)
+    rows, columns = linear_sum_assignment(np.abs(correlation), maximize=True)
+    made = np.zeros((len(true), max(true.shape[1], found.shape[1])))
+    made[:, rows] = found[:, columns] * np.where(correlation[rows, columns] < 0, -1, 1)
+    alone = np.setdiff1d(np.arange(found.shape[1]), columns)
+    made[:, true.shape[1] : true.shape[1] + len(alone)] = found[:, alone]
+    return made
 
 
 def linear_r2(truth: np.ndarray, inferred: np.ndarray) -> float:
@@ -410,6 +442,12 @@ def latent_recovery(truth: np.ndarray, inferred: np.ndarray, *, seed: int = 0) -
     """
     mcc = {"mcc": mean_correlation(truth, inferred), "mcc_spearman": mean_correlation(truth, inferred, "spearman")}
     return pd.DataFrame([mcc | {"linear_r2": linear_r2(truth, inferred)}]).join(dci(truth, inferred, seed=seed))
+
+
+def _correlations(true: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Of each true column with each found one; 0 where one never varies."""
+    centred = [(a - a.mean(0)) / np.where(a.std(0) > 0, a.std(0), np.inf) for a in (true, found)]
+    return centred[0].T @ centred[1] / len(true)
 
 
 def _paired(truth: np.ndarray, inferred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
