@@ -60,6 +60,8 @@ def test_each_chapter_runs_once_whatever_becomes_of_prose_and_a_warning_comes_ba
 
     assert '<meta name="description" content="A page."' in page(tiny, "book/index")
     assert '<meta property="og:title" content="Title 01_first"' in page(tiny, "chapters/01_first")
+    downloaded = nbformat.read(tiny / "_build" / "html" / "_sources" / "chapters" / "01_first.ipynb", as_version=4)
+    assert 'pip install ".[book]"' in downloaded.cells[0].source and downloaded.cells[1].source == "# Title 01_first"
     for button in ("btn-source-edit-button", "colab", "mybinder", "/issues"):  # no address of a repository is known
         assert button not in page(tiny, "chapters/01_first")
 

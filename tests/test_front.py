@@ -2,6 +2,7 @@
 
 import re
 
+import nbformat
 import pytest
 import samsbook
 import yaml
@@ -70,4 +71,7 @@ def test_the_front_page_is_the_index_and_an_address_brings_buttons(tiny, capsys)
     chapter = (site / "chapters" / "01_first.html").read_text()
     for way in ("github.com/ours/book/edit/main/chapters/01_first.ipynb", "github.com/ours/book/issues"):
         assert way in chapter
+    downloaded = nbformat.read(site / "_sources" / "chapters" / "01_first.ipynb", as_version=4)
+    assert downloaded.cells[0].source == '%pip install -q "samslib[book] @ git+https://github.com/ours/book"'
+    assert downloaded.cells[1].source == "# Title 01_first"
     assert "colab.research.google.com/github/ours/book" in chapter and "mybinder.org/v2/gh/ours/book" in chapter

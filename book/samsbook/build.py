@@ -143,6 +143,8 @@ def build_pages(root: Path, changed: Iterable[str] | None) -> list[str]:
         for written in site.rglob("*.html"):
             written.write_text(one_viewport(written.read_text(encoding="utf-8")), encoding="utf-8")
         write_front(root)
+        for notebook in site.glob("_sources/chapters/*.ipynb"):  # as it is downloaded from a page
+            say_how_to_install(notebook, root)
         return problems(site)
     said = re.sub(r"\x1b\[[0-9;]*m", "", log_file.read_text()).splitlines()
     telling = re.compile(r"WARNING|ERROR|^[\w.]+(Error|Exception): \S")
@@ -179,6 +181,25 @@ def from_above(page: str, folder: str) -> str:
 
     page = re.sub(r'\b(href|src|action)="([^"]*)"', moved, page)
     return page.replace('data-content_root="../"', 'data-content_root="./"')
+
+
+def say_how_to_install(notebook: Path, root: Path) -> None:
+    """Begin a downloaded notebook with what it needs: a cell that installs it, where the repository has an address."""
+    import nbformat
+    import yaml
+
+    config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
+    address = config.get("repository", {}).get("url")
+    said = nbformat.read(notebook, as_version=4)
+    if said.cells[0].id == "install":
+        return
+    if address:
+        cell = nbformat.v4.new_code_cell(f'%pip install -q "samslib[book] @ git+{address}"', id="install")
+    else:
+        how = 'run `pip install ".[book]"` in the folder of its repository'
+        cell = nbformat.v4.new_markdown_cell(f"To run this notebook away from the book, first {how}.", id="install")
+    said.cells.insert(0, cell)
+    nbformat.write(said, notebook)
 
 
 def one_viewport(page: str) -> str:
