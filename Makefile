@@ -1,5 +1,5 @@
 # One target an artefact. Each makes .venv when it is missing, and does not redo what is done.
-.PHONY: book slides pdf test lint bench bench-scale probes noise scores cost paper serve new-chapter clean
+.PHONY: book slides pdf test lint bench bench-scale probes noise scores cost paper serve diff new-chapter clean
 .DEFAULT_GOAL := book
 .DELETE_ON_ERROR:
 
@@ -74,6 +74,10 @@ paper: $(READY)
 # A page that is saved is built again and shown anew; a chapter whose code changed runs first.
 serve: $(READY)
 	@$(BIN)/python -m samsbook.serve --port $(PORT)
+
+# What changed, notebooks by their text; WORDS go to git, as in WORDS="main -- chapters".
+diff: $(READY)
+	@git -c diff.notebook.textconv="$(BIN)/python -m samsbook.text" diff $(WORDS)
 
 # make new-chapter NAME=10_my_chapter
 new-chapter: $(READY)

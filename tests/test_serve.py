@@ -9,7 +9,7 @@ from http.server import ThreadingHTTPServer
 import nbformat
 import pytest
 import yaml
-from samsbook import build, new_chapter, serve
+from samsbook import build, new_chapter, serve, text
 from samsbook.parameters import declared
 from test_build import tiny  # noqa: F401  a fixture
 
@@ -81,3 +81,15 @@ def test_a_wrong_name_of_a_chapter_is_refused_and_nothing_is_written(tiny, name,
     with pytest.raises(ValueError, match=says):
         new_chapter.begin(name, tiny)
     assert build.checksums(tiny, ["*.yml", "chapters/*"]) == before
+
+
+def test_a_notebook_is_compared_by_its_text(tmp_path):
+    cells = [
+        nbformat.v4.new_markdown_cell("# Title\n\nProse."),
+        nbformat.v4.new_code_cell("x = 1", metadata={"tags": ["mirror"], "mystnb": {"figure": {"caption": "One."}}}),
+    ]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "a.ipynb")
+    told = "=== 0 markdown\n# Title\n\nProse.\n\n=== 1 code [mirror]\nx = 1\n\nCaption: One.\n"
+    assert text.text(tmp_path / "a.ipynb") == told
+    (tmp_path / "b.ipynb").write_text("half of a noteb")
+    assert text.text(tmp_path / "b.ipynb") == "half of a noteb"
