@@ -75,7 +75,7 @@ def plain_heading(table: str) -> str:
 
 
 PLUMBING = re.compile(r"\bplotting\.|\bcheck_parameters\(|\bwrite_results\(")
-SET_UP = re.compile(r"(import|from) |pd\.set_option|plotting\.use_style|torch\.set_|warnings\.|[)\]]|    ")
+SET_UP = re.compile(r"(import|from) |pd\.set_option|plotting\.use_style|torch\.set_|warnings\.|logging\.|#|[)\]]|    ")
 
 
 def folded(cell: nbformat.NotebookNode) -> tuple[str, str] | None:
