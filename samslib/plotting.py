@@ -452,11 +452,10 @@ def mask_map(
     annotations: Mapping[str, str] | Series | None = None,
     label: str = "probability that the mask is on",
     layer: str | None = "M",
+    order: Sequence[Any] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Heat map of mask probabilities, perturbations x latent axes, rows ordered by annotation and named by it.
-
-    Latent axes are ordered by the row of their centre, so that blocks lie along a diagonal.
 
     Parameters
     ----------
@@ -468,6 +467,9 @@ def mask_map(
         Text of the colour bar.
     layer
         Layer of the AnnData to draw; None for its X.
+    order
+        Latent axes in the order to draw, such as that of another figure; None orders them by the row of their centre,
+        so that blocks lie along a diagonal.
     ax
         Axes to draw in; None makes a figure as high as the rows need.
 
@@ -490,7 +492,8 @@ def mask_map(
         frame = frame.loc[groups.index]
     weight = frame.to_numpy(dtype=float) ** 2
     centre = (np.arange(len(frame)) @ weight) / np.where(weight.sum(0) > 0, weight.sum(0), np.nan)
-    frame = frame.iloc[:, np.argsort(np.nan_to_num(centre, nan=np.inf), kind="stable")]
+    by_centre = frame.columns[np.argsort(np.nan_to_num(centre, nan=np.inf), kind="stable")]
+    frame = frame[by_centre if order is None else [*order]]
     ax = matrix(frame, label, ax, vmin=0, vmax=1)
     if annotations is not None:
         _name_blocks(ax, groups)

@@ -87,6 +87,7 @@ def test_mask_map_is_ordered_by_annotation():
     np.testing.assert_array_equal(drawn, np.eye(4)[[0, 1, 1, 2, 3]])  # columns follow the rows
     assert names(ax.get_xticklabels()) == ["1", "0", "2", "3"]
     assert names(plotting.mask_map(mask).get_yticklabels()) == list("pqrst")
+    assert names(plotting.mask_map(mask, order=mask.columns[::-1]).get_xticklabels()) == ["3", "2", "1", "0"]
     with pytest.raises(ValueError, match="No row is annotated"):
         plotting.mask_map(mask, {"x": "z"})
 
