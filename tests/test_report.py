@@ -79,6 +79,8 @@ def test_what_does_not_fit_is_one_sentence(file, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "'guides'" in said and "guide" in said and not output.exists()
     (tmp_path / "no.h5ad").write_text("no cells")
+    with pytest.raises(DataError, match="There is no file"):
+        own.read("none.h5ad")
     with pytest.raises(DataError, match=r"no.h5ad cannot be read as .h5ad \(.*\); write it by adata.write_h5ad"):
         own.read(str(tmp_path / "no.h5ad"))
 
@@ -86,6 +88,7 @@ def test_what_does_not_fit_is_one_sentence(file, tmp_path, capsys):
 def test_without_options_guides_and_batches_are_not_those_of_the_chapters_own_cells(file):
     given = report.asked(file, {"perturbation": "guide", "target": None, "within": None})
     assert given["target"] == "" and "within" not in given and given["perturbation"] == "guide"
+    assert given["adata_path"] == str(file.resolve()) and report.absolute({"gmt": ""}) == {"gmt": ""}
     assert given["control"] == "control" and given["steps"] == "0", "by the number of cells"
 
 
@@ -211,11 +214,11 @@ def test_the_ranked_table_tells_of_guides_ceilings_and_own_genes(cells):
 # --- verdict -----------------------------------------------------------------------------------------------
 
 
-def judged(said="Trained: best.", own=0.9, best=0.8, p=(1.0, 0.0), coverage=(0.9, 9)):
-    scores = pd.DataFrame({"model": ["SAMS-VAE", "data: x"], "value": [own, best], "high": [own + 0.05, 1]})
+def judged(said="Trained: best.", value=0.9, best=0.8, p=(1.0, 0.0), coverage=(0.9, 9), direct=()):
+    scores = pd.DataFrame({"model": ["SAMS-VAE", "data: x"], "value": [value, best], "high": [value + 0.05, 1]})
     on = pd.DataFrame([p, p], ["A", "B"])
     history = SimpleNamespace(verdict=lambda: said)
-    return own.verdict([history], scores, on, ["A", "B"], coverage, 0.9)
+    return own.verdict([history], scores, on, pd.DataFrame({"target": direct}), ["A", "B"], coverage, 0.9)
 
 
 @pytest.mark.parametrize(
@@ -224,9 +227,10 @@ def judged(said="Trained: best.", own=0.9, best=0.8, p=(1.0, 0.0), coverage=(0.9
         ({}, None, "green"),
         ({"said": "Perhaps not trained"}, "Trained to its end?", "amber"),
         ({"said": "Worse than the mean"}, "Trained to its end?", "red"),
-        ({"own": 0.78}, "Better than the cells alone?", "amber"),
-        ({"own": 0.7}, "Better than the cells alone?", "red"),
+        ({"value": 0.78}, "Better than the cells alone?", "amber"),
+        ({"value": 0.7}, "Better than the cells alone?", "red"),
         ({"p": (0.0, 0.0)}, "Collapsed?", "red"),
+        ({"p": (0.0, 0.0), "direct": ("A",)}, "Collapsed?", "amber"),
         ({"p": (0.95, 0.4, 0.6, 0.2)}, "Collapsed?", "amber"),
         ({"coverage": (0.7, 9)}, "Do intervals hold?", "amber"),
         ({"coverage": (np.nan, 0)}, "Do intervals hold?", "amber"),
@@ -281,8 +285,14 @@ def test_a_probe_tells_what_a_state_holds_and_nothing_from_noise():
     rng = np.random.default_rng(0)
     label = np.repeat(["A", "B", "C"], 40).astype(object)
     noise = rng.normal(size=(120, 3))
-    told = own.leakage({"basal": noise, "full": noise + 4 * (label[:, None] == ["A", "B", "C"])}, label, seed=0)
-    assert told.loc["full", "told"] > 0.9 and abs(told.loc["basal", "told"] - 1 / 3) < 0.15  # over 3 standard errors
+    told = own.leakage(
+        {"basal state": noise, "full state": noise + 4 * (label[:, None] == ["A", "B", "C"])}, label, seed=0
+    )
+    assert own.leak_in_words(told).startswith("No leak seen")
+    assert own.leak_in_words(told.set_axis(told.index[::-1])).startswith("The basal state leaks")
+    assert (
+        told.loc["full state", "told"] > 0.9 and abs(told.loc["basal state", "told"] - 1 / 3) < 0.15
+    )  # over 3 standard errors
 
 
 # --- pairs -------------------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ def _run(options: argparse.Namespace, known: Mapping[str, Parameter]) -> int:
 
     given = (parameter_file(options.file) if options.file else {}) | dict(options.parameter)
     refuse_unknown(given, known)
-    values = {name: known[name].check(known[name].read(value)) for name, value in given.items()}
+    values = report.absolute({name: known[name].check(known[name].read(value)) for name, value in given.items()})
     chapter = training_part(options.chapter) if options.training else options.chapter
     stem = f"{options.chapter.stem}-{options.file.stem}" if options.file else options.chapter.stem
     output = options.output or root() / "_build" / "runs" / f"{stem}.ipynb"

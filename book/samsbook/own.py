@@ -66,8 +66,10 @@ def read(path: str) -> anndata.AnnData:
     Raises
     ------
     DataError
-        For a file that is none.
+        For a file that is none, or that is not there.
     """
+    if not Path(path).is_file():
+        raise DataError(f"There is no file {path}; give the .h5ad file that holds the cells.")
     try:
         return anndata.read_h5ad(path, backed="r")
     except Exception as error:  # of whatever library met what it did not expect
@@ -162,7 +164,7 @@ def intake(data: PerturbationData, said: Sequence[str] = (), obs: pd.DataFrame |
         if likely:
             rows += [("columns that look like batches", ", ".join(likely), f"compare within one: --within {likely[0]}")]
     rows += [("said while reading", sentence, "") for sentence in dict.fromkeys(said)]
-    return pd.DataFrame(rows, columns=["", "found", "remedy"]).set_index("")
+    return pd.DataFrame(rows, columns=["what", "found", "remedy"]).set_index("what").rename_axis(None)
 
 
 def _of_controls(data: PerturbationData) -> Iterator[tuple[str, Any, str]]:
@@ -495,6 +497,7 @@ def verdict(
     histories: Sequence[samslib.History],
     scores: pd.DataFrame,
     on: pd.DataFrame,
+    direct: pd.DataFrame,
     hits: Sequence[str],
     coverage: tuple[float, int],
     level: float,
@@ -509,6 +512,8 @@ def verdict(
         Rows of `score_table`, all pooled: "model", "value", "low", "high"; the model is called SAMS-VAE.
     on
         Mask probabilities, perturbations (or targets) x axes.
+    direct
+        Of `direct_effects`.
     hits
         Names of those with an effect.
     coverage
@@ -521,7 +526,7 @@ def verdict(
     DataFrame
         A row a question: "light" and "answer".
     """
-    rows = {"Trained to its end?": _trained(histories), "Collapsed?": _collapsed(on, hits)}
+    rows = {"Trained to its end?": _trained(histories), "Collapsed?": _collapsed(on, direct, hits)}
     rows["Better than the cells alone?"] = _better(scores)
     rows["Do intervals hold?"] = _holding(*coverage, level)
     return pd.DataFrame.from_dict(rows, "index", columns=["light", "answer"])
@@ -551,16 +556,15 @@ def undecided(on: pd.DataFrame) -> float:
     return float(((p > low) & (p < high)).sum() / max((p > low).sum(), 1))
 
 
-def _collapsed(on: pd.DataFrame, hits: Sequence[str]) -> tuple[str, str]:
-    acting = on.loc[on.index.intersection(hits)] if len(hits) else on
-    named = float((acting > 0.5).any(axis=1).mean())
+def _collapsed(on: pd.DataFrame, direct: pd.DataFrame, hits: Sequence[str]) -> tuple[str, str]:
+    of_hits = pd.Index(hits) if len(hits) else on.index
+    axis, gene = of_hits.isin(on.index[(on > 0.5).any(axis=1)]), of_hits.isin(direct["target"])
     used, share = int((on > 0.5).any().sum()), undecided(on)
-    text = f"{used} of {on.shape[1]} axes in use; {named:.0%} of the perturbations with an effect are on one"
-    if hits and (not used or named < 0.2):
+    who = f"of the perturbations with an effect {axis.mean():.0%} are on one and {gene.mean():.0%} hit genes directly"
+    text = f"{used} of {on.shape[1]} axes in use; {who}; {share:.0%} of the masks that are not off are undecided"
+    if len(hits) and (axis | gene).mean() < 0.2:
         return "red", f"{text}: masks collapsed, train anew or longer"
-    if share > 0.5:
-        return "amber", f"{text}, but {share:.0%} of the masks that are not off are undecided: do not read axes"
-    return "green", f"{text}; {share:.0%} of the masks that are not off are undecided"
+    return ("amber", f"{text}: do not read axes") if share > 0.5 or not used else ("green", text)
 
 
 def _better(scores: pd.DataFrame) -> tuple[str, str]:
@@ -796,6 +800,16 @@ def leakage(found: Mapping[str, np.ndarray], label: np.ndarray, folds: int = 5, 
     return pd.DataFrame.from_dict(rows, "index", columns=["told", "permuted", "chance"]).rename_axis("state")
 
 
+def leak_in_words(probe: pd.DataFrame) -> str:
+    """What a probe of the basal state says, in a sentence; see `leakage`."""
+    basal, other = probe.loc["basal state", "told"], probe.loc["full state", "told"]
+    chance = probe.loc["basal state", ["permuted", "chance"]].max()
+    text = (
+        f"from the basal state a probe tells {basal:.0%} right, from the full one {other:.0%}, by chance {chance:.0%}"
+    )
+    return f"No leak seen: {text}." if basal < chance + 0.05 else f"The basal state leaks: {text}."
+
+
 def maps(found: Mapping[str, np.ndarray], label: np.ndarray, *, seed: int) -> Any:
     """A UMAP of each state through scanpy, cells coloured by what they received; controls in grey.
 
@@ -957,7 +971,7 @@ def ranked_pairs(
 # --- what is kept, and where it came from -----------------------------------------------------------------
 
 
-def save(folder: Path, model: Any, effects: anndata.AnnData, tables: Mapping[str, pd.DataFrame]) -> Path:
+def save(folder: Path, model: Any, effects: Mapping[str, anndata.AnnData], tables: Mapping[str, pd.DataFrame]) -> Path:
     """Write a model, its effects and tables.
 
     Parameters
@@ -967,7 +981,7 @@ def save(folder: Path, model: Any, effects: anndata.AnnData, tables: Mapping[str
     model
         A trained model, for "model.safetensors".
     effects
-        Perturbations x genes, for "effects.h5ad".
+        Perturbations x genes by name, each for "name.h5ad".
     tables
         Tables by name, each for "name.csv"; those without rows are left out.
 
@@ -978,7 +992,8 @@ def save(folder: Path, model: Any, effects: anndata.AnnData, tables: Mapping[str
     """
     folder.mkdir(parents=True, exist_ok=True)
     samslib.save(model, folder / "model.safetensors")
-    effects.write_h5ad(folder / "effects.h5ad")
+    for name, of in effects.items():
+        of.write_h5ad(folder / f"{name}.h5ad")
     for name, table in tables.items():
         if len(table):
             table.to_csv(folder / f"{name}.csv", index=False)

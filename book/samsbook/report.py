@@ -6,9 +6,7 @@ beginning.
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import re
 import time
 from collections.abc import Callable
@@ -29,7 +27,7 @@ COLUMNS = {  # parameters of the chapter that have an option of their own
     "gmt": "file of gene sets (GMT) in which the genes of axes are looked up",
     "save_to": "folder for the model and the tables",
 }
-FILES = ("save_to", "gmt")  # options that are paths
+PATHS = ("adata_path", "save_to", "gmt")  # parameters that are paths
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 0 auto; padding: 1rem; }
 h1, h2 { line-height: 1.2; } h2 { margin-top: 2.2rem; border-top: 1px solid #ddd; padding-top: 1rem; }
@@ -65,11 +63,15 @@ def asked(adata: Path, columns: dict[str, str | None]) -> dict[str, str]:
     if not adata.is_file():
         raise ParameterError(f"There is no file {adata}; give the .h5ad file that holds the cells.")
     given = {name: value for name, value in columns.items() if value is not None}
-    # The page runs in its own folder. Without guides or batches in the call there are none: its defaults are of its
-    # own simulated cells.
-    where = {"adata_path": str(adata.resolve()), "control": "control", "target": "", "steps": "0"}
+    # Without guides or batches in the call there are none: the chapter's defaults are of its own simulated cells.
+    where = {"adata_path": str(adata), "control": "control", "target": "", "steps": "0"}
     where |= {"resamples": "2000", "shown": "1000"} | given
-    return where | {name: str(Path(where[name]).resolve()) for name in FILES if where.get(name)}
+    return absolute(where)
+
+
+def absolute(given: dict[str, Any]) -> dict[str, Any]:
+    """Parameters whose paths are those of the caller, for a chapter that runs in its own folder."""
+    return given | {name: str(Path(given[name]).resolve()) for name in PATHS if given.get(name)}
 
 
 def progress(sections: dict[str, str]) -> Callable[..., None]:
@@ -137,20 +139,10 @@ def _output(out: Any, cell: Any) -> str:
     if "image/png" in data:
         shown = cell.metadata.get("mystnb", {})
         alt, caption = (shown.get(of, {}).get(key, "") for of, key in (("image", "alt"), ("figure", "caption")))
-        image = f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{_smaller(data["image/png"])}">'
+        image = f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data["image/png"].strip()}">'
         return f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>"
     if "text/html" in data:
         table = re.sub(r"<style scoped>.*?</style>", "", data["text/html"], flags=re.DOTALL).replace(' border="1"', "")
         return f'<div class="scroll">{table}</div>'
     text = out.get("text") or data.get("text/plain", "")
     return f"<pre>{html.escape(text)}</pre>" if text.strip() else ""
-
-
-def _smaller(png: str) -> str:
-    """The picture with a palette of 128 colours, in a third of the space."""
-    from PIL import Image
-
-    packed = io.BytesIO()
-    picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
-    picture.quantize(128, dither=Image.Dither.NONE).save(packed, "PNG", optimize=True)
-    return base64.b64encode(packed.getvalue()).decode()
