@@ -32,6 +32,11 @@ UNSURE = (0.1, 0.9)  # mask probabilities between these are undecided
 CONTROLS = "controls"  # how they are called in maps
 SMALLEST_SET = 3  # measured genes of a gene set that is tested
 LIGHTS = {"green": "#2e7d32", "amber": "#b26a00", "red": "#b3261e"}
+MEANING = {
+    "green": "read on",
+    "amber": "read the ranked list and the intervals; what stands beside an amber light with care",
+    "red": "read the ranked list, which needs no model, and train anew before the rest",
+}
 
 
 def simulated(seed: int) -> anndata.AnnData:
@@ -405,12 +410,12 @@ def rivals(data: PerturbationData, split: Any, config: samslib.FitConfig, *, see
     from samslib.training import prepare
 
     tables = {}
-    for kind in (samslib.CPAVAE, samslib.ConditionalVAE):
+    for name, kind in {"CPA-VAE": samslib.CPAVAE, "conditional VAE": samslib.ConditionalVAE}.items():
         cells = prepare(kind, data)
         train, val, _ = cells.split(split)
         model = kind(cells.summary(train), seed=seed)
         samslib.fit(model, train, val, config)
-        tables[kind.__name__] = samslib.average_effects(model, cells, seed=seed)
+        tables[name] = samslib.average_effects(model, cells, seed=seed)
     return tables
 
 
@@ -446,17 +451,18 @@ def beside_data(effects: anndata.AnnData, seen: anndata.AnnData, hits: Sequence[
     DataFrame
         A row a perturbation, the largest first: "cells", "size" in the cells (without noise) and "model size", root
         mean squares over genes in log2; "model sd", that of the posterior and between members; "agreement", their
-        correlation over genes; and "part", where the cells show an effect that the model does not (below half of its
-        size or a correlation below 0.3).
+        correlation over genes; and "part", where the cells show an effect and the model another (a correlation below
+        0.3, or below half or above twice of its size).
     """
     both = [name for name in seen.obs_names if name in set(effects.obs_names)]
     seen, effects = seen[both], effects[both]
-    table = pd.DataFrame({"cells": seen.obs["cells"], "size": size(seen)})
+    table = pd.DataFrame({"cells": seen.obs["cells"].astype(int), "size": size(seen)})
     table["model size"] = np.sqrt(np.square(effects.X).mean(1))
     variance = sum(effects.layers.get(name, np.zeros(1)) for name in ("posterior_variance", "member_variance"))
     table["model sd"] = np.sqrt(np.broadcast_to(variance, effects.shape).mean(1).clip(min=0))
     table["agreement"] = effects.to_df().corrwith(seen.to_df(), axis=1)
-    apart = (table["model size"] < table["size"] / 2) | (table["agreement"] < 0.3)
+    ratio = table["model size"] / table["size"].clip(lower=1e-12)
+    apart = (ratio < 0.5) | (ratio > 2) | (table["agreement"] < 0.3)
     table["part"] = np.where(apart & table.index.isin(list(hits)), "model and cells part", "")
     return table.sort_values("size", ascending=False).rename_axis("perturbation").reset_index()
 
@@ -535,6 +541,11 @@ def verdict(
 def worst(table: pd.DataFrame) -> str:
     """The worst light of a `verdict`."""
     return max(table["light"], key=list(LIGHTS).index)
+
+
+def in_short(table: pd.DataFrame) -> str:
+    """The worst light of a `verdict`, and what to do."""
+    return f"The model is {worst(table)}: {MEANING[worst(table)]}."
 
 
 def lit(table: pd.DataFrame) -> Any:
@@ -875,7 +886,7 @@ def unseen_pairs(data: PerturbationData, strong: Sequence[str], most: int = 15) 
 
 
 def held_out_pairs(data: PerturbationData, config: samslib.FitConfig, *, seed: int) -> pd.DataFrame:
-    """What a model that was trained without half of the pairs says of that half.
+    """What a model that was trained without some of the pairs says of these: all if they are fewer than 10, else half.
 
     Parameters
     ----------
@@ -895,7 +906,7 @@ def held_out_pairs(data: PerturbationData, config: samslib.FitConfig, *, seed: i
     """
     rng = np.random.default_rng(seed)
     pairs = np.array(pairs_of(data), dtype=object)
-    held = set(rng.permutation(pairs)[: len(pairs) // 2])
+    held = set(rng.permutation(pairs)[: len(pairs) if len(pairs) < 10 else len(pairs) // 2])
     out = np.array([label in held for label in data.labels])
     split = np.where(out, "test", np.where(rng.random(len(data)) < 0.15, "val", "train")).astype(object)
     train, val, _ = data.split(split)
