@@ -314,6 +314,15 @@ def test_an_interval_of_ratios_holds_as_often_as_it_says():
     assert says >= 0.8
 
 
+def test_pairs_held_out_are_seen_against_controls_that_no_sum_has_used(monkeypatch):
+    adata = samslib.simulate.perturb_seq(singles=4, pairs=3, cells=30, controls=90, genes=20, latent=4, seed=2)
+    parts, effects = [], samslib.data_effects
+    monkeypatch.setattr(samslib, "data_effects", lambda data, **options: parts.append(data) or effects(data, **options))
+    own.held_out_pairs(PerturbationData.from_anndata(adata), samslib.FitConfig(steps=2, progress=False), seed=0)
+    seen, trained = (set(part.cells[part.n_perturbations == 0]) for part in parts)
+    assert len(seen) > 20 and len(trained) > 20 and not seen & trained
+
+
 def test_unseen_pairs_are_ranked_by_what_pairs_held_out_were_worth():
     adata = samslib.simulate.perturb_seq(singles=6, pairs=10, cells=40, controls=160, genes=30, latent=4, seed=2)
     data = PerturbationData.from_anndata(adata)
@@ -327,13 +336,14 @@ def test_unseen_pairs_are_ranked_by_what_pairs_held_out_were_worth():
     assert len(wanted) == 15 - len(shown) and not set(wanted) & set(shown)
     effects = samslib.data_effects(data)[shown[: len(wanted)]].copy()  # stands in for what a model says
     effects.obs_names = wanted
-    table, holds = own.ranked_pairs(data, effects, held, 0.9)
-    assert holds == pytest.approx(4 / 6) and (table["low"] <= table["high"]).all()
-    assert table["size"].is_monotonic_decreasing
     alone = samslib.data_effects(data).to_df()
-    first = table.loc[0, "pair"]
-    added = alone.loc[first.split("+")].sum()
-    assert table.loc[0, "sum"] == pytest.approx(np.sqrt((added**2).mean()))
+    for by, correlation in (("model", 1.0), ("sum", -1.0)):
+        table, words = own.ranked_pairs(data, effects, held.assign(model_correlation=correlation), 0.9)
+        assert f"by the {by}:" in words and "intervals hold 67%" in words
+        assert (table["low"] <= table["high"]).all() and table["size"].is_monotonic_decreasing
+        assert np.allclose(table["size"], table[by] * held[f"{by}_ratio"].median())
+    first = table.iloc[0]
+    assert first["sum"] == pytest.approx(np.sqrt((alone.loc[first["pair"].split("+")].sum() ** 2).mean()))
 
 
 # --- the recorded reports ----------------------------------------------------------------------------------
