@@ -242,6 +242,13 @@ def test_each_light_has_its_reason(changed, question, light):
     assert question is None or table["light"].drop(question).eq("green").all() and table.loc[question, "light"] == light
 
 
+def test_the_parts_of_combinations_are_what_masks_are_asked_of():
+    adata = samslib.simulate.perturb_seq(singles=3, pairs=2, cells=5, controls=20, genes=12, latent=4, seed=0)
+    data = PerturbationData.from_anndata(adata)
+    pair = own.pairs_of(data)[0]
+    assert own.parts(data, [pair, pair.split("+")[0]]) == pair.split("+")
+
+
 def test_where_model_and_cells_part_it_is_said(cells):
     seen = samslib.data_effects(own.of_targets(read(cells)))
     wrong = seen.copy()
@@ -249,10 +256,10 @@ def test_where_model_and_cells_part_it_is_said(cells):
     wrong.X[list(wrong.obs_names).index("P01")] *= 3
     table = own.beside_data(wrong, seen, ["P01", "P03", "P06"]).set_index("perturbation")
     assert (
-        table.loc["P03", "part"]
-        and table.loc["P01", "part"]
-        and not table.loc["P06", "part"]
-        and not table.loc["P00", "part"]
+        table.loc["P03", "note"]
+        and table.loc["P01", "note"]
+        and not table.loc["P06", "note"]
+        and not table.loc["P00", "note"]
     )
 
 

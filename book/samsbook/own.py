@@ -451,7 +451,7 @@ def beside_data(effects: anndata.AnnData, seen: anndata.AnnData, hits: Sequence[
     DataFrame
         A row a perturbation, the largest first: "cells", "size" in the cells (without noise) and "model size", root
         mean squares over genes in log2; "model sd", that of the posterior and between members; "agreement", their
-        correlation over genes; and "part", where the cells show an effect and the model another (a correlation below
+        correlation over genes; and "note", where the cells show an effect and the model another (a correlation below
         0.3, or below half or above twice of its size).
     """
     both = [name for name in seen.obs_names if name in set(effects.obs_names)]
@@ -463,8 +463,13 @@ def beside_data(effects: anndata.AnnData, seen: anndata.AnnData, hits: Sequence[
     table["agreement"] = effects.to_df().corrwith(seen.to_df(), axis=1)
     ratio = table["model size"] / table["size"].clip(lower=1e-12)
     apart = (ratio < 0.5) | (ratio > 2) | (table["agreement"] < 0.3)
-    table["part"] = np.where(apart & table.index.isin(list(hits)), "model and cells part", "")
+    table["note"] = np.where(apart & table.index.isin(list(hits)), "model and cells part", "")
     return table.sort_values("size", ascending=False).rename_axis("perturbation").reset_index()
+
+
+def parts(data: PerturbationData, names: Sequence[str]) -> list[str]:
+    """The perturbations (or targets) that conditions consist of, each once."""
+    return sorted({part for name in names for part in data.naming.perturbations(name)})
 
 
 def some(names: Sequence[str], most: int = 8) -> str:
@@ -521,7 +526,7 @@ def verdict(
     direct
         Of `direct_effects`.
     hits
-        Names of those with an effect.
+        Those with an effect; of combinations, their `parts`.
     coverage
         Of `covered`, or (nan, 0) without intervals.
     level
@@ -920,7 +925,7 @@ def held_out_pairs(data: PerturbationData, config: samslib.FitConfig, *, seed: i
     names = sorted(held)
     seen = samslib.data_effects(test)[names]
     said = {"model": samslib.average_effects(model, data, names, seed=seed).to_df(), "sum": sums(train, names)}
-    table = pd.DataFrame({"cells": seen.obs["cells"], "seen": size(seen)})
+    table = pd.DataFrame({"cells": seen.obs["cells"].astype(int), "seen": size(seen)})
     for name, effects in said.items():
         table[name] = np.sqrt(np.square(effects).mean(axis=1))
         table[f"{name}_correlation"] = effects.corrwith(seen.to_df(), axis=1)
