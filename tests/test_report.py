@@ -69,6 +69,7 @@ def test_a_screen_of_three_perturbations_is_reported_without_intervals(tmp_path)
     page = output.read_text(encoding="utf-8")
     assert "No intervals: they are calibrated on 5 conditions at least, and there are 3." in page
     assert "unvalidated: too few conditions to calibrate intervals" in page
+    assert "Unvalidated: no perturbation has 10 test cells." in page
 
 
 def test_what_does_not_fit_is_one_sentence(file, tmp_path, capsys):
