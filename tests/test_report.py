@@ -243,6 +243,17 @@ def test_each_light_has_its_reason(changed, question, light):
     assert question is None or table["light"].drop(question).eq("green").all() and table.loc[question, "light"] == light
 
 
+def test_what_a_model_leaves_open_is_told_of_targets_too(cells):
+    data = read(cells)
+    effects = samslib.data_effects(data)
+    effects.layers["posterior_variance"] = np.full(effects.shape, 0.04)
+    effects.layers["posterior_variance"][list(effects.obs_names).index("P03_a")] = 0.16
+    sd = own.model_sd(effects, data)
+    assert sd["P03"] == pytest.approx(0.3) and sd["P04"] == pytest.approx(0.2)
+    seen = samslib.data_effects(own.of_targets(data))
+    assert own.beside_data(seen, seen, [], sd).set_index("perturbation").loc["P03", "model sd"] == pytest.approx(0.3)
+
+
 def test_the_parts_of_combinations_are_what_masks_are_asked_of():
     adata = samslib.simulate.perturb_seq(singles=3, pairs=2, cells=5, controls=20, genes=12, latent=4, seed=0)
     data = PerturbationData.from_anndata(adata)

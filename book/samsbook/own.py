@@ -434,7 +434,26 @@ def tidy(intervals: anndata.AnnData) -> pd.DataFrame:
     return table.sort_values(["sure", "effect"], key=abs, ascending=False, ignore_index=True)
 
 
-def beside_data(effects: anndata.AnnData, seen: anndata.AnnData, hits: Sequence[str]) -> pd.DataFrame:
+def model_sd(effects: anndata.AnnData, data: PerturbationData) -> pd.Series:
+    """What posterior and members leave open of each effect: a standard deviation, root mean square over genes.
+
+    Of guides it is averaged to their targets: they share what is uncertain.
+
+    Parameters
+    ----------
+    effects
+        Of `posterior_effects` or `ensemble_effects`, a row a condition.
+    data
+        The cells.
+    """
+    layers = [effects.layers[name] for name in ("posterior_variance", "member_variance") if name in effects.layers]
+    sd = pd.Series(np.sqrt(np.sum(layers, axis=0).mean(1).clip(min=0)), effects.obs_names)
+    return sd.groupby(data.target_of).mean() if data.targets else sd
+
+
+def beside_data(
+    effects: anndata.AnnData, seen: anndata.AnnData, hits: Sequence[str], sd: pd.Series | None = None
+) -> pd.DataFrame:
     """What a model and the cells say of each perturbation.
 
     Parameters
@@ -445,12 +464,14 @@ def beside_data(effects: anndata.AnnData, seen: anndata.AnnData, hits: Sequence[
         `data_effects` of the same rows.
     hits
         Perturbations with an effect.
+    sd
+        Of `model_sd`. None: not told.
 
     Returns
     -------
     DataFrame
         A row a perturbation, the largest first: "cells", "size" in the cells (without noise) and "model size", root
-        mean squares over genes in log2; "model sd", that of the posterior and between members; "agreement", their
+        mean squares over genes in log2; "model sd"; "agreement", their
         correlation over genes; and "note", where the cells show an effect and the model another (a correlation below
         0.3, or below half or above twice of its size).
     """
@@ -458,8 +479,7 @@ def beside_data(effects: anndata.AnnData, seen: anndata.AnnData, hits: Sequence[
     seen, effects = seen[both], effects[both]
     table = pd.DataFrame({"cells": seen.obs["cells"].astype(int), "size": size(seen)})
     table["model size"] = np.sqrt(np.square(effects.X).mean(1))
-    variance = sum(effects.layers.get(name, np.zeros(1)) for name in ("posterior_variance", "member_variance"))
-    table["model sd"] = np.sqrt(np.broadcast_to(variance, effects.shape).mean(1).clip(min=0))
+    table["model sd"] = np.nan if sd is None else sd
     table["agreement"] = effects.to_df().corrwith(seen.to_df(), axis=1)
     ratio = table["model size"] / table["size"].clip(lower=1e-12)
     apart = (ratio < 0.5) | (ratio > 2) | (table["agreement"] < 0.3)
