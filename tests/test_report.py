@@ -243,6 +243,16 @@ def test_each_light_has_its_reason(changed, question, light):
     assert question is None or table["light"].drop(question).eq("green").all() and table.loc[question, "light"] == light
 
 
+def test_models_of_guides_are_scored_on_targets(cells):
+    data = read(cells)
+    train, _, test = data.split(samslib.splits.random(seed=0))
+    truth = samslib.data_effects(data)
+    wrong = truth.copy()
+    wrong.X = truth.X[::-1].copy()
+    table = own.target_scores({"right": truth, "wrong": wrong}, train, test, ())["correlation"]
+    assert table.index[0] == "right" and table["right"] > 0.95 and table["data: training cells"] > 0.9 > table["wrong"]
+
+
 def test_what_a_model_leaves_open_is_told_of_targets_too(cells):
     data = read(cells)
     effects = samslib.data_effects(data)

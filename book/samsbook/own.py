@@ -434,6 +434,34 @@ def tidy(intervals: anndata.AnnData) -> pd.DataFrame:
     return table.sort_values(["sure", "effect"], key=abs, ascending=False, ignore_index=True)
 
 
+def target_scores(
+    tables: Mapping[str, anndata.AnnData], train: PerturbationData, test: PerturbationData, within: Sequence[str]
+) -> pd.DataFrame:
+    """Correlation of effects of targets with those of test cells, over all targets and genes.
+
+    Parameters
+    ----------
+    tables
+        Effects by name of the model, a row a condition of guides.
+    train, test
+        Cells of guides with targets. Effects of the training cells are a row of the table, too.
+    within
+        Covariates within whose levels effects are taken.
+
+    Returns
+    -------
+    DataFrame
+        A row a model, the best first: "correlation".
+    """
+    alone, seen = (samslib.data_effects(of_targets(part), within=within).to_df() for part in (train, test))
+    said = {name: samslib.by_target(table, train).to_df() for name, table in tables.items()}
+    names = seen.index.intersection(alone.index)
+    rows = {name: of.loc[names].stack().corr(seen.loc[names].stack()) for name, of in said.items()}
+    rows["data: training cells"] = alone.loc[names].stack().corr(seen.loc[names].stack())
+    table = pd.Series(rows, name="correlation").sort_values(ascending=False).to_frame()
+    return table.rename_axis("targets, by")
+
+
 def model_sd(effects: anndata.AnnData, data: PerturbationData) -> pd.Series:
     """What posterior and members leave open of each effect: a standard deviation, root mean square over genes.
 
@@ -471,9 +499,8 @@ def beside_data(
     -------
     DataFrame
         A row a perturbation, the largest first: "cells", "size" in the cells (without noise) and "model size", root
-        mean squares over genes in log2; "model sd"; "agreement", their
-        correlation over genes; and "note", where the cells show an effect and the model another (a correlation below
-        0.3, or below half or above twice of its size).
+        mean squares over genes in log2; "model sd"; "agreement", their correlation over genes; and "note", where the
+        cells show an effect and the model another (a correlation below 0.3, or below half or above twice its size).
     """
     both = [name for name in seen.obs_names if name in set(effects.obs_names)]
     seen, effects = seen[both], effects[both]
