@@ -215,8 +215,8 @@ def test_the_ranked_table_tells_of_guides_ceilings_and_own_genes(cells):
 # --- verdict -----------------------------------------------------------------------------------------------
 
 
-def judged(said="Trained: best.", value=0.9, best=0.8, p=(1.0, 0.0), coverage=(0.9, 9), direct=()):
-    scores = pd.DataFrame({"model": ["SAMS-VAE", "data: x"], "value": [value, best], "high": [value + 0.05, 1]})
+def judged(said="Trained: best.", value=0.9, best=0.8, p=(1.0, 0.0), coverage=(0.9, 9), direct=(), width=0.05):
+    scores = pd.DataFrame({"model": ["SAMS-VAE", "data: x"], "value": [value, best], "high": [value + width, 1]})
     on = pd.DataFrame([p, p], ["A", "B"])
     history = SimpleNamespace(verdict=lambda: said)
     return own.verdict([history], scores, on, pd.DataFrame({"target": direct}), ["A", "B"], coverage, 0.9)
@@ -229,6 +229,7 @@ def judged(said="Trained: best.", value=0.9, best=0.8, p=(1.0, 0.0), coverage=(0
         ({"said": "Perhaps not trained"}, "Trained to its end?", "amber"),
         ({"said": "Worse than the mean"}, "Trained to its end?", "red"),
         ({"value": 0.78}, "Better than the cells alone?", "amber"),
+        ({"value": 0.79, "width": 0.0}, "Better than the cells alone?", "amber"),
         ({"value": 0.7}, "Better than the cells alone?", "red"),
         ({"p": (0.0, 0.0)}, "Collapsed?", "red"),
         ({"p": (0.0, 0.0), "direct": ("A",)}, "Collapsed?", "amber"),

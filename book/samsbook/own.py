@@ -29,6 +29,7 @@ from samslib.evaluate.recovery import mean_correlation
 FEW = 20  # cells of a condition: with fewer its effects are rough
 BATCHES = re.compile(r"batch|lane|gem|replicate|donor|sample|library|run\b|day", re.IGNORECASE)  # names of columns
 UNSURE = (0.1, 0.9)  # mask probabilities between these are undecided
+CLOSE = 0.02  # a model whose correlation is no further below the best is no reason to train anew
 CONTROLS = "controls"  # how they are called in maps
 SMALLEST_SET = 3  # measured genes of a gene set that is tested
 LIGHTS = {"green": "#2e7d32", "amber": "#b26a00", "red": "#b3261e"}
@@ -639,7 +640,9 @@ def _better(scores: pd.DataFrame) -> tuple[str, str]:
     )
     if own["value"] >= rest["value"].max():
         return "green", text
-    return ("amber", f"{text}, within the interval") if own["high"] >= rest["value"].max() else ("red", text)
+    if max(own["high"], own["value"] + CLOSE) >= rest["value"].max():
+        return "amber", f"{text}, within the interval or {CLOSE}"
+    return "red", text
 
 
 def _holding(share: float, count: int, level: float) -> tuple[str, str]:
