@@ -368,10 +368,11 @@ def test_unseen_pairs_are_ranked_by_what_pairs_held_out_were_worth():
     effects.obs_names = wanted
     alone = samslib.data_effects(data).to_df()
     for by, correlation in (("model", 1.0), ("sum", -1.0)):
-        table, words = own.ranked_pairs(data, effects, held.assign(model_correlation=correlation), 0.9)
+        table, words = own.ranked_pairs(data, effects, held.assign(model_correlation=correlation), 0.9, ["P01"])
         assert f"by the {by}:" in words and "intervals hold 67%" in words
         assert (table["low"] <= table["high"]).all() and table["size"].is_monotonic_decreasing
         assert np.allclose(table["size"], table[by] * held[f"{by}_ratio"].median())
+    assert all((row["doubted"] == "P01") == ("P01" in row["pair"].split("+")) for _, row in table.iterrows())
     first = table.iloc[0]
     assert first["sum"] == pytest.approx(np.sqrt((alone.loc[first["pair"].split("+")].sum() ** 2).mean()))
 

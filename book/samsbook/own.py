@@ -1007,7 +1007,7 @@ def ratio_interval(ratios: pd.Series, level: float) -> tuple[float, float, float
 
 
 def ranked_pairs(
-    data: PerturbationData, effects: anndata.AnnData, held: pd.DataFrame, level: float
+    data: PerturbationData, effects: anndata.AnnData, held: pd.DataFrame, level: float, doubted: Sequence[str] = ()
 ) -> tuple[pd.DataFrame, str]:
     """Pairs that the data do not show, the largest first, by the model or by sums, whichever was nearer to more pairs.
 
@@ -1021,13 +1021,16 @@ def ranked_pairs(
         Of `held_out_pairs`.
     level
         Asked coverage of the interval.
+    doubted
+        Perturbations of which model and cells part.
 
     Returns
     -------
     tuple
         A row a pair: "size" that is expected, which is that said times the median ratio of held-out pairs, with its
         interval "low" to "high"; the sizes that "model" and "sum" (of the parts' observed effects) say; "departure",
-        how far these two are apart (root mean square); and the "genes" that move most. And what it is worth, in words.
+        how far these two are apart (root mean square); the "genes" that move most; and "doubted", its parts that are.
+        And what it is worth, in words.
     """
     said = {"model": effects.to_df(), "sum": sums(data, list(effects.obs_names))}
     closer = int((held["model_correlation"] > held["sum_correlation"]).sum())
@@ -1038,6 +1041,9 @@ def ranked_pairs(
     table = table.assign(high=sizes[by] * high, **sizes)
     table["departure"] = np.sqrt(np.square(said["model"] - said["sum"]).mean(axis=1))
     table["genes"] = [", ".join(row.abs().nlargest(5).index) for _, row in said[by].iterrows()]
+    table["doubted"] = [
+        ", ".join(p for p in data.naming.perturbations(pair) if p in set(doubted)) for pair in table.index
+    ]
     words = f"Ranked by the {by}: the model was nearer than the sum in {closer} of {len(held)} pairs held out."
     words += f" Sizes are validated on these; intervals hold {holds:.0%} of further pairs like them."
     words += " Which genes move is unvalidated."

@@ -34,7 +34,7 @@ h1, h2 { line-height: 1.2; } h2 { margin-top: 2.2rem; border-top: 1px solid #ddd
 figure { margin: 1rem 0; } img { max-width: 100%; height: auto; } figcaption { color: #555; font-size: .9rem; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .85rem; margin: .5rem 0; }
 th, td { padding: .25rem .6rem; text-align: left; vertical-align: top; border-bottom: 1px solid #e4e4e4; }
-th { font-weight: 600; } td { max-width: 30rem; font-variant-numeric: tabular-nums; }
+th { font-weight: 600; } td { max-width: 30rem; overflow-wrap: break-word; font-variant-numeric: tabular-nums; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f6f6f6; padding: .6rem .8rem; font-size: .85rem; }
 code { background: #f2f2f2; }
 """
@@ -130,7 +130,8 @@ def _shown(cell: Any) -> str:
     from nbconvert.filters import markdown2html
 
     if cell.cell_type == "markdown":  # roles are of the book, whose other pages are not here
-        return markdown2html(re.sub(r"\{\w+(?::\w+)?\}`([^`]*)`", r"\1", cell.source)).replace("&#182;", "")
+        prose = markdown2html(re.sub(r"\{\w+(?::\w+)?\}`([^`]*)`", r"\1", cell.source))
+        return re.sub(r'<a class="anchor-link".*?</a>', "", prose)
     return "\n".join(_output(out, cell) for out in cell.outputs if out.get("name") != "stderr")
 
 
