@@ -390,6 +390,7 @@ def test_recorded_reports_are_linked_need_no_network_and_say_where_they_are_from
     assert re.search(r"<th>commit</th>\s*<td>[0-9a-f]{40}</td>", text), "of a clean commit"
     assert re.search(r"<th>data_sha256</th>\s*<td>[0-9a-f]{64}</td>", text)
     assert f"adata_path=&#x27;{name}.h5ad&#x27;" in text or f"adata_path='{name}.h5ad'" in text
+    assert "The model is amber:" in text and ("Not shown: the lights above say why." in text) == (name == "tapseq")
     assert f'href="reports/{name}.html"' in (ROOT / "book" / "introduction.md").read_text(encoding="utf-8")
     chapter = nbformat.read(report.chapter(), 4)
     assert f'href="../book/reports/{name}.html"' in chapter.cells[0].source
