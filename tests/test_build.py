@@ -82,6 +82,18 @@ def test_each_chapter_runs_once_whatever_becomes_of_prose_and_a_warning_comes_ba
     assert runs(tiny) == list(NAMES)
 
 
+def test_recorded_reports_lie_in_the_book_and_are_checked_with_it(tiny, capsys):
+    index, reports = tiny / "book" / "index.md", tiny / "book" / "reports"
+    reports.mkdir()
+    (reports / "mine.html").write_text("<p>A report.</p>")
+    edit(index, "A page.", 'See <a href="reports/mine.html">a report</a>.')
+    assert build.main([], tiny) == 0, capsys.readouterr().out
+    assert "A report." in page(tiny, "book/reports/mine")
+    (reports / "mine.html").write_text('<img src="https://elsewhere.example/a.png" alt="Far away">')
+    assert build.main([], tiny) == 1
+    assert "book/reports/mine.html: loads https://elsewhere.example/a.png from the network" in capsys.readouterr().out
+
+
 def test_jupyter_book_runs_no_code_and_says_which_chapter_lacks_its_outputs(tiny):
     found = build.build_pages(tiny, None)
     assert any("chapters/01_first.ipynb was not run with the code that it has now" in line for line in found), found

@@ -77,7 +77,7 @@ def _run(options: argparse.Namespace, known: Mapping[str, Parameter]) -> int:
 
     given = (parameter_file(options.file) if options.file else {}) | dict(options.parameter)
     refuse_unknown(given, known)
-    values = {name: known[name].check(known[name].read(value)) for name, value in given.items()}
+    values = report.absolute({name: known[name].check(known[name].read(value)) for name, value in given.items()})
     chapter = training_part(options.chapter) if options.training else options.chapter
     stem = f"{options.chapter.stem}-{options.file.stem}" if options.file else options.chapter.stem
     output = options.output or root() / "_build" / "runs" / f"{stem}.ipynb"
@@ -85,8 +85,13 @@ def _run(options: argparse.Namespace, known: Mapping[str, Parameter]) -> int:
     # It calls parameters with a list of choices unknown, for it cannot read their annotation; they were checked above.
     logging.getLogger("papermill").addFilter(lambda record: "Passed unknown parameter" not in record.getMessage())
     name, start = options.chapter.name, time.perf_counter()
+    told: dict[str, Any] = {"extra_arguments": ["--log-level=ERROR"]}  # of the kernel
+    if options.command == "report":
+        import nbformat
+
+        told |= {"on_cell_start": report.progress(report.headings(nbformat.read(chapter, 4))), "progress_bar": False}
     try:
-        papermill.execute_notebook(chapter, output, values, kernel_name="python3", cwd=options.chapter.parent)
+        papermill.execute_notebook(chapter, output, values, kernel_name="python3", cwd=options.chapter.parent, **told)
     except NoSuchKernel as error:
         problem = no_kernel(error.name)
     except DeadKernelError:

@@ -248,6 +248,15 @@ class _Modules(SphinxDirective):
         return shown.children
 
 
+def _carry_reports(app: Sphinx, error: Exception | None) -> None:
+    """Recorded reports are pages of their own: they lie in the book where they lie in its folder."""
+    if reports := list((Path(app.srcdir) / "book" / "reports").glob("*.html")):
+        place = Path(app.outdir) / "book" / "reports"
+        place.mkdir(parents=True, exist_ok=True)
+        for path in reports:
+            shutil.copy(path, place)
+
+
 def setup(app: Sphinx) -> dict:
     app.add_directive("modules", _Modules)
     app.connect("source-read", _show_outputs)
@@ -255,6 +264,7 @@ def setup(app: Sphinx) -> dict:
     app.connect("env-get-updated", _write_all)
     app.connect("config-inited", _typeset_here)
     app.connect("config-inited", _point_to_repository)
+    app.connect("build-finished", _carry_reports)
     app.connect("html-page-context", _drop_thebe, priority=900)
     app.connect("html-page-context", _describe)
     app.connect("autodoc-process-docstring", _plain_docstring, priority=400)  # before Napoleon
