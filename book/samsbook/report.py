@@ -34,8 +34,7 @@ h1, h2 { line-height: 1.2; } h2 { margin-top: 2.2rem; border-top: 1px solid #ddd
 figure { margin: 1rem 0; } img { max-width: 100%; height: auto; } figcaption { color: #555; font-size: .9rem; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .85rem; margin: .5rem 0; }
 th, td { padding: .25rem .6rem; text-align: left; vertical-align: top; border-bottom: 1px solid #e4e4e4; }
-th, td { overflow-wrap: break-word; }
-th { font-weight: 600; } td { max-width: 30rem; font-variant-numeric: tabular-nums; }
+th { font-weight: 600; } td { max-width: 30rem; overflow-wrap: break-word; font-variant-numeric: tabular-nums; }
 @media (max-width: 40rem) {
   table { width: max-content; } th, td { padding: .25rem .4rem; } th { max-width: 6rem; } td { max-width: 9.5rem; }
 }
