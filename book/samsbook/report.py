@@ -35,7 +35,9 @@ figure { margin: 1rem 0; } img { max-width: 100%; height: auto; } figcaption { c
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .85rem; margin: .5rem 0; }
 th, td { padding: .25rem .6rem; text-align: left; vertical-align: top; border-bottom: 1px solid #e4e4e4; }
 th { font-weight: 600; } td { max-width: 30rem; overflow-wrap: break-word; font-variant-numeric: tabular-nums; }
-@media (max-width: 40rem) { td:last-child { min-width: 9rem; } }
+@media (max-width: 40rem) {
+  table { width: max-content; } th, td { padding: .25rem .4rem; } th { max-width: 6rem; } td { max-width: 9.5rem; }
+}
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f6f6f6; padding: .6rem .8rem; font-size: .85rem; }
 code { background: #f2f2f2; }
 """
