@@ -54,7 +54,7 @@ def test_a_report_is_one_page_with_tables_and_figures_and_no_code(file, tmp_path
     page = Page(text)
     assert "<script" not in text and not page.faults and all(url.startswith("data:") for url in page.loads)
     assert "8 guides of 4 targets" in text and "written, read and equal" in text
-    assert text.count("<table") >= 8 and text.count("data:image/png") == 4
+    assert text.count("<table") >= 8 and text.count("data:image/svg+xml") == 4
     assert "own.ranked" not in text and "Exercise" not in text and str(tmp_path) not in text
     assert text.index("Trained to its end?") < text.index("What was read"), "the verdict comes first"
     names = {path.name for path in kept.iterdir()}

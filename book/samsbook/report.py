@@ -6,6 +6,7 @@ beginning.
 
 from __future__ import annotations
 
+import base64
 import html
 import re
 import time
@@ -140,10 +141,13 @@ def _shown(cell: Any) -> str:
 
 def _output(out: Any, cell: Any) -> str:
     data = out.get("data", {})
-    if "image/png" in data:
+    if kind := next((kind for kind in ("image/svg+xml", "image/png") if kind in data), None):
+        drawn = data[kind].strip()
+        if kind == "image/svg+xml":  # as a picture of its own: inside the page, its names would meet another's
+            drawn = base64.b64encode(drawn.encode()).decode()
         shown = cell.metadata.get("mystnb", {})
         alt, caption = (shown.get(of, {}).get(key, "") for of, key in (("image", "alt"), ("figure", "caption")))
-        image = f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data["image/png"].strip()}">'
+        image = f'<img alt="{html.escape(alt)}" src="data:{kind};base64,{drawn}">'
         return f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>"
     if "text/html" in data:
         table = re.sub(r"<style scoped>.*?</style>", "", data["text/html"], flags=re.DOTALL).replace(' border="1"', "")
