@@ -16,6 +16,7 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pooch
 import pytest
 import test_readers as small
@@ -30,6 +31,7 @@ from samslib.datasets.registry import sha256
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "data" / "perturbench-devel.h5ad"
+GLIOBLASTOMA = REAL.parent / "public" / "glioblastoma_example_data.rda"
 TAPSEQ = {
     "tapseq-counts.csv": REAL.parent / "public" / "gene_expression_counts.csv",
     "tapseq-guides.h5ad": REAL.parent / "public" / "gRNA_counts.h5ad",
@@ -46,6 +48,7 @@ WRITERS = {  # name -> what writes a small file of the schema
     "dixit": lambda path: small.write(path, small.counts(2, 5), {"EGR1": [0, 1], "combined_guides": ["", "EGR1"]}),
     "tapseq": small.tapseq_files,
     "tapseq-multiplets": small.tapseq_files,
+    "glioblastoma": small.glioblastoma_file,
     "kang": lambda path: small.write(path, small.counts(2, 5), {"label": ["ctrl", "stim"], "cell_type": "B"}),
     **{
         name: partial(
@@ -485,6 +488,19 @@ def test_tapseq_has_one_guide_a_cell_or_with_multiplets_several(cache):
     assert set(adata.obs["batch"]) == {"TAP1", "TAP2"}
     means = adata.to_df().groupby(adata.obs["target"], observed=True).mean()
     assert all(means.loc[gene, gene] < 0.6 * means.loc["control", gene] for gene in ("CCNE2", "DSCC1", "RIPK2", "UBR5"))
+
+
+@pytest.mark.skipif(not GLIOBLASTOMA.is_file(), reason=f"the file of the glioblastomas is not at {GLIOBLASTOMA}")
+def test_glioblastoma_has_five_patients_with_and_without_the_drug(cache):
+    cache.mkdir()
+    (cache / GLIOBLASTOMA.name).symlink_to(GLIOBLASTOMA)
+    adata, row = datasets.load("glioblastoma"), datasets.describe().loc["glioblastoma"]
+    data = PerturbationData.from_anndata(adata, **row["arguments"])
+    assert data.shape == (row["cells"], row["genes"]) and len(data.covariates) == 5
+    assert (len(data.perturbations), len(data.conditions())) == (row["perturbations"], row["conditions"])
+    assert (pd.crosstab(adata.obs["patient"], adata.obs["perturbation"]) == 500).all(axis=None)
+    assert np.median(adata.X.toarray().sum(axis=1)) == 648 and adata.X.data.min() == 1
+    assert adata.var_names.is_unique and {"MT2A", "SPP1"} <= set(adata.var_names)
 
 
 def test_describe_lists_every_set_with_size_terms_and_address():

@@ -3,13 +3,17 @@
 import hashlib
 import json
 import logging
+from types import SimpleNamespace
 
 import anndata as ad
 import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import rdata
 import scipy.sparse as sp
+from rdata.conversion import to_r
+from rdata.parser import RObjectType
 
 from samslib.data.container import PerturbationData
 from samslib.datasets import readers
@@ -82,6 +86,31 @@ def tapseq_files(path):
     obs, var = pd.DataFrame({"batch": 1}, cells), pd.DataFrame(index=pd.Index(GUIDES, name="gRNA"))
     ad.AnnData(sp.csr_matrix(np.array(umis)), obs=obs, var=var).write_h5ad(path.with_name("tapseq-guides.h5ad"))
     return path, path.with_name("tapseq-guides.h5ad")
+
+
+def r_class(name, **slots):
+    return SimpleNamespace(**slots, **{"class": name})
+
+
+def glioblastoma_file(path):
+    """An experiment as R saves it, of two patients, each with and without the drug."""
+    x = sp.csc_matrix(counts(4, 3).T)
+    slots = {"i": x.indices, "p": x.indptr, "Dim": np.array(x.shape, np.int32), "x": x.data.astype(float)}
+    cells = {"patient_id": np.array(["P1", "P1", "P2", "P2"]), "age": np.array([65.0, 65.0, 56.0, 56.0])}
+    cells |= {"gender": np.array(["M", "M", "F", "F"]), "location": np.array(["left", "left", "right", "right"])}
+    cells |= {"condition": np.array(["ctrl", "panobinostat"] * 2), "id": np.array(["AA", "AC", "AG", "AT"])}
+    genes = {"gene_id": np.array(["E1", "E2", "E3"]), "symbol": np.array(["MT2A", "FTL", "SPP1"])}
+    listed = r_class("SimpleList", listData={"counts": r_class("dgCMatrix", **slots)})
+    ranges = r_class("CompressedGRangesList", elementMetadata=r_class("DFrame", listData=genes))
+    tables = {"assays": r_class("SimpleAssays", data=listed), "colData": r_class("DFrame", listData=cells)}
+    whole = {"glioblastoma_example_data": r_class("SingleCellExperiment", rowRanges=ranges, **tables)}
+
+    def by_slots(value, converter):
+        attributes = converter.convert_to_r_attributes(vars(value))
+        return to_r.build_r_object(RObjectType.VEC, value=[], is_object=True, attributes=attributes)
+
+    rdata.write_rda(path, whole, constructor_dict={**to_r.DEFAULT_CLASS_MAP, SimpleNamespace: by_slots})
+    return path
 
 
 def lists_file(path):
@@ -229,6 +258,24 @@ def test_tapseq_of_other_cells_is_refused(tmp_path):
     pd.read_csv(table, index_col=0)[::-1].to_csv(table)
     with pytest.raises(DatasetError, match="has not the cells of tapseq-guides.h5ad in their order"):
         SOURCES["tapseq"].read(table, guides)
+
+
+def test_glioblastoma_is_read_without_r(tmp_path, monkeypatch):
+    path = glioblastoma_file(tmp_path / "g.rda")
+    adata, data = read("glioblastoma", path)
+    assert list(adata.obs["perturbation"]) == ["control", "panobinostat"] * 2
+    assert data.covariates == ("patient=P1", "patient=P2") and list(adata.obs_names) == ["AA", "AC", "AG", "AT"]
+    assert list(adata.obs["location"]) == ["left", "left", "right", "right"] and list(adata.obs["age"]) == [
+        65,
+        65,
+        56,
+        56,
+    ]
+    assert list(adata.var_names) == ["MT2A", "FTL", "SPP1"] and list(adata.var["gene_id"]) == ["E1", "E2", "E3"]
+    np.testing.assert_array_equal(adata.X.toarray(), counts(4, 3))
+    monkeypatch.setattr(readers, "find_spec", {"rdata": None}.get)
+    with pytest.raises(DatasetError, match="for which rdata is needed: `pip install rdata`"):
+        SOURCES["glioblastoma"].read(path)
 
 
 @pytest.mark.filterwarnings("ignore:.*names are not unique")

@@ -13,9 +13,12 @@ import json
 import logging
 import re
 import tomllib
+import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -310,6 +313,52 @@ def tapseq(counts: Path, guides: Path, umis: int, multiplets: bool) -> AnnData:
     adata.uns["guide_calls"] = {"umis": umis, **dict(zip(("none", "one", "several"), cells, strict=True))}
     adata = _keep(adata, obs["n_guides"] > 0, f"no guide with {umis} UMIs")
     return adata if multiplets else _keep(adata, adata.obs["n_guides"] == 1, "several guides")
+
+
+def glioblastoma(path: Path) -> AnnData:
+    """Zhao et al. as in lemur's example, an R object: slices of five tumours with panobinostat or its solvent alone.
+
+    Parameters
+    ----------
+    path
+        The published file, of R's `save`.
+
+    Returns
+    -------
+    AnnData
+        Cells x genes: X the counts (CSR); obs "perturbation" ("control" is DMSO), "patient", "age", "gender" and
+        "location" of the tumour; var by symbol, with "gene_id".
+
+    Raises
+    ------
+    DatasetError
+        If rdata, which reads R's files, is not installed.
+    """
+    found = _r_objects(path)["glioblastoma_example_data"]
+    cells, genes = found.colData.listData, found.rowRanges.elementMetadata.listData
+    obs = {"patient": cells["patient_id"], **{name: cells[name] for name in ("age", "gender", "location")}}
+    var = pd.DataFrame({"gene_id": genes["gene_id"]}, index=genes["symbol"])
+    x = sp.csr_matrix(found.assays.data.listData["counts"].T, dtype=np.float32)
+    adata = AnnData(x, obs=pd.DataFrame(obs, cells["id"]), var=var)
+    return _name(adata, pd.Series(cells["condition"]).replace("ctrl", "control"))
+
+
+def _r_objects(path: Path) -> dict[str, Any]:
+    """What R saved, by name: sparse matrices as CSC, other objects by their slots."""
+    require(find_spec("rdata"), "is a file of R's, for which rdata is needed: `pip install rdata`", DatasetError)
+    import rdata  # slow to import, and used for this file alone
+
+    def sparse(_: Any, slots: Mapping[str, Any]) -> sp.csc_matrix:
+        return sp.csc_matrix((slots["x"], slots["i"], slots["p"]), shape=tuple(slots["Dim"]))
+
+    def by_slots(_: Any, slots: Mapping[str, Any]) -> SimpleNamespace:
+        return SimpleNamespace(**slots)
+
+    classes = ("SingleCellExperiment", "CompressedGRangesList", "SimpleAssays", "SimpleList", "DFrame")
+    known: dict[str | bytes, Any] = {**rdata.conversion.DEFAULT_CLASS_MAP, "dgCMatrix": sparse}
+    known |= dict.fromkeys(classes, by_slots)
+    with warnings.catch_warnings(action="ignore"):  # of the classes that are not needed here
+        return rdata.read_rda(path, constructor_dict=known)
 
 
 def published_lists(notebook: Path) -> tuple[list[str], list[str], dict[str, list[str]]]:
