@@ -355,35 +355,31 @@ def read_off(turn: Turn, model: Any, data: PerturbationData) -> dict[str, float]
     return {name: float(found.mean()) for name, found in (row | {"bound": bound}).items()}
 
 
-def with_a_model(turn: Turn, way: str, steps: int, draws: int = 5, *, seed: int = 0) -> dict[str, Any]:
-    """One model on one turn.
+def judged(turn: Turn, model: Any, data: PerturbationData, draws: int = 5, *, seed: int = 0) -> dict[str, Any]:
+    """A model on the level that was withheld from it.
 
     Parameters
     ----------
     turn
         What is withheld.
-    way
-        A name in `WAYS`.
-    steps
-        Training steps.
+    model, data
+        Of `fitted`.
     draws
         Draws of each control cell; the first of them are the cells that are compared.
     seed
-        Of weights, training and draws.
+        Of the draws.
 
     Returns
     -------
     dict
-        Scores of `scored`, what `read_off` says, and the seconds that all took.
+        Scores of `scored`, and what `read_off` says.
     """
-    start = time.perf_counter()
     truth = turn.data[turn.own]
     names = list(samslib.data_effects(truth).obs_names)
-    model, data = fitted(turn, way, steps, seed=seed)
     drawn = answers(turn, model, data, ["control", *names], draws, seed=seed)
     means = [mean_readout(truth, sp.vstack([one.X for one in of], format="csr")) for of in drawn.values()]
     row = scored(turn, np.array(means[1:]) - means[0], {name: drawn[name][0].X for name in names}, truth)
-    return row | read_off(turn, model, data) | {"seconds": time.perf_counter() - start}
+    return row | read_off(turn, model, data)
 
 
 def without_a_model(turn: Turn, *, seed: int = 0) -> dict[str, dict[str, float]]:
@@ -442,7 +438,9 @@ def compared(adata: AnnData, covariate: str, ways: Sequence[str], steps: int, *,
         for way, row in without_a_model(turn, seed=seed).items():
             rows.append({"withheld": turn.level, "way": way} | row)
         for way in ways:
-            rows.append({"withheld": turn.level, "way": way} | with_a_model(turn, way, steps, seed=seed))
+            begun = time.perf_counter()
+            row = judged(turn, *fitted(turn, way, steps, seed=seed), seed=seed)
+            rows.append({"withheld": turn.level, "way": way, **row, "seconds": time.perf_counter() - begun})
     return pd.DataFrame(rows)
 
 

@@ -36,6 +36,25 @@ MODELS: dict[str, tuple[type[Any], dict[str, Any]]] = {
 }
 
 
+def variable_genes(data: PerturbationData, most: int) -> np.ndarray:
+    """The genes whose logarithm of counts varies most between cells, of those that three cells or more have.
+
+    Parameters
+    ----------
+    data
+        The cells.
+    most
+        Number of genes, if there are so many.
+
+    Returns
+    -------
+    ndarray
+        (G,) which genes.
+    """
+    spread = data.summary().log_std.numpy() * data.genes_seen(3)
+    return (spread > 0) & (spread >= np.sort(spread)[-min(most, len(spread))])
+
+
 def second_largest(data: PerturbationData) -> dict[str, float]:
     """The second-largest dose of each drug.
 
