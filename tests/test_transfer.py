@@ -126,6 +126,13 @@ def test_asked_cells_are_nearer_to_treated_ones_than_untreated_ones_are():
     joined = [name + transfer.JOINED for name in ("SAMS-VAE", "conditional VAE")]
     assert nearer[joined].tolist() == [5, 5] and nearer["CPA"] == 4
     said = {way: f"{value:.1f}" for way, value in mean["energy"].items()}
+    ledger = (ROOT / "book" / "ledger.md").read_text(encoding="utf-8")
+    told = f"of {said['CPA']} to real treated cells, the patient's untreated cells {said[transfer.NONE]}, two halves"
+    assert f"{told} of the treated ones {said[transfer.CEILING]} |" in ledger
+    effect = {
+        way: "$ and an error of ".join(f"{x:.2f}" for x in mean.loc[way, ["pearson", "rmse"]]) for way in mean.index
+    }
+    assert f"$r = {effect['CPA']}, by the mean effect" in ledger
     assert [said[way] for way in joined] == ["2.8", "2.8"] and (energy[transfer.BAR] > energy[joined].max(axis=1)).all()
     text = prose()
     assert f"(mean distance 2.8 each, against {said[transfer.NONE]}), CPA in four ({said['CPA']})" in text
