@@ -28,6 +28,16 @@ def test_the_second_largest_dose_of_each_drug_is_withheld(data):
     assert set(part[dose.sum(1) == 0]) == {"train", "val"}
 
 
+def test_two_doses_of_each_drug_are_withheld_and_asked_for(data):
+    """The cells at both are the test cells, whatever the precision of the doses, and the queries are called so."""
+    withheld = unseen.two_doses(data, seed=0)
+    part = unseen.parts(data, withheld, seed=0)
+    assert all(len(set(doses)) == 2 for doses in withheld.values())
+    assert (part == "test").sum() == 3 * 2 * 20
+    listed = unseen.queries(data, withheld, 0, seed=0)
+    assert listed["kind"].value_counts()[["trained dose", "withheld dose"]].tolist() == [6, 6]
+
+
 def test_the_ruler_lies_on_the_logarithm_of_the_dose(data):
     """Between two doses in the ratio r, at r^(1/3) of the lower one the effect is two thirds of the lower one's and a
     third of the upper one's."""

@@ -216,6 +216,26 @@ def told(model: Any, train: PerturbationData, asked: Sequence[Asked], *, seed: i
     return {"effect": effect, "size": np.sqrt(np.square(effect).mean(1)), **found}
 
 
+def two_doses(data: PerturbationData, *, seed: int) -> dict[str, list[float]]:
+    """Two doses of each drug, drawn at random.
+
+    Parameters
+    ----------
+    data
+        The cells of drugs.
+    seed
+        Of the draws.
+
+    Returns
+    -------
+    dict
+        Drug -> its doses as the data have them, which are in single precision.
+    """
+    rng = np.random.default_rng(seed)
+    every = {name: np.unique(data.dose[:, t].data) for t, name in enumerate(data.perturbations)}
+    return {name: [float(dose) for dose in rng.choice(doses, 2, replace=False)] for name, doses in every.items()}
+
+
 def one_screen(steps: int, *, seed: int) -> pd.DataFrame:
     """Queries of a screen, their errors and what was told of them.
 
@@ -233,9 +253,7 @@ def one_screen(steps: int, *, seed: int) -> pd.DataFrame:
     """
     adata = samslib.simulate.dose_response(**SCREEN, seed=seed)
     data = PerturbationData.from_anndata(adata, dose="dose")
-    rng, levels = np.random.default_rng(seed), np.unique(adata.obs["dose"])[1:]
-    withheld = {name: rng.choice(levels, 2, replace=False).tolist() for name in data.perturbations}
-    train, val, _ = data.split(parts(data, withheld, seed=seed))
+    train, val, _ = data.split(parts(data, withheld := two_doses(data, seed=seed), seed=seed))
     listed = queries(data, withheld, 24, seed=seed)
     asked = listed["asked"].tolist()
     truth = samslib.simulate.true_effects(adata, asked, 5000, seed=seed)
