@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import samsbook
 from conftest import ROOT
 from samsbook import parameters, unseen
+from test_transfer import prose
 
 import samslib
 
@@ -85,3 +87,26 @@ def test_the_parameter_file_of_the_real_screen_fits_the_chapter():
     for name, value in given.items():
         known[name].check(value)
     assert given["dataset"] in samslib.datasets.DATASETS
+
+
+def test_the_distance_says_no_more_than_the_size_of_the_effect_but_for_pairs():
+    table = samsbook.read_results("query-distance").set_index(["model", "measure", "kind"])
+    euclidean, size = (table.loc["CPA", of] for of in ("euclidean", "size"))
+    kinds = ["trained dose", "withheld dose", "twice the largest dose", "pair of drugs"]
+    assert all((euclidean.loc[kinds, of].diff().dropna() > 0).all() for of in ("value", "error"))
+    text, first, last = prose(), euclidean.loc["trained dose"], euclidean.loc["pair of drugs"]
+    assert f"from {first['value']:.0f} to {last['value']:.1f}, and the error from {first['error']:.2f}" in text
+    assert f"to {last['error']:.2f}. Within all" in text and first["value"] < 0.005
+
+    def said(of):
+        return f"{of['rank']:.2f} ± {of['rank_half_width']:.2f}"
+
+    assert f"with the error is {said(euclidean.loc['all'])}," in text
+    assert f"says more, {said(size.loc['all'])}," in text
+    of = [f"{one.loc['withheld dose', 'rank']:.2f}" for one in (euclidean, size)]
+    assert f"where the distance is best, {of[0]}, size has {of[1]}." in text
+    assert euclidean["rank"].idxmax() == "withheld dose"
+    assert f"says nothing ({size.loc['pair of drugs', 'rank']:.2f})" in text and f"with {said(last)}." in text
+    assert (table.loc["CPA", "cosine"]["value"].drop(["pair of drugs", "all"]) == 0).all()
+    spread = [f"{table.loc[('SAMS-VAE', of, 'all'), 'rank']:.2f}" for of in ("spread", "size")]
+    assert f"posterior reaches {spread[0]}, as does the size" in text and spread[0] == spread[1]
