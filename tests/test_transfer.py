@@ -146,7 +146,7 @@ def test_the_lines_rank_nobody():
     models = mean.loc[list(transfer.WAYS)]
     said = [f"{x:.2f}" for x in (mean.loc[transfer.CEILING, "pearson"], mean.loc[transfer.BAR, "pearson"])]
     text = prose()
-    assert f"the ceiling is {said[0]}, the plain rule has {said[1]} and the models 0.02 to 0.06." in text
+    assert f"the ceiling is {said[0]}, and the plain rule has {said[1]}. The models have 0.02 to 0.06." in text
     assert f"{models['pearson'].min():.2f} to {models['pearson'].max():.2f}" == "0.02 to 0.06"
     assert mean["rmse"].drop(transfer.CEILING).idxmin() == transfer.NONE
     assert f'"no effect" is best of all ({mean.loc[transfer.NONE, "rmse"]:.2f})' in text
