@@ -103,6 +103,9 @@ def test_the_distance_says_no_more_than_the_size_of_the_effect_but_for_pairs():
 
     assert f"with the error is {said(euclidean.loc['all'])}," in text
     assert f"says more, {said(size.loc['all'])}," in text
+    ledger = (ROOT / "book" / "ledger.md").read_text(encoding="utf-8")
+    rank = f"rank correlation of {said(euclidean.loc['all'])} with the error, the size of the predicted effect"
+    assert f"{rank} {said(size.loc['all'])}," in ledger
     of = [f"{one.loc['withheld dose', 'rank']:.2f}" for one in (euclidean, size)]
     assert f"where the distance is best, {of[0]}, size has {of[1]}." in text
     assert euclidean["rank"].idxmax() == "withheld dose"

@@ -295,8 +295,8 @@ def summarised(rows: pd.DataFrame) -> pd.DataFrame:
 def main() -> None:
     """Read the command line, run all screens, and write and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5, help="screens, 3 or more")
-    parser.add_argument("--steps", type=int, default=800, help="training steps of each model, 1 or more")
+    parser.add_argument("--seeds", type=int, default=4, help="screens, 3 or more")
+    parser.add_argument("--steps", type=int, default=500, help="training steps of each model, 1 or more")
     asked = parser.parse_args()
     if asked.seeds < 3:
         parser.error(f"--seeds is {asked.seeds}; give 3 or more.")
