@@ -18,7 +18,7 @@ _PUBLIC = {  # module -> the names that can be had from here
     "evaluate.bounds": "bound_by_particles bound_spread held_out_iwelbo",
     "evaluate.checks": "predictive_check",
     "evaluate.distance": "distance_to_training",
-    "evaluate.effects": "average_effects counterfactual latents posterior_effects sample_cells",
+    "evaluate.effects": "average_effects counterfactual counterfactual_cells latents posterior_effects sample_cells",
     "evaluate.intervals": "calibrated_effects ensemble_effects",
     "evaluate.observed": "data_effects",
     "evaluate.predictors": "predictors",

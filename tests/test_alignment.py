@@ -23,6 +23,7 @@ READERS = {
     "posterior_effects": lambda m, d: samslib.evaluate.effects.posterior_effects(m, d, ["A", "C"], draws=4, cells=2).X,
     "sample_cells": lambda m, d: samslib.sample_cells(m, d, ["A", "C"], cells=4).X.toarray(),
     "counterfactual": lambda m, d: samslib.counterfactual(m, d, "C", particles=2),
+    "counterfactual_cells": lambda m, d: samslib.counterfactual_cells(m, d, "C").X.toarray(),
     "latents": lambda m, d: samslib.latents(m, d, particles=2)["z_basal"],
     "held_out_iwelbo": lambda m, d: samslib.held_out_iwelbo(m, d, particles=3)["iwelbo"].to_numpy(),
     "bound_spread": lambda m, d: samslib.bound_spread(m, d, particles=3, repeats=2)["iwelbo"].to_numpy(),

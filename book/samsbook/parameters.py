@@ -98,7 +98,9 @@ def check_parameters(namespace: dict[str, Any], **bounds: Bounds) -> dict[str, A
         is a float, a bool is not a number), and a number that is not finite or out of bounds.
     """
     # The pages' own runs are short on purpose, and show their curves.
-    warnings.filterwarnings("ignore", "Perhaps not trained to its end|Worse than the mean of control", UserWarning)
+    warnings.filterwarnings(
+        "ignore", "Perhaps not trained to its end|Worse than the mean|ControlMean ignores", UserWarning
+    )
     annotations = {
         name: _evaluated(kind) for name, kind in namespace.get("__annotations__", {}).items() if name in namespace
     }

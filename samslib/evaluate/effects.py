@@ -23,7 +23,7 @@ from samslib.data.messages import quoted
 from samslib.evaluate.streams import draw_shared, encode, evaluating, portions, reseed
 from samslib.evaluate.tables import Named, arms, choose_readout, effect_table
 from samslib.evaluate.variates import Adjusted, Drawn, seen
-from samslib.model import Model
+from samslib.model import Likelihood, Model
 from samslib.trace import Trace
 from samslib.validation import left_out, require, whole
 
@@ -348,18 +348,71 @@ def counterfactual(
         For a model without exogenous latents, such as SVAE+, where an intervention would redraw all that is known
         of the cell; and for `qc` in a model that reads no flag.
     """
+    out = np.empty((len(data), len(model.summary.genes)), dtype=np.float32)
+    for rows, law in _treated_otherwise(model, data, perturbation, particles, qc, seed):
+        out[rows] = law.mean.mean(0).cpu().numpy()
+    return out
+
+
+def counterfactual_cells(
+    model: Model,
+    data: PerturbationData,
+    perturbation: str | Mapping[str, float] | None,
+    qc: int | None = None,
+    *,
+    seed: int = 0,
+) -> anndata.AnnData:
+    """The observed cells, drawn as they would have been under another perturbation.
+
+    As `counterfactual`, with one draw of a cell's latents and then of its counts, so that the cells can be compared
+    with real ones as distributions (`cell_scores`). Each keeps its library size and covariates. The draws of the
+    shared latents are one for all cells.
+
+    Parameters
+    ----------
+    model
+        A trained model with exogenous latents.
+    data
+        The observed cells.
+    perturbation
+        A condition's name, or amounts by perturbation. None keeps each cell's own dose: the same cell, drawn again.
+    qc
+        Quality flags to be set; None keeps each cell's own.
+    seed
+        Seed of the draws.
+
+    Returns
+    -------
+    AnnData
+        Cells x genes in the order of the data: X the counts (CSR) or real values; obs "perturbation", what was set.
+
+    Raises
+    ------
+    ValueError
+        As `counterfactual` does.
+    """
+    laws = _treated_otherwise(model, data, perturbation, 1, qc, seed)
+    x = sp.vstack([sp.csr_matrix(law.sample()[0].cpu().numpy()) for _, law in laws], format="csr")
+    labels = data.labels if perturbation is None else arms(data, [perturbation])[0] * len(data)
+    genes = pd.DataFrame(index=pd.Index(model.summary.genes, name="gene"))
+    obs = pd.DataFrame({"perturbation": labels}, pd.Index(data.cells))
+    return anndata.AnnData(x if data.counts else x.toarray(), obs, genes)
+
+
+def _treated_otherwise(
+    model: Model, data: PerturbationData, perturbation: Named | None, particles: int, qc: int | None, seed: int
+) -> Iterator[tuple[slice, Likelihood]]:
+    """(rows, law of the expression of these observed cells with dose and flags set), see `counterfactual`."""
     if not model.exogenous:
         raise ValueError(f"{type(model).__name__} has no exogenous latents to keep of a cell; use average_effects.")
     if qc is not None and "quality" not in model.uses:
         raise ValueError(f"{type(model).__name__} reads no quality flag, so qc={qc} changes nothing; leave it.")
     changes = {} if perturbation is None else {"dose": requested_arms(model, data, [perturbation])[2]}
     changes |= {} if qc is None else {"qc": torch.full((1, len(model.summary.quality)), qc)}
-    out = np.empty((len(data), len(model.summary.genes)), dtype=np.float32)
     for rows, b, q in _infer(model, data, particles, seed):
         kept = {n: v for n, v in q.values.items() if n in model.exogenous or n not in q.sites}
         c = b.condition.do(**{name: value.to(b.x) for name, value in changes.items()})
-        out[rows] = model.generate(Trace(particles, given=kept), c).mean.mean(0).cpu().numpy()
-    return out
+        yield rows, model.generate(Trace(particles, given=kept), c)
 
 
 def latents(model: Model, data: PerturbationData, particles: int = 20, *, seed: int = 0) -> dict[str, np.ndarray]:
