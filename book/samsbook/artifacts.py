@@ -62,8 +62,8 @@ def clean_screen(
     Parameters
     ----------
     perturbations, cells, genes
-        Sizes of the screen; there are three times as many control cells as cells of a perturbation. A fifth of the
-        genes has mitochondrial names.
+        Sizes of the screen; there are three times as many control cells as cells of a perturbation. The
+        fifth of the genes with the fewest counts has mitochondrial names.
     seed
         Of all draws.
 
@@ -76,8 +76,8 @@ def clean_screen(
         perturbations, 0, TRUTH_CELLS + cells, TRUTH_CELLS + 3 * cells, genes, latent=6, mask_probability=0.3,
         effect_scale=1.5, slope=0.7, library=(600.0, 0.3), gene_spread=1.0, seed=seed,
     )  # fmt: skip
-    stress = genes // 5
-    made.var_names = [f"MT-{g}" if g < stress else f"G{g}" for g in range(genes)]
+    rank = np.asarray(made.X.sum(0)).ravel().argsort().argsort()
+    made.var_names = [f"MT-{g}" if rank[g] < genes // 5 else f"G{g}" for g in range(genes)]
     taken = made.obs.groupby("perturbation", observed=True).cumcount().to_numpy()
     taken = taken < np.where(made.obs["perturbation"] == "control", 3 * cells, cells)
     truth = samslib.data_effects(PerturbationData.from_anndata(made[~taken].copy()))
@@ -188,6 +188,108 @@ def estimated(
     if model is None:
         return samslib.data_effects(known)[list(perturbations)]
     return samslib.average_effects(model, known, list(perturbations), seed=seed)
+
+
+def found_by_counts(clean: anndata.AnnData, shares: Sequence[float], k: float, *, seed: int = 0) -> pd.DataFrame:
+    """Which bad cells, and which others, the published rule flags, by the share of bad cells.
+
+    Parameters
+    ----------
+    clean
+        Cells of `clean_screen`.
+    shares
+        Shares of bad cells.
+    k
+        Of `quality.label`.
+    seed
+        Of `spoiled`.
+
+    Returns
+    -------
+    DataFrame
+        A row a share and kind of cell ("bad" or "clean"): the share of its cells that is flagged.
+    """
+    rows = []
+    for part in shares:
+        cells = spoiled(clean, part, seed=seed)
+        flagged = quality.label(cells, k=k)["fails"].groupby(cells.obs["fails"].map({0: "clean", 1: "bad"})).mean()
+        rows += [{"share of bad cells": part, "cells": kind, "flagged": value} for kind, value in flagged.items()]
+    return pd.DataFrame(rows)
+
+
+def pass_rates(way: str, model: Any, train: PerturbationData, cells: anndata.AnnData, k: float) -> dict[str, float]:
+    """The share of generated cells that passes quality control, as published (without doublets) and as it should be.
+
+    As published: 100 cells of each condition at 10,000 counts, the limits those of all real cells, and the rate of the
+    commoner class. As it should be: at the library sizes of passing control cells, the limits those of passing cells,
+    and the rate of those that pass.
+
+    Parameters
+    ----------
+    way
+        A name of `WAYS`, for the table.
+    model
+        A trained model.
+    train
+        Training cells with their flag.
+    cells
+        The real cells, with obs "fails".
+    k
+        Of `quality.thresholds`.
+
+    Returns
+    -------
+    dict
+        Names and rates.
+    """
+    clean = cells[cells.obs["fails"] == 0].copy()
+    every, passing = (quality.thresholds(quality.measure(real), k) for real in (cells, clean))
+    deep = samslib.sample_cells(model, train, library=10_000)
+    alike = samslib.sample_cells(model, train[train.qc[:, 0] == 0])
+    rate, proper = (1 - quality.label(a, limits=b)["fails"].mean() for a, b in ((deep, every), (alike, passing)))
+    return {"way": way, "k": k, "as published": max(rate, 1 - rate), "not folded": rate, "as it should be": proper}
+
+
+def agreements(
+    way: str, model: Any, train: PerturbationData, data: PerturbationData, test: PerturbationData,
+    truth: anndata.AnnData, *, seed: int = 0,
+) -> pd.DataFrame:  # fmt: skip
+    """Correlation of effects and overlap of their top 20 genes, as published and as they should be.
+
+    As published: simulated at 10,000 counts and compared with all cells, or all that pass, training cells too. As they
+    should be: at the library sizes of cells, and compared with held-out cells that pass; and with the truth.
+
+    Parameters
+    ----------
+    way, model, train
+        As in `estimated`.
+    data, test
+        All cells and held-out ones, with their flag.
+    truth
+        True effects.
+    seed
+        Of the draws.
+
+    Returns
+    -------
+    DataFrame
+        A row a reference: "way", "against", the correlation "r" and "overlap".
+    """
+    names, kept = list(truth.obs_names), {"seed": seed}
+    published = samslib.average_effects(model, train, names, as_published=True, **kept)
+    proper = estimated(way, train, model, names, **kept)
+    pairs = {
+        "all cells, as published": (published, samslib.data_effects(data)),
+        "passing cells, as published": (published, samslib.data_effects(data[data.qc[:, 0] == 0])),
+        "held-out passing cells": (proper, samslib.data_effects(test[test.qc[:, 0] == 0])),
+        "the truth": (proper, truth),
+    }
+    rows = []
+    for against, (effects, observed) in pairs.items():
+        pooled = samslib.effect_scores(effects, observed, resamples=0).query("perturbation == 'pooled'")
+        value = pooled.set_index("score")["value"]
+        rows.append({"way": way, "against": against, "r": value["pearson"], "overlap": value["jaccard_top20"]})
+    return pd.DataFrame(rows)
 
 
 def share(
