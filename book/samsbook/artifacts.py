@@ -343,7 +343,7 @@ def flagged_tapseq() -> PerturbationData:
     return PerturbationData.from_anndata(adata, separator="|", quality="fails")
 
 
-def tapseq(seeds: int, steps: int = 500) -> pd.DataFrame:
+def tapseq(seeds: int, steps: int = 400) -> pd.DataFrame:
     """Effects of real guides by every way, against those of held-out cells that pass.
 
     Parameters

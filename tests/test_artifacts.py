@@ -1,0 +1,93 @@
+"""Bad cells are made as they are said to be, ways get the cells that they ought to, and the book says what was run."""
+
+from __future__ import annotations
+
+import logging
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from samsbook import artifacts
+
+import samslib
+from samslib import PerturbationData
+
+
+@pytest.fixture(scope="module")
+def clean():
+    logging.getLogger("samslib").setLevel("ERROR")  # two classes of genes are not there
+    yield artifacts.clean_screen(perturbations=4, cells=200, genes=40, seed=0)
+    logging.getLogger("samslib").setLevel("NOTSET")
+
+
+@pytest.fixture(scope="module")
+def flagged(clean):
+    return PerturbationData.from_anndata(artifacts.spoiled(clean[0], 0.4, seed=1), quality="fails")
+
+
+def test_bad_cells_keep_a_third_of_their_counts_and_gain_stress(clean):
+    """A bad cell loses 65% on average and gets half of that back: a total of 0.675, of which the stress program alone
+    is 0.16. Means over some 560 cells, whose standard error is below 0.01."""
+    before, after = clean[0], artifacts.spoiled(clean[0], 0.4, seed=1)
+    bad, stress = after.obs["fails"].to_numpy() == 1, after.var_names.str.startswith("MT-")
+    x, y = before.X.toarray(), after.X.toarray()
+    assert np.array_equal(x[~bad], y[~bad]) and bad.sum() > 400
+    assert abs(y[bad].sum() / x[bad].sum() - 0.675) < 0.03
+    gained = (y[bad][:, stress].sum() - 0.35 * x[bad][:, stress].sum()) / x[bad].sum()
+    assert abs(gained - 0.65 / 2 * (0.5 + 0.5 * x[:, stress].sum() / x.sum())) < 0.02
+    unchanged = artifacts.spoiled(before, 0.0)
+    assert np.array_equal(unchanged.X.toarray(), x) and (unchanged.obs["fails"] == 0).all()
+
+
+def test_the_share_of_bad_cells_differs_by_perturbation(flagged):
+    """Shares are 0.2, 0.33, 0.47 and 0.6 in some order, of 200 cells each, and 0.4 of 600 controls: standard errors up
+    to 0.035 and 0.02, so a correct screen fails at about one seed in 10,000."""
+    shares = pd.Series(flagged.qc[:, 0]).groupby(flagged.labels).mean()
+    assert abs(shares.pop("control") - 0.4) < 0.08
+    np.testing.assert_allclose(np.sort(shares), np.linspace(0.2, 0.6, 4), atol=0.14)
+
+
+def test_every_way_is_given_the_cells_that_it_ought_to(flagged):
+    bad = int(flagged.qc.sum())
+    for way, (_, _, remedy) in artifacts.WAYS.items():
+        cells = artifacts.given(way, flagged)
+        assert len(cells) == len(flagged) - bad * (remedy == "drop")
+        assert bool(cells.quality) == (cells.twin is not None) == (remedy == "model")
+    twins = [artifacts.given(f"CRADLE-VAE, {term} term", flagged).twin.toarray() for term in ("published", "mended")]
+    assert not np.array_equal(*twins)
+
+
+def test_means_of_passing_cells_are_nearer_to_the_truth(clean):
+    """With all cells of the controls' kind there is no noise to speak of in 200 cells: only the artifact is left."""
+    screen, truth = clean
+    data = PerturbationData.from_anndata(artifacts.spoiled(screen, 0.6, seed=0), quality="fails")
+    errors = [
+        np.abs(artifacts.estimated(f"means of cells, {how}", data, None, truth.obs_names).X - truth.X)[:, stress].mean()
+        for stress in [screen.var_names.str.startswith("MT-")]
+        for how in ("dropping", "ignoring")
+    ]
+    assert errors[0] < 0.7 * errors[1]
+
+
+def test_labels_from_counts_find_bad_cells_until_they_are_half(clean):
+    found = artifacts.found_by_counts(clean[0], (0.1, 0.6), 5.0).query("cells == 'bad'")["flagged"].tolist()
+    assert found[0] > 0.95 and found[1] < 0.05
+
+
+def test_the_published_pass_rate_calls_the_commoner_class_the_passing_one(clean, flagged, monkeypatch):
+    """All generated cells are bad ones: the published rate is as high as if none were, the mended one near zero."""
+    real = artifacts.spoiled(clean[0], 0.1, seed=0)
+    bad = real[real.obs["fails"] == 1]
+    monkeypatch.setattr(
+        samslib, "sample_cells", lambda model, train, library="data": anndata.AnnData(bad.X, None, bad.var)
+    )
+    rates = artifacts.pass_rates("SAMS-VAE, ignoring", None, flagged, real, 5.0)
+    assert rates["not folded"] < 0.05 and rates["as published"] == 1 - rates["not folded"]
+    assert rates["as it should be"] < 0.05
+
+
+def test_one_small_run_of_all_ways(clean):
+    table = artifacts.share(1, (0.3,), steps=3, perturbations=2, cells=30, genes=30)
+    assert list(table["way"]) == list(artifacts.WAYS)
+    assert np.isfinite(table[["distance", "correlation"]]).all(axis=None)
