@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 
 import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import samsbook
 from samsbook import artifacts
 
 import samslib
@@ -91,3 +93,45 @@ def test_one_small_run_of_all_ways(clean):
     table = artifacts.share(1, (0.3,), steps=3, perturbations=2, cells=30, genes=30)
     assert list(table["way"]) == list(artifacts.WAYS)
     assert np.isfinite(table[["distance", "correlation"]]).all(axis=None)
+
+
+# --- what the chapter says of the recorded runs ------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def chapter():
+    cells = json.loads((samsbook.root() / "chapters" / "07_cradle_artifacts.ipynb").read_text(encoding="utf-8"))[
+        "cells"
+    ]
+    return " ".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+
+
+DROP, CRADLE, PUBLISHED = "SAMS-VAE, dropping", "CRADLE-VAE, mended term", "CRADLE-VAE, published term"
+IGNORE = "SAMS-VAE, ignoring"
+
+
+@pytest.fixture(scope="module")
+def distances():
+    return samsbook.read_results("artifacts-share").pivot_table(["distance", "correlation"], "way", "share")
+
+
+def test_dropping_is_nearest_to_the_truth_at_every_share(distances, chapter):
+    mean = distances["distance"]
+    assert list(mean) == list(artifacts.SHARES) and set(mean.index) == set(artifacts.WAYS)
+    assert (mean.loc[DROP] <= mean.min()).all()
+    said = "{:.2f} at 15% and {:.2f} at 60%, against {:.2f} and {:.2f} of CRADLE-VAE"
+    assert said.format(*mean.loc[DROP, [0.15, 0.6]], *mean.loc[CRADLE, [0.15, 0.6]]) in chapter
+
+
+def test_the_latent_gains_on_ignoring_where_many_are_bad(distances, chapter):
+    mean, agree = distances["distance"], distances["correlation"]
+    assert (mean.loc[CRADLE] < mean.loc[IGNORE] - 0.05).tolist() == [False, False, True, True, True]
+    assert (agree.loc[CRADLE] > agree.loc[IGNORE]).tolist() == [False, False, False, False, True]
+    said = "{:.2f} against {:.2f} at 60%. In correlation it gains only there".format(*mean.loc[[CRADLE, IGNORE], 0.6])
+    assert said in chapter
+
+
+def test_the_published_model_is_further_away_and_learns_nothing_from_passing_cells_alone(distances, chapter):
+    each = samsbook.read_results("artifacts-share").pivot(index=["share", "seed"], columns="way", values="distance")
+    assert (each[PUBLISHED] > each[CRADLE]).all() and len(each) == 15
+    assert f"$r = {distances['correlation'].loc[PUBLISHED, 0.0]:.2f}$" in chapter
