@@ -135,3 +135,43 @@ def test_the_published_model_is_further_away_and_learns_nothing_from_passing_cel
     each = samsbook.read_results("artifacts-share").pivot(index=["share", "seed"], columns="way", values="distance")
     assert (each[PUBLISHED] > each[CRADLE]).all() and len(each) == 15
     assert f"$r = {distances['correlation'].loc[PUBLISHED, 0.0]:.2f}$" in chapter
+
+
+def test_on_real_cells_no_cradle_comes_near_the_plain_means(chapter):
+    table = samsbook.read_results("artifacts-tapseq")
+    each = table.pivot(index="seed", columns="way", values="correlation")
+    mean = each.mean()
+    means, default = (f"{who}, {{}}ing" for who in ("means of cells", "SAMS-VAE by default"))
+    assert (each[[CRADLE, PUBLISHED]].max(axis=1) < each[means.format("dropp")] - 0.1).all()
+    assert all(abs(mean[way.format("dropp")] - mean[way.format("ignor")]) < 0.0101 for way in (means, default))
+    assert (each[PUBLISHED] > each[DROP]).sum() == 2 and (each[CRADLE] < each[DROP]).sum() == 2
+    posterior = samsbook.read_results("beyond-effects").query("model == 'SAMS-VAE, correlated'")["correlation"].mean()
+    for said in (
+        "reaches {:.2f}. Means of the cells that pass have {:.2f}, and the default SAMS-VAE without bad cells has "
+        "{:.2f}".format(*mean[[PUBLISHED, means.format("dropp"), default.format("dropp")]]),
+        "({:.2f} against {:.2f})".format(*mean[[PUBLISHED, DROP]]),
+        f"is behind in two ({mean[CRADLE]:.2f})",
+        f"give this posterior {posterior:.2f}",
+    ):
+        assert said in chapter
+
+
+def test_dropping_passes_nearest_to_what_real_clean_cells_do(chapter):
+    table = samsbook.read_results("artifacts-passing")
+    rate = table.pivot_table("as it should be", "way", "k")
+    real = rate.loc["clean cells"]
+    off = (rate - real).drop("clean cells").abs()
+    assert (off.loc[DROP] == off.min()).all() and (rate.loc[[CRADLE, PUBLISHED]] > real).all(axis=None)
+    assert (rate.loc[IGNORE] < real - 0.2).all() and table["as published"].min() > 0.5
+    said = "Among real clean cells {:.2f} pass at $k = 3$; of those made by SAMS-VAE without bad cells {:.2f}"
+    assert said.format(real[3], rate.loc[DROP, 3]) in chapter
+    assert "by CRADLE-VAE {:.2f}, and {:.2f}".format(*rate.loc[[CRADLE, PUBLISHED], 3]) in chapter
+
+
+def test_a_longer_training_does_not_close_the_gap(distances, chapter):
+    longer = samsbook.read_results("artifacts-longer").pivot_table("distance", "way", "share")
+    shorter = distances["distance"].loc[longer.index, longer.columns]
+    assert (longer.loc[DROP] < shorter.loc[DROP]).all()
+    assert (longer.loc[CRADLE] - longer.loc[DROP] > shorter.loc[CRADLE] - shorter.loc[DROP]).all()
+    assert "to {:.2f} at 30% and {:.2f} at 60%".format(*longer.loc[DROP]) in chapter
+    assert "does not follow: {:.2f} and {:.2f}".format(*longer.loc[CRADLE]) in chapter
