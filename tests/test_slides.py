@@ -128,6 +128,14 @@ def test_equations_come_set_with_the_fonts_that_they_need(deck, shown):
     assert shown[1].select(".math-block .katex") and "font/woff2;base64," in deck
 
 
+def test_what_stands_in_the_margin_is_a_note(tmp_path):
+    aside = "<aside class='margin sidebar'><p>By the way. And so on.</p></aside>"
+    page = tmp_path / "a.html"
+    page.write_text(f"<article class='bd-article'><section><h1>A</h1><p>Said.</p>{aside}</section></article>")
+    (note,) = BeautifulSoup(slides.deck(page), "html.parser").select(".slide .note")
+    assert note.get_text() == "By the way. And so on."
+
+
 def test_equations_that_are_not_set_are_told(tmp_path, capsys):
     page = "<article class='bd-article'><section><h1>A</h1><p>Is <span class='math'>x</span>.</p></section></article>"
     (tmp_path / "_toc.yml").write_text("parts: [{chapters: [{file: chapters/01_a}]}]")

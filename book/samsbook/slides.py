@@ -27,7 +27,7 @@ from samsbook.check_html import problems
 
 FULL = 15  # what fits on a slide, in lines of text
 FIGURE, EQUATION, LINE = 9, 2.5, 100  # lines that a figure and an equation take; characters a line
-WHOLE = ("Exercise", "Reproduced", "Not reproduced", "Verdict")  # how a paragraph begins that is shown to its end
+WHOLE = ("Exercise", "Question", "Reproduced", "Not reproduced", "Verdict")  # paragraphs that are shown to their end
 SLIDE = '<section class="slide">'
 PLUMBING = "provenance_table"  # cells with this are for the record, not for a lecture
 
@@ -149,6 +149,8 @@ def _block(soup: BeautifulSoup, block: Tag) -> Tag | None:
         _first_sentence(soup, block)
     if "math" in classes:
         block["class"] = "math-block"
+    if "margin" in classes:
+        block["class"] = "note"
     return _cell(soup, block, classes) if "cell" in classes else block
 
 
@@ -187,7 +189,7 @@ def _cell(soup: BeautifulSoup, cell: Tag, classes: list) -> Tag | None:
 
 def _lines(block: Tag) -> float:
     """How many lines of a slide a block takes, about."""
-    if block.name == "details":
+    if block.name == "details" or block.get("class") == "note":
         return 1
     visible = copy(block)
     for hidden in visible.select(".note, details"):
