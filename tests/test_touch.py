@@ -130,6 +130,28 @@ def test_dose_curves_are_the_librarys(dose, a, b):
         assert half == pytest.approx(found["largest"] / 2)
 
 
+@needs_node
+def test_what_the_captions_say_is_so():
+    few, many = (follows("active-axes", K=K, p=p) for K, p in ((100, 0.01), (200, 0.005)))
+    np.testing.assert_allclose(few["law"], many["law"][:101], atol=0.002)
+    assert many["shared"] == pytest.approx(few["shared"] / 2, rel=0.01)
+    assert follows("additivity", A=0.1, B=0.1, angle=90)["departure"] < 0.06
+    gradients = [follows("straight-through", phi=1, temperature=1, seen=1.2, effect=e) for e in (2, 1.2)]
+    curves = [np.array(found["curves"])[:, :, 1] for found in gradients]
+    assert [bool((exact * biased < 0).any()) for exact, biased in curves] == [True, False]
+    assert np.abs(np.subtract(*curves[1])).max() > 0.05
+    sharp = np.array(follows("straight-through", phi=1, temperature=0.1, seen=1.2, effect=2)["curves"])[:, :, 1]
+    assert np.abs(np.subtract(*sharp)).max() < 0.2 * np.abs(np.subtract(*curves[0])).max()
+    wide, narrow = (follows("particles", P=10, offset=0, width=width) for width in (1.6, 0.52))
+    assert wide["elbo"] < narrow["elbo"] < 0 and narrow["bound"] < 3 * wide["bound"]  # even from a lower ELBO
+    depth = {level: follows("depth", depth=200, level=level, fold=1, theta=3) for level in (3, 10, 30)}
+    read = {level: np.array(found["curve"]) for level, found in depth.items()}
+    assert all(curve[0, 1] < 0.7 * depth[level]["sure"] < curve[:, 1].max() for level, curve in read.items())
+    assert all(curve[:, 1].max() > depth[level]["sure"] for level, curve in read.items())
+    tops = [curve[curve[:, 1].argmax(), 0] for curve in read.values()]
+    assert tops == sorted(tops, reverse=True)  # the rarer, the deeper
+
+
 # --- the files --------------------------------------------------------------------------------------------
 
 
