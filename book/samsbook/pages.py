@@ -21,7 +21,7 @@ from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 from sphinxcontrib.katex import KaTeXServer
 
-from samsbook import outputs, panels
+from samsbook import outputs, panels, touch
 
 
 def _show_outputs(app: Sphinx, page: str, source: list[str]) -> None:
@@ -259,6 +259,7 @@ def _carry_reports(app: Sphinx, error: Exception | None) -> None:
 
 def setup(app: Sphinx) -> dict:
     app.add_directive("modules", _Modules)
+    app.add_directive("touch", touch.Touch)
     app.connect("source-read", _show_outputs)
     app.connect("doctree-read", panels.cut_figures, priority=400)  # before Sphinx collects the pictures
     app.connect("env-get-updated", _write_all)
