@@ -55,6 +55,17 @@ def test_one_split_scores_guides_and_targets_of_models_and_predictors(tiny, monk
     assert (targets.groupby("model").size() == 3).all()
 
 
+@pytest.mark.filterwarnings("ignore:Worse than|Perhaps not")
+def test_effects_have_a_row_a_target_and_gene(tiny, monkeypatch):
+    monkeypatch.setattr(screen, "real", {"tiny": tiny}.get)
+    table = screen.effects(PARAMETERS, seed=1)
+    assert len(table) == 3 * 5 and list(table.columns) == ["target", "gene", "model", "cells", "seed"]
+    split = samslib.splits.random(seed=1)(tiny)
+    seen = samslib.by_target(samslib.data_effects(tiny[split == "test"]), tiny[split == "train"]).to_df()
+    for row in table.itertuples():
+        assert row.cells == pytest.approx(seen.loc[row.target, row.gene])
+
+
 CHAPTER = "\n".join(
     cell.source for cell in nbformat.read(ROOT / "chapters" / "04_replogle.ipynb", as_version=4).cells
 ).replace("\n", " ")

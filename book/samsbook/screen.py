@@ -1,8 +1,9 @@
 """Every model, baseline and data-only predictor on a real screen, by guide and by target, over splits of its cells.
 
 python -m samsbook.screen book/runs/04_replogle/tapseq.yaml
+python -m samsbook.screen book/runs/04_replogle/tapseq.yaml --effects     the effects themselves, of SAMS-VAE and cells
 
-Writes two tables to data/results: scores of each model by level, and by target how alike the effects of its guides are
+The first writes two tables to data/results: scores of each model by level, and by target how alike the effects of its guides are
 and what becomes of the target's own gene.
 """
 
@@ -177,16 +178,49 @@ def one_split(parameters: dict[str, Any], *, seed: int) -> tuple[pd.DataFrame, p
     return table.assign(seed=seed), of_targets(tables | seen, data).assign(seed=seed)
 
 
+def effects(parameters: dict[str, Any], *, seed: int) -> pd.DataFrame:
+    """Effects of targets by SAMS-VAE, and in the held-out cells, on one split.
+
+    Parameters
+    ----------
+    parameters
+        As of `one_split`.
+    seed
+        Of the split, of weights and training.
+
+    Returns
+    -------
+    DataFrame
+        A row a target and gene: "model" and "cells", on the readout's scale.
+    """
+    sizes = {"latent": parameters["latent"]} | dict.fromkeys(("encoder_width", "decoder_width"), parameters["width"])
+    data = real(parameters["dataset"])
+    split = samslib.splits.random(seed=seed)(data)
+    train, test = data[split == "train"], data[split == "test"]
+    model, _ = trained("SAMS-VAE", train, data[split == "val"], sizes, parameters.get("steps"), seed=seed)
+    predicted = samslib.average_effects(model, data, particles=parameters["particles"], seed=seed)
+    tables = {"model": predicted, "cells": samslib.data_effects(test)}
+    columns = {name: samslib.by_target(table, train).to_df().stack() for name, table in tables.items()}
+    return pd.DataFrame(columns).rename_axis(["target", "gene"]).reset_index().assign(seed=seed)
+
+
 def main() -> None:
-    """Read the parameter file, run it, and write both tables."""
+    """Read the parameter file, run it, and write both tables, or that of effects."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parameters", type=Path, help="a file such as book/runs/04_replogle/tapseq.yaml")
-    parameters = yaml.safe_load(parser.parse_args().parameters.read_text(encoding="utf-8"))
+    parser.add_argument("--effects", action="store_true", help="write the effects by gene, of SAMS-VAE alone")
+    asked = parser.parse_args()
+    parameters = yaml.safe_load(asked.parameters.read_text(encoding="utf-8"))
     torch.set_num_threads(1)
     start = time.perf_counter()
-    made = [one_split(parameters, seed=seed) for seed in range(parameters["seeds"])]
+    seeds = range(parameters["seeds"])
+    if asked.effects:
+        made = [(effects(parameters, seed=seed),) for seed in seeds]
+    else:
+        made = [one_split(parameters, seed=seed) for seed in seeds]
     facts = {"data_sha256": samslib.datasets.sha256(parameters["dataset"]), "seconds": time.perf_counter() - start}
-    for suffix, parts in zip(("", "-targets"), zip(*made, strict=True), strict=True):
+    suffixes = ("-effects",) if asked.effects else ("", "-targets")
+    for suffix, parts in zip(suffixes, zip(*made, strict=True), strict=True):
         table = pd.concat(parts, ignore_index=True)
         path = write_results(f"{parameters['results']}{suffix}", table, parameters | {"seed": 0}, **facts)
         print(f"Written to {path.name}.")
