@@ -3,8 +3,8 @@
 python -m samsbook.screen book/runs/04_replogle/tapseq.yaml
 python -m samsbook.screen book/runs/04_replogle/tapseq.yaml --effects     the effects themselves, of SAMS-VAE and cells
 
-The first writes two tables to data/results: scores of each model by level, and by target how alike the effects of its guides are
-and what becomes of the target's own gene.
+The first writes two tables to data/results: scores of each model by level, and by target how alike the effects of its
+guides are and what becomes of the target's own gene.
 """
 
 from __future__ import annotations
