@@ -11,6 +11,7 @@ import subprocess
 import nbformat
 import numpy as np
 import pytest
+import samsbook
 import torch
 import yaml
 from samsbook import browser, build, touch
@@ -47,6 +48,16 @@ def test_active_axes_are_binomial(K, p):
     np.testing.assert_allclose(told["law"], binom(K, p).pmf(np.arange(K + 1)), rtol=1e-9, atol=1e-300)
     assert told["mean"] == pytest.approx(binom(K, p).mean()) and told["nothing"] == pytest.approx(binom(K, p).pmf(0))
     assert told["shared"] == pytest.approx(binom(K, p**2).sf(0))
+
+
+@needs_node
+def test_the_real_screen_is_the_recorded_one():
+    table = samsbook.read_results("screen-tapseq-effects").groupby(["target", "gene"])[["model", "cells"]].mean()
+    for target in ("HS2", "FAM83A", "MYC"):
+        rows = follows("screen", target=target)["rows"]
+        for gene, model, cells in rows:
+            assert table.loc[(target, gene)].tolist() == pytest.approx([model, cells], abs=5e-4)
+        assert abs(rows[0][2]) == pytest.approx(table.loc[target, "cells"].abs().max(), abs=5e-4)
 
 
 @needs_node
@@ -164,7 +175,7 @@ def test_still_pictures_are_those_of_the_script():
 
 def test_the_script_is_small_and_asks_for_nothing():
     text = SCRIPT.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 350
+    assert len(text.splitlines()) <= 370
     assert re.findall(r"https?://[\w./]*", text) == ["http://www.w3.org/2000/svg"]  # the name of SVG, not an address
     assert not re.search(r"fetch\(|XMLHttp|import ", text)
 
@@ -290,7 +301,7 @@ def test_every_control_may_stand_at_either_end():
     }"""
     run = subprocess.run(["node", "-e", corners, str(SCRIPT)], capture_output=True, text=True, check=True)
     lines = run.stdout.splitlines()
-    assert len(lines) == 2**2 + 2**3 + 2**4 + 2**4 + 2**3 + 4 * 2**3
+    assert len(lines) == 2**2 + 2**3 + 2**4 + 2**4 + 2**3 + 4 * 2**3 + 14
     broken = [line for line in lines if re.search("NaN|undefined|Infinity|e[+-]?\\d{3}", line)]
     assert not broken, broken[0]
 

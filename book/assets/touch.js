@@ -151,6 +151,9 @@ const CURVES = {
   "CPA, sigm": (u, a, b) => logistic(u, Math.exp(a), b),
 };
 
+// Effects of a recorded screen by target, written beside this script: [gene, of the model, in held-out cells].
+const SCREEN = typeof require === "function" ? require("./touch-screen.js") : globalThis.TOUCH_SCREEN ?? {};
+
 // --- the figures --------------------------------------------------------------------------------------------------
 
 // A control: what it is called, from where to where, in which steps, where it starts, and how its value is written. One
@@ -159,7 +162,7 @@ const FIGURES = {
   "active-axes": {
     controls: {
       K: { label: "latent axes K", low: 2, high: 200, step: 1, start: 100, shown: plain },
-      p: { label: "mask prior p", low: -3, high: -0.3, step: 0.05, start: -2, log: true, shown: plain },
+      p: { label: "mask prior α", low: -3, high: -0.3, step: 0.05, start: -2, log: true, shown: plain },
     },
     follows: ({ K, p }) => ({ mean: K * p, nothing: (1 - p) ** K, shared: 1 - (1 - p * p) ** K, law: binomial(K, p) }),
     draw: ({ K, p }, { mean, nothing, shared, law }) => {
@@ -229,7 +232,7 @@ const FIGURES = {
   "straight-through": {
     controls: {
       phi: { label: "mask logit φ", low: -5, high: 5, step: 0.25, start: 1, shown: (v) => signed(v) },
-      temperature: { label: "temperature τ", low: -1, high: 0.5, step: 0.1, start: 0, log: true, shown: plain },
+      temperature: { label: "temperature κ", low: -1, high: 0.5, step: 0.1, start: 0, log: true, shown: plain },
       seen: { label: "shift seen, x", low: 0, high: 3, step: 0.1, start: 1.2, shown: (v) => write(v, 1) },
       effect: { label: "embedding e", low: 0, high: 3, step: 0.1, start: 2, shown: (v) => write(v, 1) },
     },
@@ -293,6 +296,20 @@ const FIGURES = {
         ${kind.startsWith("CPA") ? scale : ""}`];
     },
   },
+  screen: {
+    controls: { target: { label: "perturbed target", choices: Object.keys(SCREEN), start: "HS2" } },
+    follows: ({ target }) => ({ rows: SCREEN[target] }),
+    draw: ({ target }, { rows }) => {
+      const all = rows.flatMap(([, model, cells]) => [model, cells]), low = Math.min(0, ...all), high = Math.max(0, ...all);
+      const names = rows.map(([gene], i) => [i, gene]);
+      const plot = new Plot([-0.6, rows.length - 0.4], [low, high], "genes that change most", "effect (log2)", { names });
+      rows.forEach(([, model, cells], i) => plot.bar(i - 0.2, model, 0.17, 0).bar(i + 0.2, cells, 0.17, 1));
+      plot.legend("SAMS-VAE", 0, true).legend("held-out cells", 1, true);
+      const [gene, model, cells] = rows[0];
+      return [plot, `With ${target} perturbed, ${gene} changes most: by ${signed(cells)} in held-out cells and by
+        ${signed(model)} in the model, on the log2 scale of the readout.`];
+    },
+  },
 };
 
 // The values of a figure's controls as its mathematics takes them.
@@ -323,7 +340,7 @@ function liven(figure) { // puts the controls below the picture, and the live pi
   };
   for (const [key, control] of Object.entries(controls)) {
     const id = `${figure.id}-${key}`, row = document.createElement("div");
-    const options = control.choices?.map((choice) => `<option>${choice}</option>`).join("");
+    const options = control.choices?.map((choice) => `<option${choice === control.start ? " selected" : ""}>${choice}</option>`).join("");
     const input = options ? `<select id="${id}">${options}</select>`
       : `<input type="range" id="${id}" min="${control.low}" max="${control.high}" step="${control.step}"
           value="${control.start}">`;

@@ -214,6 +214,7 @@ def main() -> None:
     torch.set_num_threads(1)
     start = time.perf_counter()
     seeds = range(parameters["seeds"])
+    made: list[tuple[pd.DataFrame, ...]]
     if asked.effects:
         made = [(effects(parameters, seed=seed),) for seed in seeds]
     else:

@@ -17,9 +17,9 @@ from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.directives.patches import Figure
 
-from samsbook.results import root
+from samsbook.results import read_results, root
 
-SCRIPT, PICTURES = "book/assets/touch.js", "book/assets/touch"
+SCRIPT, SCREEN, PICTURES = "book/assets/touch.js", "book/assets/touch-screen.js", "book/assets/touch"
 STILLS = """const { FIGURES, still } = require(process.argv[1]);
 console.log(JSON.stringify(Object.fromEntries(Object.keys(FIGURES).map((name) => [name, still(name).svg]))));"""
 
@@ -40,6 +40,29 @@ class Touch(Figure):
         return super().run()
 
 
+def screen(most: int = 5) -> dict[str, list[tuple[str, float, float]]]:
+    """Of each target of the recorded real screen, the genes that change most.
+
+    Parameters
+    ----------
+    most
+        Number of genes.
+
+    Returns
+    -------
+    dict
+        From the target to gene, effect of SAMS-VAE and effect in held-out cells, means over the splits.
+    """
+    table = read_results("screen-tapseq-effects").groupby(["target", "gene"])[["model", "cells"]].mean().round(3)
+    found = {}
+    for target, rows in table.groupby("target"):
+        strongest = rows.loc[rows.abs().max(axis=1).nlargest(most).index].droplevel("target")
+        first = strongest["cells"].abs().sort_values(ascending=False).index
+        at = strongest.loc[first]
+        found[str(target)] = list(zip(map(str, first), at["model"].tolist(), at["cells"].tolist(), strict=True))
+    return found
+
+
 def stills() -> dict[str, str]:
     """The still picture of each figure of the script, as SVG, by name.
 
@@ -52,7 +75,16 @@ def stills() -> dict[str, str]:
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
+def write_screen() -> None:
+    """Write the recorded effects where the script reads them."""
+    rows = ",\n".join(f"{json.dumps(target)}: {json.dumps(rows)}" for target, rows in screen().items())
+    end = 'if (typeof module === "object") module.exports = globalThis.TOUCH_SCREEN;'
+    text = f"globalThis.TOUCH_SCREEN = {{\n{rows}\n}};\n{end}\n"
+    (root() / SCREEN).write_text(text, encoding="utf-8")
+
+
 if __name__ == "__main__":
+    write_screen()
     try:
         drawn = stills()
     except FileNotFoundError:
