@@ -170,7 +170,7 @@ def test_dropping_passes_nearest_to_what_real_clean_cells_do(chapter):
     off = (rate - real).drop("clean cells").abs()
     assert (off.loc[DROP] == off.min()).all() and (rate.loc[[CRADLE, PUBLISHED]] > real).all(axis=None)
     assert (rate.loc[IGNORE] < real - 0.2).all() and table["as published"].min() > 0.5
-    said = "Among real clean cells {:.2f} pass at $k = 3$; of those made by SAMS-VAE without bad cells {:.2f}"
+    said = "Among real clean cells {:.2f} pass at $\\kappa = 3$; of those made by SAMS-VAE without bad cells {:.2f}"
     assert said.format(real[3], rate.loc[DROP, 3]) in chapter
     assert "by CRADLE-VAE {:.2f}, and {:.2f}".format(*rate.loc[[CRADLE, PUBLISHED], 3]) in chapter
 

@@ -69,11 +69,7 @@ def test_every_question_has_an_answer():
     )
 
 
-LATER = ["04_replogle", "06_cpa_doses_covariates", "07_cradle_artifacts", "09_your_own_data"]  # is to shrink to none
-OPENED = [path for path in CHAPTERS if path.stem not in LATER]
-
-
-@pytest.mark.parametrize("path", OPENED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 def test_a_chapter_opens_with_goals_time_and_needs(path):
     title, *items = re.split(r"^- ", cells(path, "markdown")[0]["source"].split("\n\n**What")[0], flags=re.M)
     assert title.startswith("# ") and [item.split()[0] for item in items] == ["**Goals.**", "**Time.**", "**Needs.**"]
@@ -81,7 +77,7 @@ def test_a_chapter_opens_with_goals_time_and_needs(path):
     assert "After this chapter you can" in goals and re.search(r"\d+ minutes to read", time) and len(needs.split()) > 5
 
 
-@pytest.mark.parametrize("path", OPENED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 def test_a_chapter_closes_with_takeaways_three_questions_and_reading(path):
     text = text_of(path)
     summary = text[text.index("\n## Summary\n") : text.index("\n## Exercises\n")]
@@ -97,7 +93,7 @@ def test_a_chapter_closes_with_takeaways_three_questions_and_reading(path):
     assert all(len(why.split()) >= 5 for _, why in works), "a reference says what it is good for"
 
 
-@pytest.mark.parametrize("path", OPENED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 def test_an_aside_stands_in_the_margin_and_is_short(path):
     asides = re.findall(r"^```\{margin\}\n(.*?)^```$", text_of(path), re.M | re.S)
     assert 1 <= len(asides) <= 2 and all(len(aside.split()) <= 45 for aside in asides)

@@ -14,8 +14,10 @@ from samsbook.results import root
 PARTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "markdown",
-        "# {title}\n\n**What this chapter shows.** One question, and how it is answered.\n\n"
-        "**You need** {{doc}}`/chapters/01_generative_model`, and a minute on two cores.",
+        "# {title}\n\n- **Goals.** After this chapter you can do one thing, and say when it fails.\n"
+        "- **Time.** About 30 minutes to read; the code runs in about a minute.\n"
+        "- **Needs.** {{doc}}`/chapters/01_generative_model`. Symbols are in {{doc}}`/book/notation`.\n\n"
+        "**What this chapter shows.** One question, and how it is answered.",
         (),
     ),
     ("code", "import samsbook\n\nimport samslib\nfrom samslib import plotting\n\nplotting.use_style()", ()),
@@ -36,11 +38,16 @@ PARTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "history.tail(1).round(2)",
         (),
     ),
-    ("markdown", "## Summary\n\n- What was shown.\n\n**Reproduced here:** .\n**Not reproduced here:** .", ()),
     (
         "markdown",
-        "## Exercises\n\n**Exercise {number}.1 (run).** A question.\n\n"
-        "````{{admonition}} Solution\n:class: dropdown\n\nIts answer.\n````",
+        "## Summary\n\n- What was shown.\n\n**Reproduced here:** .\n**Not reproduced here:** .\n\n"
+        "### Check yourself\n\n**Question {number}.1.** A question.\n\n```{{dropdown}} Answer\nIts answer.\n```\n\n"
+        "### Further reading\n\n- {{cite:t}}`bereket2023sams`: what it is good for.",
+        (),
+    ),
+    (
+        "markdown",
+        "## Exercises\n\n**Exercise {number}.1 (run).** A question.\n\n```{{dropdown}} Solution\nIts answer.\n```",
         (),
     ),
 )
