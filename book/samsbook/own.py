@@ -32,7 +32,7 @@ UNSURE = (0.1, 0.9)  # mask probabilities between these are undecided
 CLOSE = 0.02  # a model whose correlation is no further below the best is no reason to train anew
 CONTROLS = "controls"  # how they are called in maps
 SMALLEST_SET = 3  # measured genes of a gene set that is tested
-LIGHTS = {"green": "#2e7d32", "amber": "#b26a00", "red": "#b3261e"}
+LIGHTS = {"green": "#2e7d32", "amber": "#9a5b00", "red": "#b3261e"}
 MEANING = {
     "green": "read on",
     "amber": "read the ranked list and the intervals; what stands beside an amber light with care",

@@ -145,6 +145,16 @@ def _drop_thebe(app: Sphinx, page: str, template: str, context: dict, doctree) -
     ]
 
 
+def _lift_asides(app: Sphinx, doctree: nodes.document) -> None:
+    """A note for the margin is written after the paragraph that it belongs to, and floats beside it only if it comes
+    before."""
+    for note in list(doctree.findall(nodes.sidebar)):
+        place = note.parent.index(note)
+        if "margin" in note["classes"] and place and isinstance(note.parent[place - 1], nodes.paragraph):
+            paragraph = note.parent[place - 1]
+            note.parent[place - 1 : place + 1] = [note, paragraph]
+
+
 def _point_to_repository(app: Sphinx, config) -> None:
     """With the repository's address in _config.yml, pages get buttons for it, for Colab and for Binder; else none."""
     theme = config.html_theme_options
@@ -261,6 +271,7 @@ def setup(app: Sphinx) -> dict:
     app.add_directive("modules", _Modules)
     app.add_directive("touch", touch.Touch)
     app.connect("source-read", _show_outputs)
+    app.connect("doctree-read", _lift_asides)
     app.connect("doctree-read", panels.cut_figures, priority=400)  # before Sphinx collects the pictures
     app.connect("env-get-updated", _write_all)
     app.connect("config-inited", _typeset_here)
