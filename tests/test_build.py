@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -225,3 +226,19 @@ def test_without_a_kernel_the_remedy_is_told(tiny, monkeypatch, capsys):
     assert build.main([], tiny) == 1
     said = capsys.readouterr().out.splitlines()[-1]
     assert said == "Jupyter has no kernel 'python3' to run chapters in: `python -m pip install ipykernel` gives it one."
+
+
+def test_what_chapters_import_of_the_books_package_is_among_their_inputs():
+    """Directly and through each other: else a page would show what an older helper computed."""
+    asked = {"__init__"}
+    for path in (ROOT / "chapters").glob("*.ipynb"):
+        code = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
+        for module, names in re.findall(r"^from samsbook(?:\.(\w+))? import ([\w, ]+)$", code, re.M):
+            asked |= {module} if module else set(re.split(r",\s*", names))
+    reached: set[str] = set()
+    while asked:
+        name = asked.pop()
+        reached.add(name)
+        text = (ROOT / "book" / "samsbook" / f"{name}.py").read_text(encoding="utf-8")
+        asked |= set(re.findall(r"^from samsbook\.(\w+) import", text, re.M)) - reached
+    assert reached <= set(build.HELPERS), reached - set(build.HELPERS)

@@ -22,7 +22,11 @@ from pathlib import Path
 # What takes long to import is imported where it is used: most calls find that nothing changed.
 
 ROOT = Path(__file__).resolve().parents[2]
-INPUTS = ("samslib/**/*.py", "samslib/**/*.toml", "data/**/*", "constraints.txt")  # of the chapters' code
+HELPERS = "__init__ artifacts compare doses own parameters probes published results transfer unseen".split()
+INPUTS = (
+    *("samslib/**/*.py", "samslib/**/*.toml", "data/**/*", "constraints.txt"),  # of the chapters' code
+    *(f"book/samsbook/{name}.py" for name in HELPERS),
+)
 SOURCES = ("_*.yml", "book/**/*", "chapters/*", *INPUTS)
 PAGE = re.compile(r"book/.*\.md|chapters/.*\.ipynb")
 
