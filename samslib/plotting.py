@@ -590,7 +590,8 @@ def dose_response(
     table = _with(frame, x, y, hue, low, high).sort_values(x, kind="stable")
     ax.axhline(0, color=PALETTE[-1], linewidth=0.8)
     for name, group, colour, marker in _groups(table, hue):
-        ax.plot(group[x], group[y], color=colour, label=name or None)
+        dashes = looks(table[hue])[name][2] if hue else ""
+        ax.plot(group[x], group[y], color=colour, label=name or None, linestyle=(0, dashes) if dashes else "-")
         if low and high:
             ax.fill_between(group[x], group[low], group[high], color=colour, alpha=0.2, linewidth=0)
         if points is not None:
