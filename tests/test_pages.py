@@ -4,8 +4,10 @@ import bs4
 import nbformat
 import pandas as pd
 import pytest
+from docutils import nodes
+from docutils.utils import new_document
 from samsbook.check_html import problems
-from samsbook.pages import _plain_docstring, documented, folded, plain_heading
+from samsbook.pages import _lift_asides, _plain_docstring, documented, folded, plain_heading
 
 GOOD = '<html><body><h1 id="top">A</h1><a href="#top">up</a><a href="b.html#there">b</a>{}</body></html>'
 
@@ -109,3 +111,14 @@ def test_the_names_of_an_index_stand_beside_the_names_of_columns():
     levels = heading(pd.concat({"test": frame}, axis=1))
     assert levels == [[("td", ""), ("th", "test")], [("th", "model"), ("th", "f1"), ("th", "bound")]]
     assert plain_heading("<p>no table</p>") == "<p>no table</p>"
+
+
+def test_an_aside_comes_before_the_paragraph_that_it_was_written_after():
+    section = nodes.section("", nodes.paragraph(text="a"), nodes.paragraph(text="b"), nodes.sidebar(classes=["margin"]))
+    section += [nodes.paragraph(text="c"), nodes.literal_block(), nodes.sidebar(classes=["margin"])]
+    document = new_document("page")
+    document += section
+    _lift_asides(None, document)
+    kinds = [type(node).__name__ for node in section.children]
+    assert kinds == ["paragraph", "sidebar", "paragraph", "paragraph", "literal_block", "sidebar"]
+    assert section[2].astext() == "b"
