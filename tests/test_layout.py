@@ -11,10 +11,11 @@ import tomllib
 import types
 from pathlib import Path
 
+import nbformat
 import pytest
 from samsbook import house
 from samsbook.house import room_of
-from samsbook.pages import documented
+from samsbook.pages import documented, folded
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = house.sources()
@@ -210,6 +211,15 @@ class TestChapter:
         from samsbook.parameters import declared
 
         assert all(parameter.help for parameter in declared(path).values())
+
+    def test_a_sentence_stands_between_every_twenty_lines_of_open_code(self, path):
+        run = 0  # mirror cells are to be read as a whole
+        for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type == "markdown":
+                run = 0
+            elif not folded(cell) and "mirror" not in cell.metadata.get("tags", ()):
+                run += sum(bool(line.strip()) for line in cell.source.splitlines())
+                assert run <= 20, cell.source
 
     def test_cells_are_short(self, path):
         lengths = [len(cell["source"].splitlines()) for cell in cells(path)]
