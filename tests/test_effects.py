@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import anndata
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import SMALL, Echo, LinearGaussian, data_for, ignored, linear_data, make_data, make_model
@@ -314,6 +316,13 @@ def test_counterfactual_cells_are_draws_of_the_counterfactual(trained):
     error = 5 * means.std(0) / np.sqrt(len(x)) * np.sqrt(2)
     assert (abs(means.mean(0) - samslib.counterfactual(model, cells, "A", 100).mean(0)) < error).all()
     np.testing.assert_allclose(x.sum(2).mean(0), cells.library, rtol=0.1)
+    controls = data[data.labels == "control"]  # names count, not places: of cells without A, genes the other way round
+    obs, var = pd.DataFrame({"perturbation": "control"}, controls.cells), pd.DataFrame(index=list(data.genes[::-1]))
+    fewer = samslib.PerturbationData.from_anndata(anndata.AnnData(controls.x[:, ::-1].copy(), obs, var))
+    found = samslib.counterfactual_cells(model, fewer, "A", seed=3)
+    wanted = samslib.counterfactual_cells(model, controls, "A", seed=3)
+    assert list(found.var_names) == list(data.genes)
+    np.testing.assert_array_equal(found.X.toarray(), wanted.X.toarray())
     own = samslib.counterfactual_cells(model, cells, None)
     assert list(own.obs["perturbation"]) == list(cells.labels)
     assert own.X[:, 0].mean() < drawn[0].X[:, 0].mean()

@@ -384,13 +384,14 @@ def counterfactual_cells(
     Returns
     -------
     AnnData
-        Cells x genes in the order of the data: X the counts (CSR) or real values; obs "perturbation", what was set.
+        Cells x genes in the order of the model: X the counts (CSR) or real values; obs "perturbation", what was set.
 
     Raises
     ------
     ValueError
         As `counterfactual` does.
     """
+    data = align(data, model)
     laws = _treated_otherwise(model, data, perturbation, 1, qc, seed)
     x = sp.vstack([sp.csr_matrix(law.sample()[0].cpu().numpy()) for _, law in laws], format="csr")
     labels = data.labels if perturbation is None else arms(data, [perturbation])[0] * len(data)
