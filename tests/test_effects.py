@@ -316,11 +316,10 @@ def test_counterfactual_cells_are_draws_of_the_counterfactual(trained):
     error = 5 * means.std(0) / np.sqrt(len(x)) * np.sqrt(2)
     assert (abs(means.mean(0) - samslib.counterfactual(model, cells, "A", 100).mean(0)) < error).all()
     np.testing.assert_allclose(x.sum(2).mean(0), cells.library, rtol=0.1)
-    controls = data[data.labels == "control"]  # names count, not places: of cells without A, genes the other way round
-    obs, var = pd.DataFrame({"perturbation": "control"}, controls.cells), pd.DataFrame(index=list(data.genes[::-1]))
-    fewer = samslib.PerturbationData.from_anndata(anndata.AnnData(controls.x[:, ::-1].copy(), obs, var))
+    obs, var = pd.DataFrame({"perturbation": cells.labels}, cells.cells), pd.DataFrame(index=list(data.genes[::-1]))
+    fewer = samslib.PerturbationData.from_anndata(anndata.AnnData(cells.x[:, ::-1].copy(), obs, var))  # without A
     found = samslib.counterfactual_cells(model, fewer, "A", seed=3)
-    wanted = samslib.counterfactual_cells(model, controls, "A", seed=3)
+    wanted = samslib.counterfactual_cells(model, cells, "A", seed=3)
     assert list(found.var_names) == list(data.genes)
     np.testing.assert_array_equal(found.X.toarray(), wanted.X.toarray())
     own = samslib.counterfactual_cells(model, cells, None)
