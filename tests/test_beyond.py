@@ -119,3 +119,15 @@ def test_one_setting_at_a_time_is_as_the_book_says():
     assert table.loc["averaged weights, constant rates", ["gain", "half_width"]].tolist() == [0.09, 0.10]
     others = ["sampled divergences", "1 particle", "5 particles", "batches of 128", "constant rates"]
     assert (table.loc[others, "gain"].abs() < 0.2).all()
+
+
+def test_axes_follow_from_the_number_of_perturbations():
+    """A quarter of them and 30 at least; of targets where perturbations are guides; what is said is kept."""
+    adata = samslib.simulate.perturb_seq(singles=130, pairs=0, cells=3, controls=10, genes=10, latent=2, seed=0)
+    summary = samslib.PerturbationData.from_anndata(adata).summary()
+    model = samslib.SAMSVAE(summary)
+    assert model.options["latent"] == model.shifts().shape[1] == 32
+    assert samslib.SAMSVAE(summary, 7).options["latent"] == 7
+    adata.obs["gene"] = ["control" if name == "control" else name[:2] for name in adata.obs["perturbation"].astype(str)]
+    guides = samslib.PerturbationData.from_anndata(adata, target="gene").summary()
+    assert len(guides.rows) < 130 and samslib.SAMSVAE(guides).options["latent"] == 30

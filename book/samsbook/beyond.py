@@ -9,6 +9,7 @@ python -m samsbook.beyond direct       which effects are found where, on screens
 python -m samsbook.beyond effects      effects of the real screen tapseq, with and without guides and direct effects
 python -m samsbook.beyond norman       the same of norman-devel, whose perturbations are genes
 python -m samsbook.beyond weighted     effects of both, and masks of the screens, by the importance-weighted bound
+python -m samsbook.beyond sizes        bound and effects against the number of latent axes, on screens of 100 and of 300
 
 Each writes `data/results/beyond-<name>.csv` with its provenance. The screens are fitted in two processes of one thread.
 """
@@ -213,7 +214,7 @@ def default(seeds: int) -> pd.DataFrame:
     return rows.groupby(["screen", "way"], sort=False).mean().drop(columns="seed").reset_index()
 
 
-def _in_processes(function: Callable, arguments: Iterable[tuple[str, str, int]]) -> pd.DataFrame:
+def _in_processes(function: Callable, arguments: Iterable[tuple[str, Any, int]]) -> pd.DataFrame:
     with ProcessPoolExecutor(2) as pool:
         made = [pool.submit(partial(function, *names, seed=seed)) for *names, seed in arguments]
         return pd.DataFrame([one.result() for one in made])
@@ -519,6 +520,65 @@ def weighted(seeds: int) -> pd.DataFrame:
     return pd.concat([found, _in_processes(recovered, simulated).drop(columns="way")])
 
 
+LARGE: dict[str, dict[str, int]] = {  # screens on which few axes might not do, with the axes they are made of
+    "100 perturbations": {"singles": 100, "cells": 60, "controls": 500, "genes": 200, "latent": 20},
+    "300 perturbations": {"singles": 300, "cells": 40, "controls": 1000, "genes": 300, "latent": 40},
+}
+TRIED_SIZES = {  # axes, and units of each network; 30 and 75 axes are the library's rule
+    "300 perturbations": ((30, 128), (75, 128), (75, 256)),
+    "100 perturbations": ((30, 128), (60, 128), (30, 256)),
+}
+
+
+def sized(screen: str, size: tuple[int, int], *, seed: int) -> dict[str, Any]:
+    """The default model of such a size on a screen of many perturbations.
+
+    Parameters
+    ----------
+    screen
+        A name in `LARGE`.
+    size
+        Number of latent axes, and of units of encoder and decoder.
+    seed
+        Of the screen, split, weights and training.
+
+    Returns
+    -------
+    dict
+        Names, seed, the held-out bound, the pooled correlation with effects of held-out cells, and seconds.
+    """
+    torch.set_num_threads(1)
+    data = PerturbationData.from_anndata(samslib.simulate.perturb_seq(pairs=0, **LARGE[screen], seed=seed))
+    split = samslib.splits.random(seed=seed)
+    train, val, test = data.split(split)
+    axes, width = size
+    model = samslib.SAMSVAE(data.summary(train), axes, encoder_width=width, decoder_width=width, seed=seed)
+    history = samslib.fit(model, train, val, FitConfig(seed=seed, progress=False))
+    effects = samslib.average_effects(model, data, seed=seed)
+    return {
+        "screen": screen, "axes": axes, "width": width, "seed": seed,
+        "bound": samslib.held_out_iwelbo(model, test, 30, seed=seed)["iwelbo"].mean(),
+        **_pooled({"model": effects}, data, split, False).iloc[0], "seconds": history.attrs["seconds"],
+    }  # fmt: skip
+
+
+def sizes(seeds: int) -> pd.DataFrame:
+    """All sizes of `TRIED_SIZES` on so many screens of each kind.
+
+    Parameters
+    ----------
+    seeds
+        Number of screens.
+
+    Returns
+    -------
+    DataFrame
+        A row a screen, size and seed.
+    """
+    tried = [(screen, size) for screen, tried in TRIED_SIZES.items() for size in tried]
+    return _in_processes(sized, [(screen, size, seed) for screen, size in tried for seed in range(seeds)])
+
+
 OF_SEEDS: dict[str, Callable[[int], pd.DataFrame]] = {
     "sparsity": sparsity,
     "default": default,
@@ -528,6 +588,7 @@ OF_SEEDS: dict[str, Callable[[int], pd.DataFrame]] = {
     "effects": effects,
     "norman": partial(effects, dataset="norman-devel"),
     "weighted": weighted,
+    "sizes": sizes,
 }
 
 

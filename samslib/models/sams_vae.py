@@ -42,7 +42,8 @@ class SAMSVAE(Additive):
     summary
         Names and statistics of the training cells, `data.summary(train)`; they fix the sizes G, T, C and Q.
     latent
-        Number of latent axes, K. Those that are not needed are switched off, if it is generous.
+        Number of latent axes, K. Those that are not needed are switched off, if it is generous. None takes a quarter of
+        the number of perturbations, or of targets where there are any, and 30 at least; `options["latent"]` says it.
     likelihood
         Law of expression given the decoder's output: "negative_binomial", "zero_inflated_negative_binomial" or
         "poisson" for counts, "normal" or "normal_fixed_variance" for real values (`samslib.nets.DECODERS`).
@@ -105,7 +106,7 @@ class SAMSVAE(Additive):
     }  # fmt: skip
 
     def __init__(
-        self, summary: DataSummary, latent: int = 30, likelihood: str = "negative_binomial",
+        self, summary: DataSummary, latent: int | None = None, likelihood: str = "negative_binomial",
         posterior: str = "spike_slab", mask_prior: float = 0.01, embedding_scale: float = 1.0,
         encoder_layers: int = 1, encoder_width: int = 128, decoder_layers: int = 1, decoder_width: int = 128,
         embedding_layers: int = 2, embedding_width: int = 200, encoder_offset: bool = True, temperature: float = 1.0,
@@ -115,6 +116,7 @@ class SAMSVAE(Additive):
         dose_curve: str = "linear", interactions: bool = False, interaction_prior: float = 1e-4,
         *, seed: int | None = None,
     ):  # fmt: skip
+        latent = max(30, len(summary.rows) // 4) if latent is None else latent
         super().__init__(summary, locals())
         above(0, 1, mask_prior=mask_prior, direct_prior=direct_prior, interaction_prior=interaction_prior)
         above(0, embedding_scale=embedding_scale, direct_scale=direct_scale, strength_scale=strength_scale)
