@@ -66,9 +66,10 @@ def test_effects_have_a_row_a_target_and_gene(tiny, monkeypatch):
         assert row.cells == pytest.approx(seen.loc[row.target, row.gene])
 
 
-CHAPTER = "\n".join(
-    cell.source for cell in nbformat.read(ROOT / "chapters" / "04_replogle.ipynb", as_version=4).cells
-).replace("\n", " ")
+@pytest.fixture(scope="module")
+def chapter():
+    cells = nbformat.read(ROOT / "chapters" / "04_replogle.ipynb", as_version=4).cells
+    return "\n".join(cell.source for cell in cells).replace("\n", " ")
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def correlation():
     return table.groupby(["level", "model"])["correlation"].mean(), table
 
 
-def test_the_chapters_verdict_on_models_is_what_was_recorded(correlation):
+def test_the_chapters_verdict_on_models_is_what_was_recorded(correlation, chapter):
     means, table = correlation
     guides, targets = means["guides"].round(2), means["targets"].round(2)
     models = guides[[name for name in guides.index if not name.startswith("data: ")]]
@@ -99,10 +100,10 @@ def test_the_chapters_verdict_on_models_is_what_was_recorded(correlation):
         "CPA has 0.04",
         "by 0.5 to 0.6 nats before the next, CPA-VAE",
     ):
-        assert words in CHAPTER
+        assert words in chapter
 
 
-def test_the_chapters_verdict_on_guides_and_targets_is_what_was_recorded():
+def test_the_chapters_verdict_on_guides_and_targets_is_what_was_recorded(chapter):
     table = samsbook.read_results("screen-tapseq-targets")
     table["enhancer"] = table["target"].isin(["GATA1", "HS2", "MYC", "ZFPM2"])
     within = table.groupby(["model", "enhancer"])["within"].mean().unstack().round(2)
@@ -120,4 +121,4 @@ def test_the_chapters_verdict_on_guides_and_targets_is_what_was_recorded():
     kept = own.loc[strong, "SAMS-VAE"] / seen[strong]
     assert kept.min() > 0.74
     for words in ("0.26 and 0.35", "MYC falls by 0.48", "0.05 in the model", "CCNE2 falls by 0.13", "by 3.7 and more"):
-        assert words in CHAPTER
+        assert words in chapter
