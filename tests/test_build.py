@@ -183,7 +183,7 @@ def test_all_pages_are_read_if_anything_but_pages_changed(changes, to_read):
 def test_pages_are_read_when_they_change_and_all_after_a_failed_build_or_when_asked(tiny, monkeypatch):
     defects, asked = [], []
     monkeypatch.setattr(build, "run_chapters", lambda root, executed: None)
-    monkeypatch.setattr(build, "build_pages", lambda root, changed: asked.append(changed) or defects)
+    monkeypatch.setattr(build, "build_pages", lambda root, changed, quick: asked.append(changed) or defects)
     (tiny / "_build" / "html").mkdir(parents=True)
     index = tiny / "book" / "index.md"
 
@@ -205,8 +205,21 @@ def test_pages_are_read_when_they_change_and_all_after_a_failed_build_or_when_as
     assert make() == (0, [None])
 
 
+def test_a_quick_build_writes_what_changed_and_the_next_one_reads_all(tiny, capsys):
+    index = tiny / "book" / "index.md"
+    assert build.main([], tiny) == 0, capsys.readouterr().out
+    edit(index, "# Index", "# Renamed")
+    assert build.main(["--quick"], tiny) == 0, capsys.readouterr().out
+    assert "Renamed" in page(tiny, "book/index") and "Renamed" not in page(tiny, "chapters/01_first")
+    assert build.main([], tiny) == 0, capsys.readouterr().out
+    assert "Renamed" in page(tiny, "chapters/01_first")
+    capsys.readouterr()
+    assert build.main([], tiny) == 0 and "Nothing changed" in capsys.readouterr().out
+    assert runs(tiny) == list(NAMES)
+
+
 def test_a_failing_chapter_is_named_and_those_before_it_are_kept(tiny, monkeypatch, capsys):
-    monkeypatch.setattr(build, "build_pages", lambda root, changed: [])
+    monkeypatch.setattr(build, "build_pages", lambda root, changed, quick: [])
     second = tiny / "chapters" / "02_second.ipynb"
     edit(second, "print('a note'", "print(a_note")
     assert build.main([], tiny) == 1

@@ -2,6 +2,7 @@
 
 python -m samsbook.build                      run what changed, read the pages that changed, write them all
 python -m samsbook.build --full               read every page again, so that every warning is seen again
+python -m samsbook.build --quick               write only the pages that changed, unchecked: for `make serve`
 python -m samsbook.build --executed FOLDER    take the chapters as they were run there, and read every page again
 """
 
@@ -11,6 +12,7 @@ import argparse
 import datetime
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -28,6 +30,7 @@ INPUTS = (
     *(f"book/samsbook/{name}.py" for name in HELPERS),
 )
 SOURCES = ("_*.yml", "book/**/*", "chapters/*", *INPUTS)
+QUICK = "written quickly"  # in the stamp of a build whose pages are not checked
 PAGE = re.compile(r"book/.*\.md|chapters/.*\.ipynb")
 
 
@@ -111,7 +114,7 @@ def run_chapters(root: Path, executed: Path | None) -> None:
             print(f"{time.perf_counter() - start:.0f} s", flush=True)
 
 
-def build_pages(root: Path, changed: Iterable[str] | None) -> list[str]:
+def build_pages(root: Path, changed: Iterable[str] | None, quick: bool = False) -> list[str]:
     """Read the pages that changed, write all, and check the site.
 
     Parameters
@@ -120,6 +123,8 @@ def build_pages(root: Path, changed: Iterable[str] | None) -> list[str]:
         The book's folder.
     changed
         Paths of the pages to read again; None: all.
+    quick
+        Whether other pages stay as they are, also where they name the changed ones, and the site is not checked.
 
     Returns
     -------
@@ -141,7 +146,11 @@ def build_pages(root: Path, changed: Iterable[str] | None) -> list[str]:
     start = time.perf_counter()
     build.mkdir(exist_ok=True)
     with log_file.open("w") as log:  # a file: what typesets equations may outlive a failed build and hold a pipe
-        status = subprocess.run(command, cwd=root, stdin=subprocess.DEVNULL, stdout=log, stderr=log).returncode
+        environment = os.environ | ({"SAMSBOOK_QUICK": "1"} if quick else {})
+        done = subprocess.run(
+            command, cwd=root, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, check=False
+        )
+        status = done.returncode
     print(f"{time.perf_counter() - start:.0f} s", flush=True)
     if status == 0:
         for written in site.rglob("*.html"):
@@ -149,7 +158,7 @@ def build_pages(root: Path, changed: Iterable[str] | None) -> list[str]:
         write_front(root)
         for notebook in site.glob("_sources/chapters/*.ipynb"):  # as it is downloaded from a page
             say_how_to_install(notebook, root)
-        return problems(site)
+        return [] if quick else problems(site)
     said = re.sub(r"\x1b\[[0-9;]*m", "", log_file.read_text()).splitlines()
     telling = re.compile(r"WARNING|ERROR|^[\w.]+(Error|Exception): \S")
     found = [line.replace(f"{root}/", "") for line in said if telling.search(line)]
@@ -224,6 +233,7 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     parser = argparse.ArgumentParser(description="Build the book into _build/html.")
     parser.add_argument("--executed", type=Path, help="a folder with the chapters as already run")
     parser.add_argument("--full", action="store_true", help="read every page again, also those that did not change")
+    parser.add_argument("--quick", action="store_true", help="write only the pages that changed, and do not check them")
     options = parser.parse_args(arguments)
     full = options.full or options.executed is not None
     stamp = root / "_build" / "book.json"
@@ -232,6 +242,7 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     if now == built and not full:
         print("Nothing changed: _build/html/index.html is up to date.")
         return 0
+    whole = built.pop(QUICK, None) is None
     # Gone until the build is good: after a failed one every page is read, since a page that was read warns no more.
     stamp.unlink(missing_ok=True)
     try:
@@ -239,11 +250,12 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     except ChapterError as error:
         print(f"failed\n\n{error}")
         return 1
-    defects = build_pages(root, None if full else pages_to_read(now, built))
+    full = full or not (whole or options.quick)  # what was written quickly is read again
+    defects = build_pages(root, None if full else pages_to_read(now, built), options.quick)
     if defects:
         print(*defects, "\nThe book was not built: mend what is listed above.", sep="\n")
         return 1
-    stamp.write_text(json.dumps(now, indent=1))
+    stamp.write_text(json.dumps(now | ({QUICK: ""} if options.quick else {}), indent=1))
     print("The book is built: open _build/html/index.html, or run `make serve`.")
     return 0
 

@@ -73,7 +73,7 @@ def watch(root: Path, stamp: dict[str, float], stop: threading.Event, every: flo
     while not stop.wait(every):
         if (now := times(root)) != seen:
             seen, start = now, time.perf_counter()
-            if build.main([], root) == 0:
+            if build.main(["--quick"], root) == 0:
                 stamp["built"] = time.time()
                 print(f"Shown anew after {time.perf_counter() - start:.0f} s.", flush=True)
 
