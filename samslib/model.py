@@ -100,6 +100,9 @@ class Model(nn.Module, ABC):
         self.summary = summary
         self.options = self.accepted(arguments)
         name = type(self).__name__
+        for size in self.options.keys() & {"latent", "encoder_width", "decoder_width"}:
+            require(not isinstance(self.options[size], float), f"{size} is {self.options[size]}; give a whole number.")
+            whole(size, self.options[size], 1)
         for what in self.needs:
             require(getattr(summary, what), f"{name} {LACKING[what]}.")
         for what in ("covariates", "quality"):

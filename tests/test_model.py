@@ -75,3 +75,11 @@ def test_the_lines_of_the_readme_give_the_same_numbers_twice(monkeypatch):
         exec(code, here)
         found.append(here["model"])
     assert same_weights(*found)
+
+
+@pytest.mark.parametrize("kind", [MODELS[name] for name in ("sams_vae", "cpa_vae", "svae_plus", "conditional_vae")])
+@pytest.mark.parametrize("size", ["latent", "encoder_width", "decoder_width"])
+@pytest.mark.parametrize("wrong", [0, -1, 2.5, "a", float("nan")])
+def test_a_size_that_is_no_whole_number_is_named(kind, size, wrong):
+    with pytest.raises(ValueError, match=size):
+        kind(make_data().summary(), **{"latent": 3, size: wrong})
