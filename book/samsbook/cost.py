@@ -88,7 +88,7 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=5, help="timed steps of each kind of run")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--write", action="store_true", help="also write data/results/cost.csv")
+    parser.add_argument("--write", action="store_true", help="also write data/results/cost.csv, or cost-gpu.csv")
     options = parser.parse_args()
     began = time.perf_counter()
     torch.set_num_threads(1)
@@ -106,7 +106,7 @@ def main() -> None:
         steps = sum(p["steps"] for p in members)
         rows.append({
             "data": experiment, "model": name + ", unique" * (encoding == "unique"), "K": latent,
-            "runs": len(members), "steps": members[0]["steps"], "s a step": f"{step:.2f}",
+            "runs": len(members), "steps": members[0]["steps"], "s a step": f"{step:.2g}",
             "hours": round(step * steps / 3600), "MB": round(len(members) * ROW_KB / 1000, 1),
         })  # fmt: skip
         print(rows[-1], flush=True)
@@ -117,7 +117,7 @@ def main() -> None:
     print(table.to_string(index=False))
     if options.write:
         given = {"preset": options.preset, "steps": options.steps, "device": device, "threads": 1, "seed": 0}
-        write_results("cost", table, given, seconds=time.perf_counter() - began)
+        write_results("cost-gpu" if device.startswith("cuda") else "cost", table, given, seconds=time.perf_counter() - began)
 
 
 if __name__ == "__main__":
