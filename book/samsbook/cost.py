@@ -117,7 +117,8 @@ def main() -> None:
     print(table.to_string(index=False))
     if options.write:
         given = {"preset": options.preset, "steps": options.steps, "device": device, "threads": 1, "seed": 0}
-        write_results("cost-gpu" if device.startswith("cuda") else "cost", table, given, seconds=time.perf_counter() - began)
+        name = "cost-gpu" if device.startswith("cuda") else "cost"
+        write_results(name, table, given, seconds=time.perf_counter() - began)
 
 
 if __name__ == "__main__":
