@@ -32,6 +32,7 @@ def test_a_sound_site_has_no_problems(tmp_path):
     [
         ('<a href="c.html">c</a>', "links to c.html, which is not there"),
         ('<a href="b.html#here">b</a>', "no #here"),
+        ('<a href="#below">below</a>', "no #below"),
         ('<img src="q.png" alt="A line.">', "loads q.png, which is not there"),
         ('<img src="p.png">', "no real alt text"),
         ('<img src="p.png" alt="_images/0123456789abcdef0123.png">', "no real alt text"),

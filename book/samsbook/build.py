@@ -196,18 +196,30 @@ def from_above(page: str, folder: str) -> str:
     return page.replace('data-content_root="../"', 'data-content_root="./"')
 
 
+INSTALL = """\
+# Where the library is missing, as in Colab: fetch the book, install what its chapters need, and work in its folder.
+from importlib.util import find_spec
+from pathlib import Path
+
+if find_spec("samslib") is None:
+    !git clone -q --depth 1 --branch {branch} {url} sams-book
+    %pip install -q ./sams-book
+if Path("sams-book").is_dir():
+    %cd -q sams-book/chapters"""
+
+
 def say_how_to_install(notebook: Path, root: Path) -> None:
     """Begin a downloaded notebook with what it needs: a cell that installs it, where the repository has an address."""
     import nbformat
     import yaml
 
     config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
-    address = config.get("repository", {}).get("url")
+    repository = config.get("repository", {})
     said = nbformat.read(notebook, as_version=4)
     if said.cells[0].id == "install":
         return
-    if address:
-        cell = nbformat.v4.new_code_cell(f'%pip install -q "samslib[book] @ git+{address}"', id="install")
+    if repository.get("url"):
+        cell = nbformat.v4.new_code_cell(INSTALL.format(**repository), id="install")
     else:
         how = 'run `pip install ".[book]"` in the folder of its repository'
         cell = nbformat.v4.new_markdown_cell(f"To run this notebook away from the book, first {how}.", id="install")

@@ -165,6 +165,17 @@ def _point_to_repository(app: Sphinx, config) -> None:
     theme["launch_buttons"] = hosts | {"notebook_interface": "jupyterlab"} if known else {}
 
 
+NOTEBOOKS = "notebooks"  # the branch of chapters as they are downloaded; .github/workflows/pages.yml pushes it
+
+
+def _open_what_installs(app: Sphinx, page: str, template: str, context: dict, doctree) -> None:
+    """Colab comes without the library: it opens a chapter as it is downloaded, which begins by installing it."""
+    branch = app.config.html_theme_options.get("repository_branch")
+    for button in (one for group in context.get("header_buttons", ()) for one in group.get("buttons", ())):
+        if button["text"] == "Colab":
+            button["url"] = button["url"].replace(f"/blob/{branch}/", f"/blob/{NOTEBOOKS}/")
+
+
 def _describe(app: Sphinx, page: str, template: str, context: dict, doctree) -> None:
     """A page's first words as its description, and what a link to it shows where it is shared."""
     if doctree is None:
@@ -279,6 +290,7 @@ def setup(app: Sphinx) -> dict:
     app.connect("config-inited", _point_to_repository)
     app.connect("build-finished", _carry_reports)
     app.connect("html-page-context", _drop_thebe, priority=900)
+    app.connect("html-page-context", _open_what_installs, priority=900)  # after the theme made its buttons
     app.connect("html-page-context", _describe)
     app.connect("autodoc-process-docstring", _plain_docstring, priority=400)  # before Napoleon
     return {"parallel_read_safe": True, "parallel_write_safe": True}
