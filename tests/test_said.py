@@ -39,6 +39,7 @@ def chapter(prose, allowed=None, caption=""):
         "`0.77` is code, $x = 0.77$ a formula, {cite:t}`year0.77` a citation.\n\n    run -p rate 0.77\n",
         "```python\nx = 0.77\n```\n\n$$\nx = 0.77\n$$\n",
         "As {numref}`fig-else` has it, 2.5.",
+        "CPA comes last. It has 0.61.",  # of the rows that the paragraph names
         "All 3,375 cells, a number of book/data.md.",
     ],
 )
@@ -52,6 +53,7 @@ def test_a_number_that_is_shown_passes(prose):
         ("The ruler has 0.46.", "0.46"),
         ("CPA has 0.6141.", "0.6141"),  # sharper than the table
         ("Something has 0.47.", "0.47"),  # no word of the row
+        ("CPA comes last. The ruler has 0.61.", "0.61"),  # of a row that another sentence names
         ("The rate is 0.77.", "0.77"),  # only a comment says so
         ("It is 2.5.", "2.5"),  # of another section
         ("It falls by $1.5 \\pm 0.125$.", "1.5"),

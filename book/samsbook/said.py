@@ -2,19 +2,20 @@
 
 Prose quotes numbers and a run gives them, so they part when data, settings or threads change. Here each number in
 text, captions and descriptions of figures is looked for in what its own section prints and in its code, and in the
-cells before the first section, which hold the parameters. It is shown if a number there rounds to it; one of a table
-only if the paragraph has a word of the table's row. Read are numbers with a decimal point, percentages, and whole
-numbers from 1,000 on.
+cells before the first section, which hold the parameters. It is shown if a number there rounds to it. Of a table, only
+rows count that the sentence has a word of; if it has a word of none, those of its paragraph. Read are numbers with a
+decimal point, percentages, and whole numbers from 1,000 on.
 
 - A paragraph that names a figure of another section is held against that section too; the opening, the summary and the
-  last section against the whole chapter.
+  last section against all that the chapter prints.
 - A number from elsewhere is allowed by its cell's metadata: `"said": {"75.7": "where it is from"}`. If the source is a
   table below data/, the number must be in it.
 - A whole number may also stand on the page on data or on that on differences: sizes of data sets, published settings.
 - Not read: code, formulas with letters, exercises and questions, and "95%", the level of every interval.
 
-What is not seen: whether the number that is shown is the one that is meant. Of the chapters' numbers, with another last
-digit, about two in three are missed nowhere in their section and so are named; the others stand there by chance.
+What is not seen: whether the number that is shown is the one that is meant, and what is said without a number. With
+another last digit, nearly all whole numbers of the chapters would be named, six in ten of those with two decimals and
+a third of those with one; the others stand by chance in a row that the sentence names.
 """
 
 from __future__ import annotations
@@ -84,8 +85,8 @@ def unshown(notebook: NotebookNode, root: Path) -> list[str]:
         for prose, cell in part.prose:
             allowed = cell.metadata.get("said", {})
             for paragraph in paragraphs(prose):
-                shown = within_reach(paragraph, part, parts)
                 for sentence, number in quoted(paragraph):
+                    shown = within_reach(sentence, paragraph, part, parts)
                     if number in allowed and _in_source(number, allowed[number], root):
                         used.add((cell.id, number))
                     elif number not in known and not any(rounds_to(value, number) for value in shown):
@@ -115,12 +116,14 @@ def sections(notebook: NotebookNode) -> list[Section]:
     return [part for part in parts if part.title != "Exercises"]
 
 
-def within_reach(paragraph: str, part: Section, parts: list[Section]) -> list[float]:
-    """The numbers that a paragraph of a section may quote."""
+def within_reach(sentence: str, paragraph: str, part: Section, parts: list[Section]) -> list[float]:
+    """The numbers that a sentence may quote: of tables those of rows that it names, or else its paragraph."""
     wide = part is parts[0] or WHOLE.match(part.title)
     near = [parts[0], part, *(one for one in parts if any(name in paragraph for name in one.figures))]
     rows = [row for one in (parts if wide else near) for row in one.printed] + [row for one in near for row in one.code]
-    said = words(paragraph)
+    said = words(sentence)
+    if not any(row & said for row, _ in rows):
+        said = words(paragraph)
     return [value for row, numbers in rows if not row or row & said for value in numbers]
 
 
@@ -140,7 +143,7 @@ def paragraphs(prose: str) -> list[str]:
 
 def quoted(paragraph: str) -> Iterator[tuple[str, str]]:
     """Each sentence with each of its numbers that must be shown."""
-    for sentence in re.split(r"(?<=[.:;?!])\s+", " ".join(paragraph.split())):
+    for sentence in re.split(r"(?<=[.?!])\s+", " ".join(paragraph.split())):
         for match in NUMBER.finditer(sentence):
             whole, decimals, _, percent = match.groups()
             number = match[0].lstrip("+-\u2212")
@@ -182,7 +185,7 @@ def _of_outputs(cell: NotebookNode) -> Iterator[Row]:
         outer: list[str] = []  # a label of several rows stands in the first of them
         for line in lines:
             heads, cells = (re.findall(rf"<{tag}[^>]*>(.*?)</{tag}>", line, flags=re.DOTALL) for tag in ("th", "td"))
-            outer = heads[:-1] if len(heads) > len(outer) else outer
+            outer = heads[:-1] if cells and len(heads) > len(outer) else outer
             yield frozenset(), values(" ".join(heads))
             yield words(" ".join([*heads, *outer, *cells])), values(" ".join(cells))
 
