@@ -1,8 +1,11 @@
 """Numbers that prose quotes are those that the chapter shows."""
 
+import pandas as pd
 import pytest
+import samsbook
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-from samsbook import said
+from samsbook import said, transfer
+from samsbook.published import relative_bound
 from test_layout import ROOT
 
 TABLE = """<table><thead><tr><th></th><th>error</th></tr></thead><tbody>
@@ -97,3 +100,38 @@ def test_a_number_from_elsewhere_is_allowed_with_its_source_and_no_longer_than_i
 )
 def test_values_round_to_what_is_written(value, number, same):
     assert said.rounds_to(value, number) is same
+
+
+# What chapters say of recorded runs without a number.
+
+
+def test_every_seed_has_the_order_of_chapter_4():
+    long = samsbook.read_results("screen-long").query("mean_field_encoder != True")
+    usual = long[(long["model"] == "SAMS-VAE") & (long["mask_prior"] == 0.01)].set_index("seed")["test IWELBO"]
+    others = long[long["model"].isin(["CPA-VAE", "SVAE+", "conditional VAE"])]
+    assert (others["test IWELBO"] < others["seed"].map(usual)).all() and len(others) == 15
+
+
+def test_every_split_has_the_order_of_chapter_5():
+    grid = relative_bound(samsbook.read_results("grid-devel-norman"))
+    grid["run"] = grid["model"] + ", " + grid["encoding"]
+    bound = grid.pivot(index=["task", "fraction", "split"], columns="run", values="test IWELBO")
+    unseen, few = bound.loc["unseen combinations"], bound.loc["few cells of each"].loc[0.5]
+    assert (unseen.idxmax(axis=1) == "SVAE+, unique").all()
+    lead = few["SAMS-VAE, compositional"] - few["CPA-VAE, compositional"]
+    assert lead.between(0, 0.25).all()
+    published = pd.read_csv(ROOT / "data" / "published" / "norman.csv")
+    published = published.query("task == 'unseen combinations' and not unique")
+    means = published.pivot(index=["metric", "fraction"], columns="model", values="mean")
+    assert (means.loc["relative test IWELBO"].idxmin(axis=1) == "conditional VAE").all()
+    assert means.loc["ATE pearson"].loc[0].idxmax() == "conditional VAE"
+
+
+def test_every_patient_has_the_order_of_chapter_6():
+    table = samsbook.read_results("transfer-glioblastoma")
+    r, energy = (table.pivot(index="withheld", columns="way", values=score) for score in ("pearson", "energy"))
+    gain = r["CPA"] - r["CPA, no adversary"]
+    assert (gain > 0).all() and gain.mean() == pytest.approx(0.09, abs=0.005)
+    nearer = energy.lt(energy[transfer.NONE], axis=0).sum()
+    joined = [f"{name}{transfer.JOINED}" for name in ("SAMS-VAE", "conditional VAE")]
+    assert nearer["CPA"] == 4 and (nearer[joined] == 5).all()
