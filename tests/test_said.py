@@ -41,7 +41,7 @@ def chapter(prose, allowed=None, caption=""):
         "There are 1,920 cells, 28% bad, with 95% intervals.",
         "`0.77` is code, $x = 0.77$ a formula, {cite:t}`year0.77` a citation.\n\n    run -p rate 0.77\n",
         "```python\nx = 0.77\n```\n\n$$\nx = 0.77\n$$\n",
-        "As {numref}`fig-else` has it, 2.5.",
+        "As {numref}`fig-else` has it, with `0.77`, 2.5.",
         "CPA comes last. It has 0.61.",  # of the rows that the paragraph names
         "All 3,375 cells, a number of book/data.md.",
     ],
@@ -61,6 +61,7 @@ def test_a_number_that_is_shown_passes(prose):
         ("It is 2.5.", "2.5"),  # of another section
         ("It falls by $1.5 \\pm 0.125$.", "1.5"),
         ("There are 1,930 cells.", "1,930"),
+        ("There are 193 cells, of 6 kinds.", "193"),
         ("Bad are 29%.", "29%"),
         ("```{margin}\nThe ruler has 0.46.\n```", "0.46"),
     ],

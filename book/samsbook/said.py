@@ -4,7 +4,7 @@ Prose quotes numbers and a run gives them, so they part when data, settings or t
 text, captions and descriptions of figures is looked for in what its own section prints and in its code, and in the
 cells before the first section, which hold the parameters. It is shown if a number there rounds to it. Of a table, only
 rows count that the sentence has a word of; if it has a word of none, those of its paragraph. Read are numbers with a
-decimal point, percentages, and whole numbers from 1,000 on.
+decimal point, percentages, and whole numbers from 100 on.
 
 - A paragraph that names a figure of another section is held against that section too; the opening, the summary and the
   last section against all that the chapter prints.
@@ -43,7 +43,7 @@ UNREAD = [
         r"^ {4,}\S.*?$",
         r"^\$\$.*?^\$\$.*?$",
         r"^:(?!alt:)\w+:.*?$",  # options of a directive
-        r"\{(?!numref)[\w:]+\}`[^`]*`|(?<!\})`[^`]+`",  # roles and code
+        r"(?:\{[\w:]+\})?`[^`]+`",  # roles and code
         r"<[^>]+>|\]\([^)]*\)",
         r"[Ee]xercise \d[\d.]*\d",
     )
@@ -80,7 +80,7 @@ def unshown(notebook: NotebookNode, root: Path) -> list[str]:
     """
     parts, found, used = sections(notebook), [], set()
     facts = " ".join((root / page).read_text(encoding="utf-8") for page in FACTS if (root / page).is_file())
-    known = {match[0] for match in NUMBER.finditer(facts) if "," in match[0]}
+    known = {match[0] for match in NUMBER.finditer(facts) if re.fullmatch(r"[\d,]{3,}", match[0])}
     for part in parts:
         for prose, cell in part.prose:
             allowed = cell.metadata.get("said", {})
@@ -135,6 +135,7 @@ def words(text: str) -> frozenset[str]:
 
 def paragraphs(prose: str) -> list[str]:
     """What is read of a text, paragraph by paragraph."""
+    prose = re.sub(r"\{numref\}`([^`]+)`", r"\1", prose)  # whose names are wanted
     for pattern in UNREAD:
         prose = pattern.sub(" ", prose)
     prose = FORMULA.sub(lambda match: "" if re.search(r"[A-Za-z]", match[1].replace(r"\pm", "")) else match[1], prose)
@@ -147,7 +148,7 @@ def quoted(paragraph: str) -> Iterator[tuple[str, str]]:
         for match in NUMBER.finditer(sentence):
             whole, decimals, _, percent = match.groups()
             number = match[0].lstrip("+-\u2212")
-            if (decimals or percent or "," in whole) and number != "95%":
+            if (decimals or percent or len(whole) > 2) and number != "95%":
                 yield sentence, number
 
 
