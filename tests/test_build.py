@@ -83,6 +83,19 @@ def test_each_chapter_runs_once_whatever_becomes_of_prose_and_a_warning_comes_ba
     assert runs(tiny) == list(NAMES)
 
 
+def test_a_number_that_its_chapter_does_not_show_stops_the_build_with_the_remedy(tiny, monkeypatch, capsys):
+    monkeypatch.setattr(build, "build_pages", lambda *_: [])
+    first = tiny / "chapters" / "01_first.ipynb"
+    edit(first, "Title 01_first", "Title of 0.77")
+    assert build.main(["--quick"], tiny) == 0
+    assert build.main([], tiny) == 1
+    told = capsys.readouterr().out
+    assert 'chapters/01_first.ipynb, Opening: nothing shown there gives the 0.77 of "# Title of 0.77"' in told
+    assert "Print it in its section, drop it, or name its source" in told
+    edit(first, "0.77", "77")
+    assert build.main([], tiny) == 0
+
+
 def test_recorded_reports_lie_in_the_book_and_are_checked_with_it(tiny, capsys):
     index, reports = tiny / "book" / "index.md", tiny / "book" / "reports"
     reports.mkdir()

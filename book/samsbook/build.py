@@ -114,6 +114,24 @@ def run_chapters(root: Path, executed: Path | None) -> None:
             print(f"{time.perf_counter() - start:.0f} s", flush=True)
 
 
+def unshown(root: Path) -> list[str]:
+    """One line a number in the prose of a chapter that the chapter, as it ran, does not show; see `samsbook.said`."""
+    import nbformat
+
+    from samsbook import outputs, said
+
+    found = []
+    for name in chapters(root):
+        if not (kept := outputs.place(root, name)).is_file():  # which its page will tell
+            continue
+        notebook = nbformat.read(root / f"{name}.ipynb", as_version=4)
+        outputs.merge(notebook, nbformat.read(kept, as_version=4))
+        found += [f"{name}.ipynb, {why}" for why in said.unshown(notebook, root)]
+    if found:
+        found.append("Print it in its section, drop it, or name its source in the metadata of the cell, under `said`.")
+    return found
+
+
 def build_pages(root: Path, changed: Iterable[str] | None, quick: bool = False) -> list[str]:
     """Read the pages that changed, write all, and check the site.
 
@@ -263,7 +281,8 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
         print(f"failed\n\n{error}")
         return 1
     full = full or not (whole or options.quick)  # what was written quickly is read again
-    defects = build_pages(root, None if full else pages_to_read(now, built), options.quick)
+    defects = [] if options.quick else unshown(root)
+    defects += build_pages(root, None if full else pages_to_read(now, built), options.quick)
     if defects:
         print(*defects, "\nThe book was not built: mend what is listed above.", sep="\n")
         return 1
