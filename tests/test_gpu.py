@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import content, make_model
+from conftest import GPU, content, make_model
 
 import samslib
 from samslib.objective import elbo, log_weights, posterior
 from samslib.trace import Trace
 from samslib.training import shared_counts
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
+pytestmark = pytest.mark.skipif(not GPU, reason="there is no CUDA GPU")
 BOTH = ("cpu", "cuda")
 
 
