@@ -30,6 +30,42 @@ document.addEventListener("DOMContentLoaded", () => {
       if (cell.cellIndex || cell.textContent.trim().length < 4) cell.dataset.column = columns[cell.cellIndex];
     }
   }
+  // Columns of numbers stand under each other, columns of words have room, and long names may break.
+  const number = /^[-−+]?[\d,.]+(e[-+]?\d+)?%?(\s±\s[\d,.]+)?$/;
+  const missing = /^(NaN|nan|None)?$/;
+  const said = (cell) => cell.textContent.trim();
+  for (const table of document.querySelectorAll(".bd-article table:not(.sentences)")) {
+    const columns = new Map(); // counted from the right: a name at the left may span several rows
+    for (const cell of table.querySelectorAll("tbody td")) {
+      const place = cell.parentElement.cells.length - cell.cellIndex;
+      columns.set(place, [...(columns.get(place) ?? []), cell]);
+    }
+    const heads = [...(table.tHead?.rows[table.tHead.rows.length - 1]?.cells ?? [])];
+    for (const [place, cells] of columns) {
+      const there = cells.filter((cell) => !missing.test(said(cell)));
+      cells.filter((cell) => !there.includes(cell)).forEach((cell) => cell.classList.add("missing"));
+      if (there.length && there.every((cell) => number.test(said(cell)))) {
+        [...cells, heads[heads.length - place]].forEach((cell) => cell?.classList.add("number"));
+      } else {
+        const longest = Math.max(...cells.map((cell) => said(cell).length));
+        cells.forEach((cell) => cell.classList.add("words"));
+        cells.forEach((cell) => cell.style.setProperty("--words", `${Math.min(longest, 26)}ch`));
+      }
+    }
+    for (const name of table.querySelectorAll("th")) {
+      if (number.test(said(name))) name.classList.add("number");
+      if (!name.children.length) name.innerHTML = name.innerHTML.replaceAll("_", "_<wbr>");
+    }
+  }
+  // A name in a table breaks between its parts.
+  for (const name of document.querySelectorAll(".bd-article td code .pre")) {
+    name.innerHTML = name.innerHTML.replace(/(?<=[\w)])[_./(=,]+/g, "$&<wbr>");
+  }
+  // A comma stays on the line of its formula.
+  for (const formula of document.querySelectorAll(".bd-article span.math")) {
+    const next = formula.nextSibling;
+    if (next?.nodeType === Node.TEXT_NODE && /^[,.;:)?!’”]/.test(next.data)) next.data = "\u2060" + next.data;
+  }
   // What scrolls can be scrolled from the keyboard.
   const scrolls = () =>
     document.querySelectorAll(".bd-article :is(table, pre, .math, .katex-display, .cell_output)").forEach((box) => {

@@ -1,0 +1,100 @@
+"""The figures and tables of the built book as a browser shows them: text that can be read, nothing cut, and a sign
+where there is more to the side. Without a built book, or without a browser, these are skipped."""
+
+import re
+
+import pytest
+from samsbook import browser, pdf
+from test_layout import ROOT
+
+SITE = ROOT / "_build" / "html"
+READ = {name: path.read_text() for name in pdf.pages(ROOT) if (path := SITE / f"{name}.html").is_file()}
+DRAWN = [name for name, text in READ.items() if re.search(r'<img [^>]*\.svg"', text.partition("<article")[2])]
+TABLES = [name for name, text in READ.items() if "<table" in text]
+SMALLEST = 11  # pixels on the page: text of a figure is drawn with 12, and a phone may scale it down by so much
+
+pytestmark = [
+    pytest.mark.skipif(not browser.find(), reason=f"there is no browser: none of {', '.join(browser.NAMES)}"),
+    pytest.mark.skipif(not READ, reason="the book is not built: run `make book`"),
+]
+
+# Each picture is drawn once more inside the page, as wide as it is shown there, so that its words can be measured.
+WORDS = """async () => {
+  const found = [];
+  for (const image of document.querySelectorAll("article img[src$='.svg']")) {
+    const wide = image.getBoundingClientRect().width;
+    if (!wide) continue;
+    const place = document.body.appendChild(document.createElement("div"));
+    place.style = `position: absolute; top: 0; left: 0; width: ${wide}px`;
+    place.innerHTML = (await (await fetch(image.src)).text()).replace(/^[^]*?<svg/, "<svg");
+    const picture = place.querySelector("svg");
+    picture.style = "width: 100%; height: auto";
+    const edge = picture.getBoundingClientRect(), scale = wide / picture.viewBox.baseVal.width;
+    for (const word of picture.querySelectorAll("text")) {
+      const box = word.getBoundingClientRect();
+      const out = Math.max(edge.left - box.left, box.right - edge.right, edge.top - box.top, box.bottom - edge.bottom);
+      found.push([word.textContent.trim(), parseFloat(getComputedStyle(word).fontSize) * scale, box.width ? out : 0]);
+    }
+    place.remove();
+  }
+  return found;
+}"""
+
+
+@pytest.fixture(scope="module")
+def asked():
+    """What a script finds on a page of some width, light or dark."""
+    with browser.opened(SITE) as (window, address):
+        tabs = {}
+
+        def ask(name, width, script, mode="light"):
+            if (width, mode) not in tabs:
+                tabs[width, mode] = window.new_page(viewport={"width": width, "height": 900}, color_scheme=mode)
+            tabs[width, mode].goto(f"{address}{name}.html", wait_until="load")
+            return tabs[width, mode].evaluate(script)
+
+        yield ask
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("name", DRAWN or ["none"])
+def test_words_of_figures_can_be_read_and_are_not_cut(asked, name, width):
+    """Every word of every picture is large enough at the desk and on a phone, and lies inside its picture."""
+    words = asked(name, width, WORDS)
+    assert words, "pictures without words?"
+    assert not [(word, round(size, 1)) for word, size, _ in words if size < SMALLEST - 0.01]
+    assert not [(word, round(out, 1)) for word, _, out in words if out > 1]
+
+
+SIDEWAYS = """() => [...document.querySelectorAll("article table")]
+  .filter((table) => table.scrollWidth > table.clientWidth + 1)
+  .map((table) => {
+    const veils = [...table.querySelectorAll("tr, th, td, thead, tbody")]
+      .map((part) => getComputedStyle(part).backgroundColor.match(/rgba\\(.*, ([\\d.]+)\\)/)?.[1] ?? 1);
+    const lights = table.querySelectorAll("td[id]").length; // a styled table may colour a cell of its own
+    return [table.innerText.slice(0, 60), table.tabIndex, getComputedStyle(table).backgroundImage.includes("gradient"),
+      lights ? 0 : Math.max(...veils)];
+  })"""
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+@pytest.mark.parametrize("name", TABLES or ["none"])
+def test_a_table_that_goes_on_to_the_side_says_so_and_can_be_reached(asked, name, mode):
+    """A shadow lies at its edge, the rows let it through, and the keyboard scrolls it."""
+    for text, place, shadow, veil in asked(name, 390, SIDEWAYS, mode):
+        assert (place, shadow, veil < 0.5) == (0, True, True), text
+
+
+NUMBERS = """() => [...document.querySelectorAll("article .cell_output td")]
+  .filter((cell) => /^-?[\\d.]+$/.test(cell.textContent.trim()))
+  .map((cell) => [cell.textContent, getComputedStyle(cell).textAlign, cell.className])
+  .filter(([, align, kind]) => align != "end" && !kind.includes("words"))"""
+
+
+def test_numbers_of_a_column_stand_under_each_other(asked):
+    for name in TABLES:
+        assert not asked(name, 1280, NUMBERS), name
+
+
+def test_an_enumeration_is_not_shown_as_a_call():
+    assert "boundary" not in READ["book/api/vocabulary"]
