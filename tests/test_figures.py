@@ -43,15 +43,16 @@ WORDS = """async () => {
 
 @pytest.fixture(scope="module")
 def asked():
-    """What a script finds on a page of some width, light or dark."""
+    """What a script finds on a page of some width; without a name, on the one that is open."""
     with browser.opened(SITE) as (window, address):
         tabs = {}
 
-        def ask(name, width, script, mode="light"):
-            if (width, mode) not in tabs:
-                tabs[width, mode] = window.new_page(viewport={"width": width, "height": 900}, color_scheme=mode)
-            tabs[width, mode].goto(f"{address}{name}.html", wait_until="load")
-            return tabs[width, mode].evaluate(script)
+        def ask(name, width, script):
+            if width not in tabs:
+                tabs[width] = window.new_page(viewport={"width": width, "height": 900}, color_scheme="light")
+            if name:
+                tabs[width].goto(f"{address}{name}.html", wait_until="load")
+            return tabs[width].evaluate(script)
 
         yield ask
 
@@ -66,7 +67,7 @@ def test_words_of_figures_can_be_read_and_are_not_cut(asked, name, width):
     assert not [(word, round(out, 1)) for word, _, out in words if out > 1]
 
 
-SIDEWAYS = """() => [...document.querySelectorAll("article table")]
+SIDEWAYS = """[...document.querySelectorAll("article table")]
   .filter((table) => table.scrollWidth > table.clientWidth + 1)
   .map((table) => {
     const veils = [...table.querySelectorAll("tr, th, td, thead, tbody")]
@@ -77,24 +78,32 @@ SIDEWAYS = """() => [...document.querySelectorAll("article table")]
   })"""
 
 
-@pytest.mark.parametrize("mode", ["light", "dark"])
-@pytest.mark.parametrize("name", TABLES or ["none"])
-def test_a_table_that_goes_on_to_the_side_says_so_and_can_be_reached(asked, name, mode):
-    """A shadow lies at its edge, the rows let it through, and the keyboard scrolls it."""
-    for text, place, shadow, veil in asked(name, 390, SIDEWAYS, mode):
-        assert (place, shadow, veil < 0.5) == (0, True, True), text
-
-
 NUMBERS = """() => [...document.querySelectorAll("article .cell_output td")]
-  .filter((cell) => /^-?[\\d.]+$/.test(cell.textContent.trim()))
-  .map((cell) => [cell.textContent, getComputedStyle(cell).textAlign, cell.className])
-  .filter(([, align, kind]) => align != "end" && !kind.includes("words"))"""
+  .filter((cell) => /^-?[\\d.]+$/.test(cell.textContent.trim()) && getComputedStyle(cell).textAlign != "end")
+  .filter((cell) => !cell.classList.contains("words")).map((cell) => cell.textContent)"""
 
 
-def test_numbers_of_a_column_stand_under_each_other(asked):
-    for name in TABLES:
-        assert not asked(name, 1280, NUMBERS), name
+@pytest.mark.parametrize("name", TABLES or ["none"])
+def test_a_table_that_goes_on_to_the_side_says_so_and_can_be_reached(asked, name):
+    """On a phone a shadow lies at its edge, the rows let it through, and the keyboard scrolls it; numbers of a column
+    stand under each other."""
+    assert not asked(name, 390, NUMBERS)
+    for mode in ("light", "dark"):
+        for text, place, shadow, veil in asked(
+            None, 390, f"document.documentElement.dataset.theme = {mode!r};" + SIDEWAYS
+        ):
+            assert (place, shadow, veil < 0.5) == (0, True, True), (mode, text)
 
 
 def test_an_enumeration_is_not_shown_as_a_call():
     assert "boundary" not in READ["book/api/vocabulary"]
+
+
+def test_a_search_finds_each_formula_once(asked):
+    """Its page holds a formula twice, for eyes and for ears, and its source; what is found shows one."""
+    page = '<div role="main"><p>the matrix <span>{}</span> turns</p></div>'.format(
+        '<span class="katex-mathml"><math><mi>R</mi><annotation>R</annotation></math></span>'
+        '<span class="katex-html">R</span>'
+    )
+    script = f"() => Search.htmlToText({page!r}).replace(/\\s+/g, ' ').trim()"
+    assert asked("search", 1280, script) == "the matrix R turns"

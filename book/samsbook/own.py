@@ -386,7 +386,7 @@ def control_null(data: PerturbationData, within: Sequence[str], resamples: int, 
         one = replace(cells, labels=np.where(on, name, cells.control).astype(object), n_perturbations=on.astype(int))
         rows.append(samslib.rank_perturbations(one, within=within, resamples=resamples, seed=seed))
     columns = ["perturbation", "cells", "size", "p", "fdr"]
-    table = pd.concat(rows)[columns] if rows else pd.DataFrame(columns=columns)
+    table = pd.concat(rows)[columns].astype({"cells": int}) if rows else pd.DataFrame(columns=columns)
     table = table.assign(fdr=false_discovery_control(table["p"])) if rows else table
     return table.sort_values("size", ascending=False, ignore_index=True)
 
