@@ -231,10 +231,9 @@ def show(*objects: Any):
 
 def _in_short(source: str) -> str:
     """A source whose docstrings end with their first line; the reference has the rest."""
-    lines = source.splitlines()
     for part in ast.walk(ast.parse(source)):
-        if isinstance(part, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(part) is not None:
-            first, last = part.body[0].lineno - 1, part.body[0].end_lineno
-            if last - first > 1:
-                lines[first:last] = [lines[first] + '"""', *[None] * (last - first - 1)]
-    return "\n".join(line for line in lines if line is not None)
+        if isinstance(part, ast.FunctionDef | ast.ClassDef) and "\n" in (
+            text := ast.get_docstring(part, clean=False) or ""
+        ):
+            source = source.replace(text, text.partition("\n")[0])
+    return source
