@@ -95,6 +95,14 @@ def test_a_table_that_goes_on_to_the_side_says_so_and_can_be_reached(asked, name
             assert (place, shadow, veil < 0.5) == (0, True, True), (mode, text)
 
 
+def test_panels_below_each_other_say_which_is_left(asked):
+    """Captions speak of left and right."""
+    named = """() => ["left", "right"].map((side) =>
+      getComputedStyle(document.querySelector(`.${side}-panel`), "::before").content)"""
+    name = next(name for name in DRAWN if "left-panel" in READ[name])
+    assert asked(name, 390, named) == ['"left"', '"right"'] and asked(name, 1280, named) == ["none", "none"]
+
+
 def test_an_enumeration_is_not_shown_as_a_call():
     assert "boundary" not in READ["book/api/vocabulary"]
 

@@ -61,7 +61,7 @@ document.addEventListener("DOMContentLoaded", () => {
     }
     for (const name of table.querySelectorAll("th")) {
       if (number.test(said(name))) name.classList.add("number");
-      if (!name.children.length) name.innerHTML = name.innerHTML.replaceAll("_", "_<wbr>");
+      if (!name.children.length) name.innerHTML = name.innerHTML.replace(/[_=]/g, "$&<wbr>");
     }
   }
   // A name in a table breaks between its parts.
