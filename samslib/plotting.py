@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -21,7 +22,7 @@ SEQUENTIAL = "Blues"  # in both, nothing has the colour of the page
 MARKERS = ["o", "s", "D", "^", "v", "P", "X"]
 DASHES = ["", (4, 1.5), (1, 1), (3, 1, 1.5, 1), (5, 1, 1, 1), (5, 1, 2, 1, 2, 1), (2, 2, 3, 1.5)]
 MODELS = {"SAMS-VAE": 0, "CPA-VAE": 1, "conditional VAE": 2, "SVAE+": 3, "CPA": 4, "CRADLE-VAE": 5, "additive": 6}
-PAGE, PLOT = 7.0, 5.0  # inches: a page's column, and a figure of one panel
+PAGE, PLOT = 7.0, 3.75  # inches: a page's column, and a figure of one panel, which a phone hardly scales down
 DENSE = 200  # points, above which they are drawn as one picture inside the figure
 
 
@@ -133,11 +134,11 @@ def matrix(frame: DataFrame, label: str, ax: Axes | None = None, centre: float |
     """
     frame = frame.rename(columns=lambda name: str(name).removeprefix(f"{frame.columns.name}_"))
     rows, columns = frame.shape
-    ax = ax or axes(height=float(np.clip(0.16 * rows + 1.2, 2.6, 9)))
+    ax = ax or axes(height=float(np.clip(0.16 * rows + 1.6, 2.6, 9)))
     style: dict[str, Any] = {"cmap": SEQUENTIAL} if centre is None else {"cmap": DIVERGING, "center": centre}
-    style |= {"linewidths": 0.2 if rows * columns < 2000 else 0, "linecolor": "white", "cbar_kws": {"label": label}}
+    style |= {"linewidths": 0.2 * (rows * columns < 2000), "cbar_kws": {"label": label, "location": "bottom"}}
     style |= {"xticklabels": columns <= 40 and "auto", "yticklabels": rows <= 50, "rasterized": rows * columns > DENSE}
-    style |= {"cbar": not frame.isin([0, 1]).all(axis=None)}  # yes and no need no scale
+    style |= {"linecolor": "white", "cbar": not frame.isin([0, 1]).all(axis=None)}  # yes and no need no scale
     sns.heatmap(frame, ax=ax, **(style | options))
     ax.tick_params(length=0, rotation=0)
     ax.tick_params(axis="x", rotation=90 if max(map(len, map(str, frame))) > 2 else 0)
@@ -167,8 +168,7 @@ def matrices(frames: Mapping[str, DataFrame], label: str, centre: float | None =
     height = 0.17 * max(map(len, frames.values())) + 1.6
     panels = np.atleast_1d(axes(len(frames), height=height, titles=[*frames]))
     limit = max(float(np.quantile(np.abs(frame.to_numpy(dtype=float)), 0.99)) for frame in frames.values()) or 1.0
-    bar = {"label": label, "location": "bottom", "shrink": 0.7, "aspect": 25}
-    style: dict[str, Any] = {"vmin": 0 if centre is None else -limit, "vmax": limit, "cbar_kws": bar, "cbar": True}
+    style: dict[str, Any] = {"vmin": 0 if centre is None else -limit, "vmax": limit, "cbar": True}
     for ax, frame in zip(panels, frames.values(), strict=True):
         matrix(frame, label, ax, centre, **(style | options))
     return panels
@@ -390,7 +390,7 @@ def effects_scatter(
     ValueError
         For missing columns or values, or a table without rows.
     """
-    ax = ax or axes(height=4)
+    ax = ax or axes(height=4.7)
     table = _with(frame, x, y)[[x, y]]
     if not np.isfinite(table.to_numpy(dtype=float)).all():
         raise ValueError(f"{x!r} or {y!r} has missing values; drop these rows.")
@@ -403,7 +403,7 @@ def effects_scatter(
     )  # fmt: skip
     ax.plot(ends, ends, color=PALETTE[1], linewidth=1.2, linestyle="--")
     ax.set(xlim=ends, ylim=ends, xlabel=f"{x} ({unit})", ylabel=f"{y} ({unit})", aspect="equal")
-    ax.figure.colorbar(drawn, ax=ax, label="pairs a hexagon", fraction=0.046, pad=0.03)
+    ax.figure.colorbar(drawn, ax=ax, label="pairs a hexagon", location="bottom")
     ax.set_title(f"r = {table.corr().iloc[0, 1]:.2f}, {len(table):,} pairs", loc="left")
     return ax
 
@@ -654,8 +654,8 @@ def intervals(
     """
     table = _with(frame, value, by, low, high, hue)
     rows, groups = list(table[by].unique()), _groups(table, hue)
-    n = len(groups)
-    ax = ax or axes(height=(0.14 + 0.13 * n) * len(rows) + 1)
+    n = 1 if table[by].is_unique else len(groups)  # beside each other only where a row has several
+    ax = ax or axes(height=(0.14 + 0.13 * n) * sum(1 + (len(str(row)) > 24) for row in rows) + 1)
     if hue is None:  # a row is named already, and a model keeps its colour
         model = {name: MODELS.get(str(name).split(",")[0], -1) for name in rows}
         dots = [(PALETTE[i], MARKERS[i] if i >= 0 else "o") for i in model.values()]
@@ -670,7 +670,7 @@ def intervals(
         ax.axvline(reference, color=PALETTE[-1], linewidth=1, linestyle="--")
     if zero:
         ax.set_xlim(left=min(0, ax.get_xlim()[0]) if (table[low] < 0).any() else 0)
-    ax.set_yticks(range(len(rows)), rows)
+    ax.set_yticks(range(len(rows)), [fill(str(row), 24) for row in rows])
     ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel=f"{_text(value)} ({unit})" if unit else _text(value))
     ax.grid(axis="y", visible=False)
     _legend_above(ax)

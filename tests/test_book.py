@@ -263,6 +263,7 @@ def test_missing_results_say_what_to_run(folder):
 def test_shown_code_is_the_source():
     shown = results.show(results.results_path).data
     assert shown.startswith("````python\ndef results_path") and "data" in shown
+    assert '."""\n    return' in shown and "Parameters" not in shown, "the reference has the whole docstring"
 
 
 def test_the_training_part_is_the_parameters_and_the_cells_tagged_training(chapter, capsys):

@@ -132,6 +132,16 @@ def test_intervals_draw_bars_from_zero_only_when_asked():
     assert {bar.get_x() for bar in bars.patches} == {0}
 
 
+def test_a_row_of_one_kind_stands_on_its_tick_and_a_long_name_takes_two_lines():
+    rows = ["data: guides pooled and shrunken", "SAMS-VAE"]
+    frame = pd.DataFrame({"row": rows, "kind": ["a", "b"], "r": [0.5, 0.6], "low": [0.4, 0.5], "high": [0.6, 0.7]})
+    ax = plotting.intervals(frame, "r", "row", hue="kind")
+    assert [float(dots.lines[0].get_ydata()[0]) for dots in ax.containers] == [0, 1]
+    assert [label.get_text().count("\n") for label in ax.get_yticklabels()] == [1, 0]
+    both = plotting.intervals(pd.concat([frame, frame.assign(kind=["b", "a"])]), "r", "row", hue="kind")
+    assert float(both.containers[0].lines[0].get_ydata()[0]) < 0, "two of a row stand beside each other"
+
+
 def test_predictive_shows_the_worst_first():
     frame = pd.DataFrame(
         {

@@ -386,7 +386,7 @@ def control_null(data: PerturbationData, within: Sequence[str], resamples: int, 
         one = replace(cells, labels=np.where(on, name, cells.control).astype(object), n_perturbations=on.astype(int))
         rows.append(samslib.rank_perturbations(one, within=within, resamples=resamples, seed=seed))
     columns = ["perturbation", "cells", "size", "p", "fdr"]
-    table = pd.concat(rows)[columns] if rows else pd.DataFrame(columns=columns)
+    table = pd.concat(rows)[columns].astype({"cells": int}) if rows else pd.DataFrame(columns=columns)
     table = table.assign(fdr=false_discovery_control(table["p"])) if rows else table
     return table.sort_values("size", ascending=False, ignore_index=True)
 
@@ -888,29 +888,24 @@ def maps(found: Mapping[str, np.ndarray], label: np.ndarray, *, seed: int) -> An
     seed
         Seed of the neighbours and the layout.
     """
-    import matplotlib.pyplot as plt
     import scanpy as sc
 
     from samslib import plotting
 
-    figure, every = plt.subplots(1, len(found), figsize=(8.4, 4.2), layout="constrained")
+    panels = np.atleast_1d(plotting.axes(len(found), height=4.2, titles=found))
     names = [CONTROLS, *sorted(set(label) - {CONTROLS})]
-    for ax, (title, z) in zip(every, found.items(), strict=True):
+    colours = {name: plotting.PALETTE[(i - 1) % 7] if i else "0.75" for i, name in enumerate(names)}
+    for ax, z in zip(panels, found.values(), strict=True):
         table = anndata.AnnData(np.asarray(z, dtype=np.float32))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             sc.pp.neighbors(table, min(15, len(z) - 1), use_rep="X", method="gauss", random_state=seed)
             sc.settings.verbosity = 0
             sc.tl.umap(table, maxiter=200, random_state=seed)
-        for i, name in enumerate(names):
-            colour = plotting.PALETTE[(i - 1) % 7] if i else "0.75"
-            at = table.obsm["X_umap"][label == name].T
-            ax.plot(*at, plotting.MARKERS[i % 7], color=colour, markersize=2.5, alpha=0.7, label=name, linestyle="none")
-        ax.set(title=title, xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
-    figure.legend(
-        *every[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, markerscale=2.5, fontsize=8
-    )
-    return figure
+        cells = pd.DataFrame(table.obsm["X_umap"], columns=["UMAP 1", "UMAP 2"]).assign(cells=label)
+        plotting.scatter(cells, "UMAP 1", "UMAP 2", "cells", ax=ax, hue_order=names, palette=colours, s=12)
+        ax.set(xticks=[], yticks=[])
+    return panels
 
 
 # --- unseen pairs ------------------------------------------------------------------------------------------

@@ -10,7 +10,9 @@ import socket
 import subprocess
 import textwrap
 import time
+from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import bs4
 import nbformat
@@ -279,6 +281,11 @@ def _carry_reports(app: Sphinx, error: Exception | None) -> None:
             shutil.copy(path, place)
 
 
+def _hide_call(app: Sphinx, what: str, name: str, thing: Any, *_: Any) -> tuple[str, None] | None:
+    """An enumeration is not called; Python would show the call of every one."""
+    return ("", None) if what == "class" and issubclass(thing, Enum) else None
+
+
 def setup(app: Sphinx) -> dict:
     app.add_directive("modules", _Modules)
     app.add_directive("touch", touch.Touch)
@@ -293,4 +300,5 @@ def setup(app: Sphinx) -> dict:
     app.connect("html-page-context", _open_what_installs, priority=900)  # after the theme made its buttons
     app.connect("html-page-context", _describe)
     app.connect("autodoc-process-docstring", _plain_docstring, priority=400)  # before Napoleon
+    app.connect("autodoc-process-signature", _hide_call)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

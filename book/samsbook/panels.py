@@ -10,6 +10,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 
 SVG, LINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+PLACES = ["left-panel", "right-panel"]  # what captions call two of them, also where they stand below each other
 
 
 def panels(svg: str) -> list[str]:
@@ -65,5 +66,5 @@ def cut_figures(app: Sphinx, doctree: nodes.document) -> None:
             one = picture.copy()
             one["uri"] = picture["uri"].replace(path.name, f"{path.stem}-{i}.svg")
             one["alt"] = picture.get("alt", "") if i == 1 else f"Panel {i} of {len(made)} of the same figure."
-            row += one
+            row += nodes.container("", one, classes=PLACES[i - 1 : i] if len(made) == 2 else [])
         picture.replace_self(row)

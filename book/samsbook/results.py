@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import os
@@ -210,7 +211,7 @@ def _machine() -> str:
 
 
 def show(*objects: Any):
-    """The source of library functions or classes, as highlighted code where the cell ends.
+    """The source of library functions or classes, as highlighted code where the cell ends, docstrings in short.
 
     Parameters
     ----------
@@ -224,5 +225,15 @@ def show(*objects: Any):
     """
     from IPython.display import Markdown
 
-    source = "\n\n".join(textwrap.dedent(inspect.getsource(thing)).strip() for thing in objects)
+    source = "\n\n".join(_in_short(textwrap.dedent(inspect.getsource(thing)).strip()) for thing in objects)
     return Markdown(f"````python\n{source}\n````")
+
+
+def _in_short(source: str) -> str:
+    """A source whose docstrings end with their first line; the reference has the rest."""
+    for part in ast.walk(ast.parse(source)):
+        if isinstance(part, ast.FunctionDef | ast.ClassDef) and "\n" in (
+            text := ast.get_docstring(part, clean=False) or ""
+        ):
+            source = source.replace(text, text.partition("\n")[0])
+    return source
