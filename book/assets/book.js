@@ -90,5 +90,7 @@ document.addEventListener("DOMContentLoaded", () => {
       if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
     });
   scrolls();
+  document.fonts.ready.then(scrolls); // formulas have their width then
+  window.addEventListener("load", scrolls);
   window.addEventListener("resize", scrolls);
 });
