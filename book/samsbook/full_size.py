@@ -1,16 +1,18 @@
 """A simulated screen of the size of the paper's, on a GPU: every model's bound, effects and minutes.
 
-python -m samsbook.full_size                                        minutes on one GPU, the fits side by side
-python -m samsbook.full_size --perturbations 20 --cells 20 --steps 50   a trial, for which no GPU is needed
+python -m samsbook.full_size                                                            minutes on one GPU
+python -m samsbook.full_size --widths --perturbations 300 --cells 60 --genes 500        what wider networks gain
+python -m samsbook.full_size --perturbations 20 --cells 20 --steps 50                   a trial
 
 118,641 cells of 1,187 genes and 722 perturbations, as Replogle's filtered screen has; what they do is simulated, so the
-truth is known. Each model is fitted in a process of its own. The table goes to
-`data/results/full-size.csv`, with its provenance.
+truth is known. Each model is fitted in a process of its own. The table goes to `data/results/full-size.csv`, that of
+widths, on a smaller screen and without a GPU, to `full-size-widths.csv`, each with its provenance.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -39,6 +41,14 @@ WAYS: dict[str, tuple[Callable[..., Model], dict[str, Any], Callable[..., FitCon
     "SVAE+": (samslib.SVAEPlus, PAPER, FitConfig),
     "conditional VAE": (samslib.ConditionalVAE, PAPER, FitConfig),
 }
+WIDTHS = {
+    **{
+        f"SAMS-VAE, {units} units": (samslib.SAMSVAE, {"encoder_width": units, "decoder_width": units}, FitConfig)
+        for units in (128, 400)
+    },
+    "CPA-VAE, 400 units": WAYS["CPA-VAE"],
+}
+CORES = os.cpu_count() or 1
 SCORED = 8192  # test cells whose bound is taken
 
 
@@ -48,7 +58,7 @@ def fitted(way: str, folder: str, steps: int | None, *, seed: int) -> dict[str, 
     Parameters
     ----------
     way
-        A name in `WAYS`.
+        A name in `WAYS` or `WIDTHS`.
     folder
         Where "cells.h5ad" lies.
     steps
@@ -62,11 +72,11 @@ def fitted(way: str, folder: str, steps: int | None, *, seed: int) -> dict[str, 
         The model's name, steps, minutes of training, held-out bound in nats a cell, and of a model with masks their F1
         (axes matched) and the share of undecided ones.
     """
-    torch.set_num_threads(2)
+    torch.set_num_threads(max(1, CORES // len(WAYS)))
     adata = anndata.read_h5ad(Path(folder) / "cells.h5ad")
     data = PerturbationData.from_anndata(adata)
     train, val, test = data.split(samslib.splits.random(seed=seed))
-    make, sizes, configure = WAYS[way]
+    make, sizes, configure = (WAYS | WIDTHS)[way]
     steps = steps or FitConfig().length(len(train))[1]
     model = make(data.summary(train), **sizes, seed=seed)
     history = samslib.fit(model, train, val, configure(steps=steps, seed=seed, progress=False))
@@ -81,8 +91,8 @@ def fitted(way: str, folder: str, steps: int | None, *, seed: int) -> dict[str, 
     return row
 
 
-def table(perturbations: int, cells: int, genes: int, steps: int | None, *, seed: int) -> pd.DataFrame:
-    """All models, and the predictors from training cells alone, on one screen.
+def table(perturbations: int, cells: int, genes: int, steps: int | None, widths: bool, *, seed: int) -> pd.DataFrame:
+    """All models, or two at certain widths, and the predictors from training cells alone, on one screen.
 
     Parameters
     ----------
@@ -90,6 +100,8 @@ def table(perturbations: int, cells: int, genes: int, steps: int | None, *, seed
         Their numbers, the second of each perturbation; there are controls for 69 of them.
     steps
         As in `fitted`.
+    widths
+        Whether to fit `WIDTHS` instead of `WAYS`.
     seed
         Of the screen and of all that follows.
 
@@ -99,6 +111,7 @@ def table(perturbations: int, cells: int, genes: int, steps: int | None, *, seed
         A row a model or predictor: what `fitted` returns, and the pooled correlation of effects with those of held-out
         cells beside its ceiling.
     """
+    ways = list(WIDTHS if widths else WAYS)
     with tempfile.TemporaryDirectory() as folder:
         adata = samslib.simulate.perturb_seq(
             singles=perturbations, cells=cells, genes=genes, controls=69 * cells - 9, library=(3000.0, 0.4), seed=seed,
@@ -106,10 +119,10 @@ def table(perturbations: int, cells: int, genes: int, steps: int | None, *, seed
         )  # fmt: skip
         adata.write_h5ad(Path(folder) / "cells.h5ad")
         data = PerturbationData.from_anndata(adata)
-        with ProcessPoolExecutor(len(WAYS), mp_context=get_context("spawn")) as pool:
-            made = [pool.submit(fitted, way, folder, steps, seed=seed) for way in WAYS]
+        with ProcessPoolExecutor(min(len(ways), CORES), mp_context=get_context("spawn")) as pool:
+            made = [pool.submit(fitted, way, folder, steps, seed=seed) for way in ways]
             rows = pd.DataFrame([one.result() for one in made])
-        effects = {way: anndata.read_h5ad(Path(folder) / f"{way}.h5ad") for way in WAYS}
+        effects = {way: anndata.read_h5ad(Path(folder) / f"{way}.h5ad") for way in ways}
     scored = samslib.score_table(effects, data, samslib.splits.random(seed=seed), resamples=2, references=["held out"])
     pooled = scored.query("perturbation == 'pooled' and score == 'pearson'")[["model", "value", "ceiling"]]
     return pooled.rename(columns={"value": "correlation"}).merge(rows, how="left", on="model")
@@ -121,11 +134,14 @@ def main() -> None:
     for name, number in {"perturbations": 722, "cells": 150, "genes": 1187}.items():
         parser.add_argument(f"--{name}", type=int, default=number)
     parser.add_argument("--steps", type=int, help="of training; by the library's rule if not given")
+    parser.add_argument("--widths", action="store_true", help="fit SAMS-VAE and CPA-VAE at certain widths, no more")
     parser.add_argument("--seed", type=int, default=0)
     asked = vars(parser.parse_args())
     start = time.perf_counter()
     made = table(**asked)
-    path = write_results("full-size", made, asked, seconds=time.perf_counter() - start)
+    path = write_results(
+        "full-size-widths" if asked["widths"] else "full-size", made, asked, seconds=time.perf_counter() - start
+    )
     print(made.to_string(index=False, float_format="{:.3f}".format))
     print(f"Written to {path.relative_to(root())}.")
 
