@@ -29,7 +29,7 @@ test: $(READY)
 	rm -rf $(SCRATCH) && mkdir -p $(SCRATCH) && cp $(NOTEBOOKS) $(SCRATCH)
 	$(BIN)/python -m pytest -q --nbmake --nbmake-timeout=600 --overwrite --durations=0 $(SCRATCH)
 	$(BIN)/python -m samsbook.build --executed $(SCRATCH)
-	$(BIN)/python -m pytest -q tests/test_browser.py
+	$(BIN)/python -m pytest -q tests/test_browser.py tests/test_figures.py
 
 # The whole book in one file, printed by a browser of the system.
 pdf: book

@@ -8,7 +8,8 @@ from samsbook import browser, pdf
 from test_layout import ROOT
 
 SITE = ROOT / "_build" / "html"
-READ = {name: path.read_text() for name in pdf.pages(ROOT) if (path := SITE / f"{name}.html").is_file()}
+NAMES = pdf.pages(ROOT) if SITE.is_dir() else []
+READ = {name: path.read_text() for name in NAMES if (path := SITE / f"{name}.html").is_file()}
 DRAWN = [name for name, text in READ.items() if re.search(r'<img [^>]*\.svg"', text.partition("<article")[2])]
 TABLES = [name for name, text in READ.items() if "<table" in text]
 SMALLEST = 11  # pixels on the page: text of a figure is drawn with 12, and a phone may scale it down by so much

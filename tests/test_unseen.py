@@ -107,7 +107,7 @@ def test_the_distance_says_no_more_than_the_size_of_the_effect_but_for_pairs():
     rank = f"rank correlation of {said(euclidean.loc['all'])} with the error, the size of the predicted effect"
     assert f"{rank} {said(size.loc['all'])}," in ledger
     of = [f"{one.loc['withheld dose', 'rank']:.2f}" for one in (euclidean, size)]
-    assert f"where the distance is best, {of[0]}, size has {of[1]}." in text
+    assert f"where the Euclidean distance is best, {of[0]}, size has {of[1]}." in text
     assert euclidean["rank"].idxmax() == "withheld dose"
     assert f"says nothing ({size.loc['pair of drugs', 'rank']:.2f})" in text and f"with {said(last)}." in text
     assert (table.loc["CPA", "cosine"]["value"].drop(["pair of drugs", "all"]) == 0).all()
