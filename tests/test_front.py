@@ -38,7 +38,7 @@ def test_the_second_result_is_that_of_the_recorded_real_screen():
     ours, published = means["SAMS-VAE, guides and direct effects"], means["SAMS-VAE, correlated"]
     alone = means[means.index.str.startswith("data: ")].max()
     assert "19,060" in text
-    assert numbers == pytest.approx([ours, published, alone, table["ceiling"].mean()], abs=0.005)
+    assert numbers == pytest.approx([ours, table["ceiling"].mean(), published, alone], abs=0.005)
 
 
 def test_the_third_result_is_that_of_the_recorded_pairs():

@@ -1,8 +1,11 @@
 """What the pages for teachers promise is there: exercises with solutions, commands that run, minutes that add up."""
 
 import re
+from collections import Counter
 
+import nbformat
 import pytest
+from samsbook import said
 from samsbook.parameters import declared
 from test_layout import CHAPTERS, ROOT, cells
 
@@ -97,3 +100,15 @@ def test_a_chapter_closes_with_takeaways_three_questions_and_reading(path):
 def test_an_aside_stands_in_the_margin_and_is_short(path):
     asides = re.findall(r"^```\{margin\}\n(.*?)^```$", text_of(path), re.M | re.S)
     assert 1 <= len(asides) <= 2 and all(len(aside.split()) <= 45 for aside in asides)
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_a_sentence_quotes_three_numbers_at_most(path):
+    """Tables carry the numbers. A mean and its half width count as one; small whole numbers and tables do not count."""
+    for part in said.sections(nbformat.read(path, as_version=4)):
+        for prose, cell in part.prose:
+            told = prose.partition("\n\n")[0] if cell.cell_type == "code" else prose  # a caption, not the alt text
+            for paragraph in said.paragraphs(re.sub(r"^\|.*$", "", told, flags=re.MULTILINE)):
+                single = re.sub(r"\s*(±|\\pm)\s*[\d.]+", "", paragraph)
+                counted = Counter(sentence for sentence, _ in said.quoted(single))
+                assert not [sentence for sentence, numbers in counted.items() if numbers > 3]
