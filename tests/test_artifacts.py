@@ -120,8 +120,8 @@ def test_dropping_is_nearest_to_the_truth_at_every_share(distances, chapter):
     assert list(mean) == list(artifacts.SHARES) and set(mean.index) == set(artifacts.WAYS)
     assert (mean.loc[DROP] <= mean.min()).all()
     for said, share in {
-        "At 15% its distance is {:.2f}, and that of CRADLE-VAE with the mended term {:.2f}.": 0.15,
-        "At 60% it is {:.2f}, and that of CRADLE-VAE {:.2f}.": 0.6,
+        "At 15% the distance of SAMS-VAE is {:.2f}, and that of CRADLE-VAE with the mended term {:.2f}.": 0.15,
+        "At 60% SAMS-VAE has {:.2f}, and CRADLE-VAE {:.2f}.": 0.6,
     }.items():
         assert said.format(*mean.loc[[DROP, CRADLE], share]) in chapter
 
@@ -130,7 +130,7 @@ def test_the_latent_gains_on_ignoring_where_many_are_bad(distances, chapter):
     mean, agree = distances["distance"], distances["correlation"]
     assert (mean.loc[CRADLE] < mean.loc[IGNORE] - 0.05).tolist() == [False, False, True, True, True]
     assert (agree.loc[CRADLE] > agree.loc[IGNORE]).tolist() == [False, False, False, False, True]
-    said = "At 60% it has {:.2f}, and ignoring {:.2f}. In correlation it gains only there"
+    said = "At 60% CRADLE-VAE has {:.2f}, and ignoring {:.2f}. In correlation it gains only there"
     said = said.format(*mean.loc[[CRADLE, IGNORE], 0.6])
     assert said in chapter
 

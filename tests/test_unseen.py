@@ -96,9 +96,9 @@ def test_the_distance_says_no_more_than_the_size_of_the_effect_but_for_pairs():
     assert all((euclidean.loc[kinds, of].diff().dropna() > 0).all() for of in ("value", "error"))
     text, first, last = prose(), euclidean.loc["trained dose"], euclidean.loc["pair of drugs"]
     assert (
-        f"from {first['value']:.0f} to {last['value']:.1f}. The error rises with it, from {first['error']:.2f}" in text
+        f"from {first['value']:.0f} to {last['value']:.1f}. The error of trained doses is {first['error']:.2f}," in text
     )
-    assert f"to {last['error']:.2f}. Within all" in text and first["value"] < 0.005
+    assert f"and that of pairs of drugs {last['error']:.2f}. Within all" in text and first["value"] < 0.005
 
     def said(of):
         return f"{of['rank']:.2f} ± {of['rank_half_width']:.2f}"
