@@ -79,11 +79,6 @@ document.addEventListener("DOMContentLoaded", () => {
     tie.append(formula, mark);
     next.data = next.data.slice(mark.length);
   }
-  // What a search finds has each formula once, as it is seen.
-  if (typeof Search !== "undefined") {
-    const plain = Search.htmlToText;
-    Search.htmlToText = (page, anchor) => plain(page.replace(/<span class="katex-mathml">.*?<\/math><\/span>/gs, ""), anchor);
-  }
   // What scrolls can be scrolled from the keyboard.
   const scrolls = () =>
     document.querySelectorAll(".bd-article :is(table, pre, .math, .katex-display, .cell_output)").forEach((box) => {

@@ -2,7 +2,7 @@
 
 python -m samsbook.build                      run what changed, read the pages that changed, write them all
 python -m samsbook.build --full               read every page again, so that every warning is seen again
-python -m samsbook.build --quick               write only the pages that changed, unchecked: for `make serve`
+python -m samsbook.build --quick              write only the pages that changed, unchecked: for `make serve`
 python -m samsbook.build --executed FOLDER    take the chapters as they were run there, and read every page again
 """
 

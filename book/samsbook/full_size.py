@@ -138,7 +138,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     asked = vars(parser.parse_args())
     start = time.perf_counter()
-    made = table(**asked)
+    try:
+        made = table(**asked)
+    except ValueError as error:  # sizes of which there is no screen, or no training
+        parser.error(str(error))
     path = write_results(
         "full-size-widths" if asked["widths"] else "full-size", made, asked, seconds=time.perf_counter() - start
     )
